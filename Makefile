@@ -1,0 +1,39 @@
+# make demo    train, evaluate and sample the digits model in minutes, from nothing but Python, pip, make and git
+# make test    every test, lint and type check
+# make bench   speed
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+
+.PHONY: demo test bench clean
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "unmask needs Python 3.11 or newer, this is " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(READY)
+	$(BIN)/unmask train digits --overwrite
+	$(BIN)/unmask evaluate runs/digits --json runs/digits/metrics.json
+	$(BIN)/unmask sample runs/digits --n 100 --label all --batch_size 100 --out runs/digits/samples.png --gif runs/digits/unmasking.gif
+	@echo
+	@echo 'In runs/digits: model/, samples.png, unmasking.gif, metrics.json, loss.png. What to try next:'
+	@echo '  $(BIN)/unmask sample runs/digits --label 3 --n 10 --sampler Ancestral --sampler.steps 8 --out few_steps.png'
+	@echo '  $(BIN)/unmask train pydocs && $(BIN)/unmask infill runs/pydocs "The ______ statement"'
+	@echo '  $(BIN)/unmask train digits --help'
+
+test: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) runs build dist

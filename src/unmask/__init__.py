@@ -1,0 +1,51 @@
+"""Masked diffusion on discrete data: schedules, networks, objectives, samplers and codecs, and the model that holds them.
+
+Data `x` is tokens. `mask(x, t)` hides each with probability `1 - alpha_t`. A network reads `x_t` and predicts every
+hidden token. An objective turns the predictions into a bound on `-log p(x)`. A sampler starts from all masks and reveals.
+"""
+
+from unmask.categorical import categorical
+from unmask.codecs import Bytes, Characters, Codec, Pixels, Symbols
+from unmask.forward import all_masked, mask, sample_times
+from unmask.metrics.likelihood import Likelihood, evaluate
+from unmask.model import MaskedDiffusion
+from unmask.networks.base import Network
+from unmask.networks.transformer import Transformer
+from unmask.objectives import ContinuousELBO, DiscreteELBO, Loss, Objective, TimeFreeELBO
+from unmask.randomness import generators
+from unmask.samplers.ancestral import Ancestral
+from unmask.samplers.base import Sampler, State
+from unmask.samplers.first_hitting import FirstHitting
+from unmask.schedules import Cosine, Geometric, Linear, Polynomial, Schedule
+
+__all__ = [
+    "Schedule",
+    "Linear",
+    "Polynomial",
+    "Cosine",
+    "Geometric",
+    "mask",
+    "all_masked",
+    "sample_times",
+    "Network",
+    "Transformer",
+    "Objective",
+    "Loss",
+    "ContinuousELBO",
+    "DiscreteELBO",
+    "TimeFreeELBO",
+    "Sampler",
+    "State",
+    "FirstHitting",
+    "Ancestral",
+    "categorical",
+    "generators",
+    "Codec",
+    "Characters",
+    "Bytes",
+    "Pixels",
+    "Symbols",
+    "MaskedDiffusion",
+    "Likelihood",
+    "evaluate",
+]

@@ -1,0 +1,104 @@
+"""What the commands share."""
+
+import difflib
+import inspect
+import re
+from argparse import ArgumentError
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+
+from unmask.data.arrays import Arrays  # noqa: F401  (classes that can be named on the command line)
+from unmask.data.base import DataSet
+from unmask.data.digits import Digits  # noqa: F401
+from unmask.data.pydocs import PyDocs  # noqa: F401
+from unmask.data.text8 import Text8  # noqa: F401
+from unmask.data.textfile import TextFile  # noqa: F401
+from unmask.description import subclasses
+from unmask.model import MaskedDiffusion
+from unmask.networks.base import Network
+from unmask.networks.transformer import Transformer  # noqa: F401
+from unmask.objectives import Objective
+from unmask.samplers.ancestral import Ancestral  # noqa: F401
+from unmask.samplers.base import Sampler
+from unmask.samplers.first_hitting import FirstHitting  # noqa: F401
+from unmask.schedules import Schedule
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return " (did you mean 'x'?)" where some known name is close, else nothing."""
+    close = difflib.get_close_matches(name, set(known) - {name}, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def new_parser(command: str, **settings: Any) -> ArgumentParser:
+    """Make the parser of a command; its errors are raised, not printed."""
+    return ArgumentParser(prog=f"unmask {command}", exit_on_error=False, allow_abbrev=False, **settings)
+
+
+def parse(parser: ArgumentParser, arguments: list[str], config: Path | None = None) -> Namespace:
+    """Parse the arguments, on top of the defaults that the parser reads from `config`.
+
+    Raises:
+        ArgumentError: in one line, with the nearest known name for one that is not known.
+    """
+    try:
+        parser.get_defaults()
+    except (ArgumentError, TypeError) as error:  # jsonargparse raises either for a bad file
+        message = error.message if isinstance(error, ArgumentError) else str(error)
+        raise ArgumentError(None, f"{config}: {_explain(message, parser)}") from None
+    try:
+        return parser.parse_args(arguments)
+    except ArgumentError as error:
+        raise ArgumentError(None, _explain(error.message, parser)) from None
+
+
+def _explain(message: str, parser: ArgumentParser) -> str:
+    """Say in a few words what jsonargparse says in many, and add what was probably meant."""
+    message = re.sub(r"Problem in default config file '[^']*': ", "", " ".join(message.split()))
+    bases = (DataSet, Network, Objective, Sampler, Schedule)
+    classes = {name: cls for base in bases for name, cls in subclasses(base).items()}
+    names = {name for cls in classes.values() for name in inspect.signature(cls).parameters}
+    options = [option for action in parser._actions for option in action.option_strings]
+    keys = re.findall(r'Parser key "([^"]+)"', message)
+    where = f"{'.'.join(keys)}: " if keys else ""
+    if found := re.search(r"Expected a dot import path string: (\S+)", message):
+        return f"{where}unknown class {found[1]!r}{nearest(found[1], classes)}"
+    if found := re.search(r"[Oo]ption '([^']+)' is not accepted|does not accept option '([^']+)'", message):
+        name = found[1] or found[2]
+        known = names | {option.rpartition(".")[2].lstrip("-") for option in options}
+        return f"{where or message.split(' does not')[0] + ': '}unknown option {name!r}{nearest(name, known)}"
+    if found := re.search(r"[Uu]nrecognized arguments: (\S+)", message):
+        known = [*options, *(f"--{name}" for name in names)]
+        return f"unknown option {found[1]}{nearest(found[1], known)}"
+    if found := re.search(r"Expected an? (.+?)\. Got value: (\S+)", message):
+        return f"{where}expected {found[1].removeprefix('<class ').rstrip('>')}, got {found[2]!r}"
+    return message
+
+
+def find_model(path: str) -> str:
+    """Return the folder of a model: `path`, or `path`/model for the folder of a run, or a name for the Hub."""
+    inner = Path(path, "model")
+    return str(inner) if inner.is_dir() and not Path(path, "config.json").exists() else path
+
+
+def load_model(path: str, device: str | None) -> MaskedDiffusion:
+    """Load a model onto a device, a GPU where there is one if none is named."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        target = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"unknown device {device!r}; for example cpu, cuda or cuda:1") from None
+    if target.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r}: no GPU that torch can use is here")
+    if target.type not in ("cpu", "cuda"):
+        raise ValueError(f"device {device!r}: cpu and cuda are supported (exact draws need float64)")
+    return MaskedDiffusion.from_pretrained(find_model(path)).to(target)
+
+
+def pop_path(arguments: list[str]) -> str | None:
+    """Return the first argument if it is no option: the model or configuration that defaults come from."""
+    return arguments[0] if arguments and not arguments[0].startswith("-") else None

@@ -1,0 +1,115 @@
+"""unmask evaluate MODEL: the negative ELBO on a data set, with its standard error and its protocol."""
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jsonargparse import Namespace
+from tqdm import tqdm
+
+from unmask.cli.common import find_model, load_model, new_parser, parse, pop_path
+from unmask.data.base import DataSet
+from unmask.description import describe
+from unmask.files import checksum, replacing
+from unmask.metrics.likelihood import Likelihood, evaluate
+from unmask.model import WEIGHTS, MaskedDiffusion
+from unmask.objectives import Objective
+
+
+def run(arguments: list[str]) -> None:
+    """Run `unmask evaluate`."""
+    path = pop_path(arguments)
+    model = load_model(path, None) if path else None
+    parser = new_parser("evaluate", description="Measure the likelihood of a data set under a model.")
+    parser.add_argument("model", metavar="MODEL", help="folder of a model or a run, or a name on the Hub")
+    parser.add_argument("--split", type=Literal["train", "valid", "test"], default="test", help="part of the data")
+    parser.add_argument("--draws", type=int, default=16, help="random masks per example")
+    parser.add_argument("--limit", type=int, help="use that many examples, evenly spread; all if not given")
+    parser.add_argument("--batch_size", type=int, default=16, help="examples at a time; the network sees draws times as many")
+    parser.add_argument("--seed", type=int, default=0, help="of the masks")
+    parser.add_argument("--device", type=str, help="cpu, cuda, cuda:1, ...; a GPU where there is one if not given")
+    parser.add_argument("--json", type=str, help="file to write the result and its protocol to")
+    parser.add_subclass_arguments(
+        Objective, "objective", default={"class_path": "TimeFreeELBO"}, help="the bound that is estimated"
+    )
+    parser.add_subclass_arguments(
+        DataSet, "data", required=False, default=_own_data(model), help="what to measure; by default what was trained on"
+    )
+    settings = parse(parser, arguments)
+    for name in ("draws", "batch_size", "limit"):
+        if settings[name] is not None and settings[name] < 1:
+            raise ValueError(f"--{name} must be at least 1, got {settings[name]}")
+    if settings.device:
+        model = load_model(settings.model, settings.device)
+    made = parser.instantiate(settings)
+    if made.data is None:
+        raise ValueError(f"{settings.model} does not say what it was trained with: name the data, as in --data Digits")
+    check_fits(model, made.data)
+    split = made.data.split(settings.split)
+    batches = split.batches(settings.batch_size, settings.limit)
+    count = min(settings.limit or len(split), len(split))
+    bar = tqdm(batches, desc="evaluating", total=-(-count // settings.batch_size), unit="batch", delay=2)
+    moved = ((x.to(model.device), None if label is None else label.to(model.device)) for x, label in bar)
+    result = evaluate(model.network, made.objective, moved, draws=settings.draws, seed=settings.seed)
+    report = summarise(result, model) | protocol(settings, model, made.data, made.objective)
+    print(table(report))
+    if settings.json:
+        with replacing(settings.json) as target:
+            target.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def check_fits(model: MaskedDiffusion, data: DataSet) -> None:
+    """Raise a ValueError unless the model's codec made the tokens of the data, in examples of the model's shape."""
+    if data.codec != model.codec:
+        raise ValueError(f"{data.name} has the tokens {data.codec}, but the model was trained on {model.codec}")
+    if data.shape != model.shape and (len(data.shape) > 1 or len(model.shape) > 1):
+        raise ValueError(f"{data.name} has examples of shape {data.shape}, the model of shape {model.shape}")
+
+
+def summarise(result: Likelihood, model: MaskedDiffusion) -> dict[str, Any]:
+    """Return the figures of a likelihood, each as [value, standard error], in the units that fit the data."""
+    figures = {"nats_per_example": (result.nats, result.nats_error), f"bits_per_{model.codec.unit}": result.bits}
+    if model.codec.unit != "dimension":
+        figures[f"perplexity_per_{model.codec.unit}"] = result.perplexity
+    counts = {"examples": result.examples, "tokens_per_example": result.length, "network_calls": result.calls}
+    return {name: list(pair) for name, pair in figures.items()} | counts
+
+
+def protocol(settings: Namespace, model: MaskedDiffusion, data: DataSet, objective: Objective) -> dict[str, Any]:
+    """Return everything that another person needs to get the same figure."""
+    folder = Path(find_model(settings.model))
+    run = model.about.get("run", {})
+    return {
+        "data": data.name,
+        "split": settings.split,
+        "data_sha256": data.split(settings.split).checksum,
+        "objective": describe(objective),
+        "draws_per_example": settings.draws,
+        "seed": settings.seed,
+        "weights": f"moving average, decay {run['ema']}" if run.get("ema") else "not averaged",
+        "weights_sha256": checksum(folder / WEIGHTS) if folder.is_dir() else None,
+        "precision": "float32",
+        "device": str(model.device),
+        "torch": torch.__version__,
+        "unmask": version("unmask"),
+    }
+
+
+def table(report: dict[str, Any]) -> str:
+    """Lay a report out in two columns, figures with their standard errors."""
+    lines = []
+    for name, value in report.items():
+        if isinstance(value, list):
+            value = f"{value[0]:.4f} ± {value[1]:.4f}"
+        elif isinstance(value, dict):
+            value = ", ".join(f"{item}" if key == "class" else f"{key}={item}" for key, item in value.items())
+        lines.append(f"{name.replace('_', ' '):24} {value}")
+    return "\n".join(lines)
+
+
+def _own_data(model: MaskedDiffusion | None) -> dict[str, Any] | None:
+    """Return the data that a model was trained with, as jsonargparse wants it."""
+    described = dict(model.about.get("data") or {}) if model else {}
+    return {"class_path": described.pop("class"), "init_args": described} if described else None

@@ -1,0 +1,63 @@
+"""The entry point: pick the command, run it, and turn what users can mend into one line."""
+
+import importlib
+import sys
+from argparse import ArgumentError
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from unmask.cli.common import nearest
+
+COMMANDS = {
+    "train": "train a model from a shipped or own YAML file; every field can be overridden",
+    "evaluate": "measure a model's likelihood on a data set, with standard error and protocol",
+    "sample": "draw new examples from a model: text, images or arrays",
+    "infill": "draw the unknown part of a text, an image or an array, and keep the rest",
+    "plot": "draw the masking schedules side by side, or the loss curve of a run",
+}
+
+USAGE = (
+    "usage: unmask COMMAND ...\n\nMasked diffusion on discrete data.\n\ncommands:\n"
+    + "".join(f"  {name:10} {text}\n" for name, text in COMMANDS.items())
+    + "\nunmask COMMAND --help explains a command, unmask train CONFIG --help every field of an experiment.\n"
+    "Start with: unmask train digits\n"
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit status: 0, 1 for a run that failed, 2 for wrong usage."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        return 0
+    name, *rest = arguments
+    if name == "--version":
+        print(f"unmask {version('unmask')}")
+        return 0
+    if name not in COMMANDS:
+        return _fail(f"unknown command {name!r}{nearest(name, COMMANDS)}; the commands are {', '.join(COMMANDS)}", 2)
+    try:
+        importlib.import_module(f"unmask.cli.{name}").run(rest)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except ArgumentError as error:
+        return _fail(error.message, 2)
+    except ModuleNotFoundError as error:
+        return _fail(f"{name} needs the package {error.name!r}, which is not installed: pip install 'unmask[demo]'", 1)
+    except (ValueError, OSError, FloatingPointError) as error:
+        return _fail(str(error), 1)
+    return 0
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"unmask: error: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def command() -> None:
+    """Run as a program."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    command()

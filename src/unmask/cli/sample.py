@@ -1,0 +1,154 @@
+"""unmask sample MODEL: new examples, as text, as a grid of images, or as an array."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from tqdm import tqdm
+
+from unmask.cli.common import load_model, new_parser, parse
+from unmask.codecs import Pixels, Symbols
+from unmask.files import replacing
+from unmask.forward import all_masked
+from unmask.model import MaskedDiffusion
+from unmask.networks.base import Network
+from unmask.randomness import generators
+from unmask.samplers.base import Sampler
+from unmask.types import Labels, Tokens
+
+FRAMES = 60
+"""Most frames in an animation."""
+
+
+def run(arguments: list[str]) -> None:
+    """Run `unmask sample`."""
+    parser = new_parser("sample", description="Draw new examples: text to the terminal, images to a PNG, arrays to a .npy.")
+    parser.add_argument("model", metavar="MODEL", help="folder of a model or a run, or a name on the Hub")
+    parser.add_argument("--n", type=int, default=4, help="number of examples")
+    parser.add_argument("--label", type=str, help="class of all examples, or `all`: n / classes of each, a row each")
+    add_sampling_arguments(parser)
+    settings = parse(parser, arguments)
+    check_sampling_arguments(settings)
+    sampler = make_sampler(parser, settings)
+    model = load_model(settings.model, settings.device)
+    label = make_labels(settings.label, settings.n, model.network.classes)
+    canvas = all_masked(settings.n, model.shape, model.network.mask_id)
+    x, frames = draw(model.network, canvas, label, sampler, settings)
+    rows = model.network.classes if settings.label == "all" else None
+    show(model, x, frames, settings, rows)
+
+
+def add_sampling_arguments(parser: ArgumentParser) -> None:
+    """Add what `sample` and `infill` share."""
+    parser.add_subclass_arguments(
+        Sampler, "sampler", default={"class_path": "FirstHitting"}, help="FirstHitting or Ancestral, and its settings"
+    )
+    parser.add_argument("--temperature", type=float, help="divides the logits; short for --sampler.temperature")
+    parser.add_argument("--seed", type=int, default=0, help="example i of a seed is the same whatever --n is")
+    parser.add_argument("--batch_size", type=int, default=64, help="examples at a time")
+    parser.add_argument("--out", type=str, help="file for the result: .txt, .png, or .npy for the tokens themselves")
+    parser.add_argument("--gif", type=str, help="file for an animation of the unmasking (of the first batch)")
+    parser.add_argument("--device", type=str, help="cpu, cuda, cuda:1, ...; a GPU where there is one if not given")
+
+
+def check_sampling_arguments(settings: Namespace) -> None:
+    """Raise a ValueError for what can be known to be wrong before anything is loaded or drawn."""
+    for name in ("n", "batch_size"):
+        if settings[name] < 1:
+            raise ValueError(f"--{name} must be at least 1, got {settings[name]}")
+    if settings.seed < 0:
+        raise ValueError(f"--seed must be at least 0, got {settings.seed}")
+    if settings.out and Path(settings.out).suffix not in (".txt", ".png", ".npy"):
+        raise ValueError(f"--out {settings.out}: the file must end in .txt, .png or .npy")
+    if settings.gif and Path(settings.gif).suffix != ".gif":
+        raise ValueError(f"--gif {settings.gif}: the file must end in .gif")
+
+
+def make_sampler(parser: ArgumentParser, settings: Namespace) -> Sampler:
+    """Build the sampler that the arguments describe."""
+    sampler = parser.instantiate(settings).sampler
+    return sampler if settings.temperature is None else replace(sampler, temperature=settings.temperature)
+
+
+def make_labels(label: str | None, n: int, classes: int | None) -> Labels | None:
+    """Turn --label into one class per example.
+
+    Raises:
+        ValueError: the model has no classes, no such class, or n is no multiple of their number.
+    """
+    if label is None:
+        return None
+    if classes is None:
+        raise ValueError(f"--label {label}: the model was trained without labels")
+    if label == "all":
+        if n % classes:
+            raise ValueError(f"--label all: --n must be a multiple of the {classes} classes, got {n}")
+        return torch.arange(classes).repeat_interleave(n // classes)
+    if not label.isdecimal() or int(label) >= classes:
+        raise ValueError(f"--label must be in 0..{classes - 1}, or `all`; got {label}")
+    return torch.full((n,), int(label))
+
+
+def draw(
+    network: Network, canvas: Tokens, label: Labels | None, sampler: Sampler, settings: Namespace
+) -> tuple[Tokens, list[Tokens]]:
+    """Sample a canvas in batches, with a progress bar; return the tokens, and moments of the first batch if wanted."""
+    device = next(network.parameters()).device
+    parts, frames = [], []
+    with tqdm(total=int((canvas == network.mask_id).sum()), desc="unmasking", unit="token", delay=2) as bar:
+        for start in range(0, len(canvas), settings.batch_size):
+            here = slice(start, start + settings.batch_size)
+            x, labels = canvas[here].to(device), None if label is None else label[here].to(device)
+            hidden = int((x == network.mask_id).sum())
+            for state in sampler.trajectory(network, x, labels, generator=generators(settings.seed, len(canvas))[here]):
+                left = int((state.x == network.mask_id).sum())
+                bar.update(hidden - left)
+                hidden, x = left, state.x
+                if settings.gif and not parts:
+                    frames.append(x.cpu())
+            parts.append(x.cpu())
+    kept = np.unique(np.linspace(0, len(frames) - 1, min(FRAMES, len(frames))).round().astype(int)) if frames else []
+    return torch.cat(parts), [frames[i] for i in kept]
+
+
+def show(model: MaskedDiffusion, x: Tokens, frames: list[Tokens], settings: Namespace, rows: int | None) -> None:
+    """Print or write samples in the form that fits the data, and the animation if wanted."""
+    codec = model.codec
+    drawable = isinstance(codec, Pixels) or not isinstance(codec, Symbols)
+    default = "samples.png" if isinstance(codec, Pixels) else "samples.npy" if isinstance(codec, Symbols) else None
+    out = settings.out or default
+    if settings.gif:
+        if not drawable:
+            raise ValueError("--gif: there is no picture of plain symbols; the model's data are neither text nor images")
+        from unmask.pictures import save_animation
+
+        with replacing(settings.gif) as path:
+            save_animation([picture(codec, frame, rows) for frame in frames], path)
+        print(settings.gif)
+    if out is None:
+        print(*codec.decode(x), sep="\n\n")
+        return
+    with replacing(out) as path:
+        if path.suffix == ".npy":
+            np.save(path, x.numpy())
+        elif path.suffix == ".png":
+            picture(codec, x, rows).save(path)
+        elif drawable and not isinstance(codec, Pixels):
+            path.write_text("\n\n".join(codec.decode(x)) + "\n", encoding="utf-8")
+        else:
+            raise ValueError(f"--out {out}: the samples are no text; write a .npy" + " or .png" * drawable)
+    print(out)
+
+
+def picture(codec: Any, x: Tokens, rows: int | None) -> Any:
+    """Draw tokens, masks among them, as one picture."""
+    from unmask.pictures import image_grid, text_page
+
+    if not isinstance(codec, Pixels):
+        return text_page(codec.decode(x))
+    columns = len(x) // rows if rows and len(x) % rows == 0 else min(len(x), 10)
+    labels = [str(i) for i in range(rows)] if rows and len(x) % rows == 0 else None
+    return image_grid(codec.decode(x), (x == codec.vocab_size).numpy(), columns, labels)

@@ -1,0 +1,179 @@
+"""What a data set is: three splits of examples as tokens, and the codec that made them."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Integer
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from unmask.codecs import Codec
+from unmask.types import Labels, Tokens
+
+Part = Literal["train", "valid", "test"]
+
+
+class _Place(NamedTuple):
+    """Where a memory map lies."""
+
+    filename: str
+    dtype: np.dtype
+    offset: int
+    shape: tuple[int, ...]
+    order: Literal["C", "F"]
+
+    @classmethod
+    def of(cls, value: Any) -> Any:
+        if not isinstance(value, np.memmap) or value.filename is None:
+            return value
+        order: Literal["C", "F"] = "C" if value.flags.c_contiguous else "F"
+        return cls(str(value.filename), value.dtype, value.offset, value.shape, order)
+
+    def open(self) -> np.memmap:
+        return np.memmap(self.filename, self.dtype, "r", self.offset, self.shape, self.order)
+
+
+class Split(Dataset[tuple[Tensor, Tensor | None]], ABC):
+    """Examples that are read many at a time: split[indices] is (tokens (batch, *dims), labels (batch,) or None)."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, indices: Integer[np.ndarray, " batch"]) -> tuple[Tokens, Labels | None]: ...
+
+    @abstractmethod
+    def _chunks(self) -> Iterator[bytes]:
+        """Yield what the checksum is of."""
+
+    @cached_property
+    def checksum(self) -> str:
+        """SHA-256 of the split's tokens and labels, in hexadecimal."""
+        digest = hashlib.sha256()
+        for chunk in self._chunks():
+            digest.update(chunk)
+        return digest.hexdigest()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Send a worker process the place of a memory map, not a copy of what it maps."""
+        return {name: _Place.of(value) for name, value in self.__dict__.items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= {name: value.open() if isinstance(value, _Place) else value for name, value in state.items()}
+
+    def batches(self, size: int, limit: int | None = None) -> Iterator[tuple[Tokens, Labels | None]]:
+        """Yield the examples in order, `size` at a time; with `limit`, that many spread evenly over the split."""
+        count = len(self) if limit is None else min(limit, len(self))
+        indices = np.arange(count) * len(self) // count
+        for start in range(0, count, size):
+            yield self[indices[start : start + size]]
+
+
+class Examples(Split):
+    """Separate examples.
+
+    Args:
+        x: tokens (N, *dims), perhaps a memory map.
+        labels: (N,), or None.
+        chosen: the examples of x that belong to this split, in order; all if None.
+    """
+
+    def __init__(
+        self,
+        x: Integer[np.ndarray, "examples *dims"],
+        labels: Integer[np.ndarray, " examples"] | None = None,
+        chosen: Integer[np.ndarray, " chosen"] | None = None,
+    ) -> None:
+        self.x, self.labels = x, labels
+        self.chosen = np.arange(len(x)) if chosen is None else chosen
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, indices: Integer[np.ndarray, " batch"]) -> tuple[Tokens, Labels | None]:
+        rows = self.chosen[indices]
+        x = torch.from_numpy(self.x[rows].astype(np.int64))
+        return x, None if self.labels is None else torch.from_numpy(self.labels[rows].astype(np.int64))
+
+    def _chunks(self) -> Iterator[bytes]:
+        for start in range(0, len(self), 65536):
+            for array in self[np.arange(start, min(start + 65536, len(self)))]:
+                if array is not None:
+                    yield array.numpy().astype("<i8").tobytes()
+
+
+class Windows(Split):
+    """Windows of `length` tokens of one long text, which may lie on the disk.
+
+    Args:
+        tokens: the text, often a memory map.
+        length: of a window.
+        stride: from one window's start to the next's; `length` cuts the text into pieces, less overlaps them.
+
+    Raises:
+        ValueError: the text is shorter than one window.
+    """
+
+    def __init__(self, tokens: Integer[np.ndarray, " n"], length: int, stride: int) -> None:
+        if len(tokens) < length:
+            raise ValueError(f"the text has {len(tokens)} tokens, fewer than one sequence of length {length}")
+        self.tokens, self.length, self.stride = tokens, length, stride
+
+    def __len__(self) -> int:
+        return (len(self.tokens) - self.length) // self.stride + 1
+
+    def __getitem__(self, indices: Integer[np.ndarray, " batch"]) -> tuple[Tokens, None]:
+        windows = np.lib.stride_tricks.sliding_window_view(self.tokens, self.length)
+        return torch.from_numpy(windows[np.asarray(indices) * self.stride].astype(np.int64)), None
+
+    def _chunks(self) -> Iterator[bytes]:
+        for start in range(0, len(self.tokens), 1 << 20):
+            yield self.tokens[start : start + (1 << 20)].astype("<i8").tobytes()
+
+
+@dataclass(frozen=True)
+class DataSet(ABC):
+    """Settings of a data set; what they name is read on first use.
+
+    A subclass is a frozen dataclass whose fields are plain values, so that it is saved with a model.
+    """
+
+    @property
+    def name(self) -> str:
+        """What the data are called in reports."""
+        return type(self).__name__
+
+    @property
+    @abstractmethod
+    def codec(self) -> Codec:
+        """Turns data into these tokens and back."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """Dims of one example."""
+
+    @property
+    def classes(self) -> int | None:
+        """Number of class labels; None without labels."""
+        return None
+
+    @abstractmethod
+    def split(self, part: Part) -> Split:
+        """Return the examples of a part."""
+
+    def settled(self) -> "DataSet":
+        """Return the same settings with those that were found from the data written out."""
+        return self
+
+
+def shuffled_parts(count: int, valid: int, test: int, seed: int = 0) -> dict[str, Integer[np.ndarray, " indices"]]:
+    """Cut 0..count-1 at random, always in the same way, into train, valid and test of the given sizes."""
+    order = np.random.default_rng(seed).permutation(count)
+    return {"test": order[:test], "valid": order[test : test + valid], "train": order[test + valid :]}

@@ -1,0 +1,174 @@
+"""A text as one long array of tokens, encoded once into a file that is memory-mapped from then on."""
+
+import bz2
+import codecs
+import gzip
+import hashlib
+import json
+import lzma
+import os
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from jaxtyping import Integer
+from tqdm import tqdm
+
+from unmask.codecs import Bytes, Characters, Codec
+from unmask.data.base import Part, Windows
+from unmask.description import build, describe
+from unmask.files import checksum, replacing
+
+CHUNK = 1 << 24
+
+
+def cache_folder() -> Path:
+    """Return the folder for downloads and encoded texts: $UNMASK_CACHE, else unmask under the user's cache."""
+    if "UNMASK_CACHE" in os.environ:
+        return Path(os.environ["UNMASK_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "unmask"
+
+
+@contextmanager
+def open_text(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for reading bytes, decompressing .gz, .bz2, .xz and a .zip of one member."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            if len(names) != 1:
+                raise ValueError(f"{path}: expected an archive of one file, found {len(names)}: {names[:5]}")
+            with archive.open(names[0]) as file:
+                yield file
+        return
+    openers = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+    with openers.get(path.suffix, open)(path, "rb") as file:
+        yield file
+
+
+def characters(path: Path) -> Iterator[str]:
+    """Yield the text of a UTF-8 file in pieces.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: bytes that are no UTF-8, or a damaged archive; names the file and the offset.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    offset = 0
+    with open_text(path) as file, tqdm(desc=f"reading {path.name}", unit="B", unit_scale=True, delay=2) as bar:
+        while True:
+            try:
+                chunk = file.read(CHUNK)
+            except (OSError, EOFError, zipfile.BadZipFile, lzma.LZMAError) as error:
+                raise ValueError(f"{path}: damaged or truncated archive: {error}") from error
+            held = len(decoder.getstate()[0])
+            try:
+                text = decoder.decode(chunk, final=not chunk)
+            except UnicodeDecodeError as error:
+                at = offset - held + error.start
+                raise ValueError(f"{path}: byte 0x{error.object[error.start]:02x} at offset {at} is not UTF-8") from None
+            bar.update(len(chunk))
+            offset += len(chunk)
+            if text:
+                yield text
+            if not chunk:
+                return
+
+
+def find_codec(path: Path) -> Characters | Bytes:
+    """Choose how to cut a text into tokens: by its own alphabet if that has at most 256 characters, else by bytes."""
+    alphabet: set[str] = set()
+    for text in characters(path):
+        alphabet |= set(text)
+        if len(alphabet) > 256:
+            return Bytes()
+    if not alphabet:
+        raise ValueError(f"{path}: the file is empty")
+    return Characters("".join(sorted(alphabet)))
+
+
+@dataclass(frozen=True)
+class EncodedText:
+    """A text as tokens.
+
+    Attributes:
+        codec: that encoded it.
+        tokens: a read-only memory map.
+        md5: of the UTF-8 text, uncompressed.
+    """
+
+    codec: Codec
+    tokens: np.memmap
+    md5: str
+
+
+def encoded(path: Path, codec: Codec | None = None) -> EncodedText:
+    """Return a text file as tokens, by the codec that `find_codec` chooses if none is given.
+
+    The text is encoded once, into the cache. The key holds the content of the file and the codec, so nothing stale is
+    ever used.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged, no UTF-8, empty, or has a character outside the codec's alphabet.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    key = json.dumps([checksum(path), path.suffix, None if codec is None else describe(codec)])
+    index = cache_folder() / "texts" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+    if not (index.is_file() and index.with_suffix(".bin").is_file()):
+        _encode(path, codec or find_codec(path), index)
+    entry = json.loads(index.read_text(encoding="utf-8"))
+    codec = build(Codec, entry["codec"], str(index))
+    return EncodedText(codec, np.memmap(index.with_suffix(".bin"), dtype=_dtype(codec), mode="r"), entry["md5"])
+
+
+def _dtype(codec: Codec) -> np.dtype:
+    return np.dtype(np.uint8 if codec.vocab_size <= 256 else "<u4")
+
+
+def _encode(path: Path, codec: Codec, index: Path) -> None:
+    """Write the tokens of a text beside `index`, then `index` itself."""
+    md5, position = hashlib.md5(usedforsecurity=False), 0
+    with replacing(index.with_suffix(".bin")) as target, open(target, "wb") as file:
+        for text in characters(path):
+            try:
+                file.write(codec.encode(text).numpy().astype(_dtype(codec)).tobytes())
+            except ValueError as error:
+                raise ValueError(f"{path}: {f'after {position} characters: ' if position else ''}{error}") from None
+            md5.update(text.encode())
+            position += len(text)
+        if not position:
+            raise ValueError(f"{path}: the file is empty")
+    with replacing(index) as target:
+        target.write_text(json.dumps({"codec": describe(codec), "md5": md5.hexdigest(), "source": str(path)}))
+
+
+def check_lengths(length: int, stride: int | None) -> None:
+    """Raise a ValueError unless both are at least 1."""
+    for name, value in (("length", length), ("stride", stride)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def cut(text: EncodedText, part: Part, length: int, stride: int | None) -> Windows:
+    """Cut a text by position into 90 % to train, 5 % to validate, 5 % to test, and the part into windows.
+
+    The parts that are measured are cut into pieces that do not overlap; windows to train on start every `stride`
+    tokens, a 16th of the length unless given.
+    """
+    n = len(text.tokens)
+    bounds = {"train": (0, n * 90 // 100), "valid": (n * 90 // 100, n * 95 // 100), "test": (n * 95 // 100, n)}
+    start, end = bounds[part]
+    step = (stride or max(1, length // 16)) if part == "train" else length
+    tokens = text.tokens
+    mapped = np.memmap(tokens.filename, tokens.dtype, mode="r", offset=start * tokens.itemsize, shape=(end - start,))
+    try:
+        return Windows(mapped, length, step)
+    except ValueError as error:
+        raise ValueError(f"{part}: {error}") from None

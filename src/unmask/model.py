@@ -1,0 +1,193 @@
+"""The bundle: a network, its schedule and its codec, saved and loaded together."""
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import ModelHubMixin, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from unmask.codecs import Codec
+from unmask.description import build, describe
+from unmask.forward import all_masked
+from unmask.metrics.likelihood import draw_nelbo
+from unmask.networks.base import Network
+from unmask.objectives import Objective, TimeFreeELBO
+from unmask.randomness import Generators
+from unmask.samplers.base import Sampler
+from unmask.samplers.first_hitting import FirstHitting
+from unmask.schedules import Linear, Schedule
+from unmask.types import Labels, Nats, Tokens
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+class MaskedDiffusion(
+    nn.Module,
+    ModelHubMixin,
+    library_name="unmask",
+    license="apache-2.0",
+    tags=["masked-diffusion", "discrete-diffusion"],
+):
+    """A masked diffusion model of data: what is trained, evaluated, sampled, saved and shared.
+
+    Args:
+        network: predicts masked tokens.
+        codec: turns data into the network's tokens and back.
+        schedule: that it was trained with; `Linear` for a network trained without a time.
+        about: plain facts that are saved with it, such as how it was trained.
+
+    Raises:
+        ValueError: network and codec disagree about the vocabulary.
+    """
+
+    def __init__(
+        self, network: Network, codec: Codec, schedule: Schedule | None = None, about: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__()
+        if network.vocab_size != codec.vocab_size:
+            raise ValueError(
+                f"the network has a vocabulary of {network.vocab_size} tokens, the codec one of {codec.vocab_size}"
+            )
+        self.network, self.codec, self.schedule, self.about = network, codec, schedule or Linear(), about or {}
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Dims of one example."""
+        return self.network.shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
+    def nelbo(
+        self,
+        x: Tokens,
+        label: Labels | None = None,
+        *,
+        draws: int = 8,
+        objective: Objective | None = None,
+        generator: Generators = None,
+    ) -> Nats:
+        """Estimate the negative ELBO of each example in nats: the mean of `draws` low-discrepancy masks.
+
+        The objective is `TimeFreeELBO` unless another is given.
+        """
+        return draw_nelbo(self.network, objective or TimeFreeELBO(), x, label, draws=draws, generator=generator).mean(0)
+
+    def sample(
+        self, n: int, label: Labels | None = None, *, sampler: Sampler | None = None, generator: Generators = None
+    ) -> Tokens:
+        """Draw n examples: tokens (n, *shape), for `codec.decode`. The sampler is `FirstHitting` unless given."""
+        if n < 1:
+            raise ValueError(f"n must be at least 1, got {n}")
+        canvas = all_masked(n, self.shape, self.network.mask_id, device=self.device)
+        return self.infill(canvas, label, sampler=sampler, generator=generator)
+
+    def infill(
+        self, x: Tokens, label: Labels | None = None, *, sampler: Sampler | None = None, generator: Generators = None
+    ) -> Tokens:
+        """Draw the masked tokens of a canvas (value V, `network.mask_id`), given the others, which are kept."""
+        return (sampler or FirstHitting())(self.network, x, label, generator=generator)
+
+    def save_pretrained(self, save_directory: Path | str, **kwargs: Any) -> str | None:
+        """Write config.json, model.safetensors and a model card; an error leaves what was there before.
+
+        The keyword arguments are those of `huggingface_hub.ModelHubMixin.save_pretrained`.
+        """
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        kwargs.setdefault("repo_id", folder.name)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".saving") as temporary:
+            url = super().save_pretrained(temporary, **kwargs)
+            for name in (WEIGHTS, CONFIG, "README.md"):
+                os.replace(Path(temporary, name), folder / name)
+        return url
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        description = {
+            "network": describe(self.network),
+            "codec": describe(self.codec),
+            "schedule": describe(self.schedule),
+        }
+        weights = {name: tensor.detach().contiguous() for name, tensor in self.network.state_dict().items()}
+        save_file(weights, save_directory / WEIGHTS, metadata={"format": "pt", "config": _digest(description)})
+        config = json.dumps(description | {"about": self.about}, indent=2, ensure_ascii=False)
+        (save_directory / CONFIG).write_text(config + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Path | str, **download: Any) -> "MaskedDiffusion":
+        """Load a model in evaluation mode from a folder or from the Hugging Face Hub. No code is loaded, no pickle.
+
+        Args:
+            pretrained_model_name_or_path: a folder that `save_pretrained` wrote, or a repository's id.
+            download: passed to `huggingface_hub.snapshot_download` (revision, token, cache_dir, ...).
+
+        Raises:
+            FileNotFoundError: no such folder, nor such a repository within reach; or a file is missing.
+            ValueError: a file is damaged, or config.json does not belong to the weights; names the file.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        if not folder.is_dir():
+            folder = _download(str(pretrained_model_name_or_path), **download)
+        description = _read_config(folder / CONFIG)
+        where = str(folder / CONFIG)
+        parts = {
+            "network": build(Network, description.get("network"), f"{where}: network"),
+            "codec": build(Codec, description.get("codec"), f"{where}: codec"),
+            "schedule": build(Schedule, description.get("schedule"), f"{where}: schedule"),
+        }
+        model = cls(**parts, about=description.get("about"))
+        _load_weights(model.network, folder / WEIGHTS, _digest({name: description[name] for name in parts}))
+        return model.eval()
+
+
+def _digest(description: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+
+
+def _download(repo_id: str, **download: Any) -> Path:
+    try:
+        return Path(snapshot_download(repo_id, allow_patterns=[CONFIG, WEIGHTS], **download))
+    except HFValidationError:
+        raise FileNotFoundError(f"{repo_id}: no such folder") from None
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise FileNotFoundError(f"{repo_id}: no such folder, and not to be had from the Hub ({reason})") from error
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; a model's folder holds {CONFIG} and {WEIGHTS}")
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(description, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(description).__name__}")
+    return description
+
+
+def _load_weights(network: Network, path: Path, digest: str) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; a model's folder holds {CONFIG} and {WEIGHTS}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: damaged or truncated safetensors file: {error}") from error
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{path}: does not fit {CONFIG}: {' '.join(str(error).split())}") from error
+    if metadata.get("config", digest) != digest:
+        raise ValueError(f"{path}: {CONFIG} beside it was changed after the weights were saved; restore it")

@@ -1,0 +1,183 @@
+"""The parts that networks are built from: rotary positions, attention, gated MLP, embedding of the mask rate."""
+
+import math
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unmask.types import Where
+
+
+@lru_cache(maxsize=32)
+@torch.inference_mode(False)  # what is cached must serve training too
+def rotary_angles(
+    dims: tuple[int, ...], frequencies: int, base: float, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Tabulate cos and sin of the rotary angles of every position of a grid (RoFormer, arXiv:2104.09864).
+
+    Each axis longer than one position gets an equal share of the frequencies: text has one axis, grey images two.
+
+    Returns:
+        Two tensors (L, frequencies), positions in row-major order.
+    """
+    axes = [size for size in dims if size > 1] or [1]
+    shares = [frequencies // len(axes) + (i < frequencies % len(axes)) for i in range(len(axes))]
+    grid = torch.meshgrid(*(torch.arange(size, dtype=torch.float64) for size in axes), indexing="ij")
+    angle = torch.cat(
+        [
+            position.reshape(-1, 1) * base ** (-torch.arange(share, dtype=torch.float64) / max(share, 1))
+            for position, share in zip(grid, shares, strict=True)
+        ],
+        dim=1,
+    )
+    return angle.cos().to(device, dtype), angle.sin().to(device, dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate x (..., L, head) by the angles of each position: entry j turns with entry j + head / 2."""
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+
+
+class Rows(NamedTuple):
+    """Some positions of each example, packed to the left.
+
+    Attributes:
+        index: (batch, M) positions, M the most that an example wants; in increasing order.
+        wanted: (batch, M) which of them are wanted, the rest pads.
+    """
+
+    index: Tensor
+    wanted: Tensor
+
+    @classmethod
+    def of(cls, at: Where) -> "Rows":
+        """Pack the True positions of `at` (batch, L)."""
+        most = int(at.sum(1).max()) if len(at) else 0
+        index = at.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :most]
+        return cls(index, at.gather(1, index))
+
+    def take(self, x: Tensor) -> Tensor:
+        """Return x (batch, L, width) at the packed positions: (batch, M, width)."""
+        return x.gather(1, self.index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+
+    def pick(self, x: Tensor) -> Tensor:
+        """Return x (batch, L, width) at the N wanted positions, in row-major order: (N, width)."""
+        return self.take(x)[self.wanted]
+
+    def spread(self, x: Tensor | None) -> Tensor | None:
+        """Repeat one vector per example (batch, 1, width) to the N wanted positions: (N, width)."""
+        return None if x is None else x.expand(-1, self.index.shape[1], -1)[self.wanted]
+
+
+class Attention(nn.Module):
+    """Let every position look at every other: scaled dot products, rotary positions, no causal mask."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+
+    def forward(self, h: Tensor, cos: Tensor, sin: Tensor, rows: Rows | None = None) -> Tensor:
+        """Attend from h (batch, L, width), or with `rows` from its N wanted positions alone: (N, width)."""
+        if rows is None:
+            q, k, v = self._split(self.qkv(h), 3)
+            mixed = F.scaled_dot_product_attention(rotate(q, cos, sin), rotate(k, cos, sin), v)
+            return self.out(self._join(mixed))
+        width = h.shape[-1]
+        (q,) = self._split(F.linear(rows.take(h), self.qkv.weight[:width]), 1)
+        k, v = self._split(F.linear(h, self.qkv.weight[width:]), 2)
+        here = cos[rows.index].unsqueeze(1), sin[rows.index].unsqueeze(1)
+        mixed = F.scaled_dot_product_attention(rotate(q, *here), rotate(k, cos, sin), v)
+        return self.out(self._join(mixed)[rows.wanted])
+
+    def _split(self, x: Tensor, parts: int) -> Tensor:
+        """Turn (batch, L, parts * width) into (parts, batch, heads, L, head)."""
+        return x.unflatten(-1, (parts, self.heads, -1)).permute(2, 0, 3, 1, 4)
+
+    def _join(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2).flatten(2)
+
+
+class GatedMLP(nn.Module):
+    """Compute out(silu(a) * b), (a, b) = up(h), on each position alone (GLU variants, arXiv:2002.05202)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, 2 * hidden, bias=False)
+        self.out = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, h: Tensor) -> Tensor:
+        a, b = self.up(h).chunk(2, dim=-1)
+        return self.out(F.silu(a) * b)
+
+
+class NoiseEmbedding(nn.Module):
+    """Embed mask rates in [0, 1] as sinusoids of growing frequency, then a two-layer perceptron."""
+
+    def __init__(self, width: int, frequencies: int = 64) -> None:
+        super().__init__()
+        rates = 2 * math.pi * torch.logspace(-2, 2, frequencies, dtype=torch.float64)
+        self.register_buffer("rates", rates.float(), persistent=False)
+        self.rates: Tensor
+        self.mlp = nn.Sequential(nn.Linear(2 * frequencies, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, noise: Tensor) -> Tensor:
+        angle = noise.to(self.rates.dtype).unsqueeze(-1) * self.rates
+        return self.mlp(torch.cat((angle.cos(), angle.sin()), dim=-1))
+
+
+def modulate(x: Tensor, shift: Tensor | None, scale: Tensor | None) -> Tensor:
+    """Return x * (1 + scale) + shift; x itself without a condition."""
+    return x if shift is None or scale is None else torch.addcmul(shift, x, 1 + scale)
+
+
+def gate(x: Tensor, factor: Tensor | None) -> Tensor:
+    """Return x * factor; x itself without a condition."""
+    return x if factor is None else x * factor
+
+
+class Modulation(nn.Module):
+    """Turn the condition (batch, width) into `parts` vectors (batch, 1, width), all zero at the start (adaLN-zero)."""
+
+    def __init__(self, width: int, parts: int) -> None:
+        super().__init__()
+        self.parts = parts
+        self.map = nn.Linear(width, parts * width)
+
+    def forward(self, condition: Tensor) -> tuple[Tensor, ...]:
+        return self.map(F.silu(condition)).unsqueeze(1).chunk(self.parts, dim=-1)
+
+
+class Block(nn.Module):
+    """Attend, then think: a pre-norm residual block.
+
+    With a condition each branch is shifted and scaled before it and gated after it by a linear map of the condition
+    that starts at zero, so that the block starts as the identity (adaLN-zero, DiT, arXiv:2212.09748).
+    """
+
+    def __init__(self, width: int, heads: int, hidden: int, dropout: float, conditioned: bool) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, elementwise_affine=not conditioned, bias=False)
+        self.attention = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width, elementwise_affine=not conditioned, bias=False)
+        self.mlp = GatedMLP(width, hidden)
+        self.dropout = nn.Dropout(dropout)
+        self.modulation = Modulation(width, 6) if conditioned else None
+
+    def forward(self, h: Tensor, cos: Tensor, sin: Tensor, condition: Tensor | None, rows: Rows | None = None) -> Tensor:
+        """Map (batch, L, width) to the same, or with `rows` to its N wanted positions: (N, width)."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = (
+            (None,) * 6 if self.modulation is None else self.modulation(condition)
+        )
+        branch = self.attention(modulate(self.norm1(h), shift1, scale1), cos, sin, rows)
+        if rows is not None:
+            h = rows.pick(h)
+            gate1, shift2, scale2, gate2 = (rows.spread(x) for x in (gate1, shift2, scale2, gate2))
+        h = h + gate(self.dropout(branch), gate1)
+        branch = self.mlp(modulate(self.norm2(h), shift2, scale2))
+        return h + gate(self.dropout(branch), gate2)

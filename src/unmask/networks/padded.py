@@ -1,0 +1,31 @@
+"""Run a network on texts that are shorter than those it was trained on."""
+
+import torch.nn.functional as F
+
+from unmask.networks.base import Network
+from unmask.types import Labels, Logits, Times, Tokens, Where
+
+
+class Padded(Network):
+    """Continue every text with masks to the network's own length, which is what it knows, and look at the text alone.
+
+    What stands after the text is left open: the law of the text is the network's own, with the rest summed out.
+
+    Args:
+        network: of sequences (length,).
+    """
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+        self.vocab_size, self.shape, self.classes = network.vocab_size, network.shape, network.classes
+
+    def forward(
+        self, x_t: Tokens, noise: Times | None = None, label: Labels | None = None, *, at: Where | None = None
+    ) -> Logits:
+        """See `Network.forward`."""
+        missing = self.shape[0] - x_t.shape[1]
+        padded = F.pad(x_t, (0, missing), value=self.mask_id)
+        if at is not None:
+            return self.network(padded, noise, label, at=F.pad(at, (0, missing)))
+        return self.network(padded, noise, label)[:, : x_t.shape[1]]

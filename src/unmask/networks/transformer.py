@@ -1,0 +1,113 @@
+"""A bidirectional transformer over tokens of any shape: the default network."""
+
+import torch
+from torch import Tensor, nn
+
+from unmask.networks.base import Network
+from unmask.networks.layers import Block, Modulation, NoiseEmbedding, Rows, modulate, rotary_angles
+from unmask.types import Labels, Logits, Times, Tokens, Where
+
+
+class Transformer(Network):
+    """Pre-norm transformer with rotary positions on every axis of the data, gated MLPs and a zero-initialised head.
+
+    It starts as the uniform distribution: its first loss is log V a token.
+
+    Args:
+        vocab_size: V, number of clean token values.
+        shape: dims of one example, (length,) for text or (height, width, channels) for images. Text may be longer
+            or shorter than that when the network is called.
+        classes: number of class labels; None for a network without labels.
+        width: of the residual stream; a multiple of 2 * heads.
+        depth: number of blocks.
+        heads: of each attention.
+        hidden: width inside the gated MLP; 8/3 of `width`, rounded to a multiple of 32, if None.
+        time_conditioning: whether the network reads the mask rate. Off by default: it is not needed (FHS,
+            section 3), except for state-dependent schedules.
+        dropout: chance to drop an entry of a residual branch in training.
+        rotary_base: the slowest rotary frequency turns once in about 2 pi * rotary_base positions.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        shape: tuple[int, ...],
+        classes: int | None = None,
+        *,
+        width: int = 256,
+        depth: int = 4,
+        heads: int = 4,
+        hidden: int | None = None,
+        time_conditioning: bool = False,
+        dropout: float = 0.0,
+        rotary_base: float = 10_000.0,
+    ) -> None:
+        super().__init__()
+        for name, value in dict(vocab_size=vocab_size, width=width, depth=depth, heads=heads).items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if width % (2 * heads):
+            raise ValueError(f"width must be a multiple of 2 * heads, got width={width}, heads={heads}")
+        self.vocab_size, self.shape, self.classes = vocab_size, tuple(shape), classes
+        self.width, self.depth, self.heads, self.dropout = width, depth, heads, dropout
+        self.hidden = max(32, 32 * round(width / 12)) if hidden is None else hidden
+        self.time_conditioning, self.rotary_base = time_conditioning, rotary_base
+
+        conditioned = time_conditioning or classes is not None
+        self.embed = nn.Embedding(vocab_size + 1, width)
+        self.embed_label = None if classes is None else nn.Embedding(classes + 1, width)
+        self.embed_noise = NoiseEmbedding(width) if time_conditioning else None
+        self.blocks = nn.ModuleList(Block(width, heads, self.hidden, dropout, conditioned) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, elementwise_affine=not conditioned, bias=False)
+        self.modulation = Modulation(width, 2) if conditioned else None
+        self.head = nn.Linear(width, vocab_size)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for name, parameter in self.named_parameters():
+            if parameter.dim() > 1:
+                out = name.endswith("out.weight") and self.modulation is None
+                nn.init.normal_(parameter, std=0.02 / (2 * self.depth) ** 0.5 if out else 0.02)
+        for module in self.modules():
+            if isinstance(module, Modulation):
+                nn.init.zeros_(module.map.weight)
+                nn.init.zeros_(module.map.bias)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(
+        self, x_t: Tokens, noise: Times | None = None, label: Labels | None = None, *, at: Where | None = None
+    ) -> Logits:
+        """See `Network.forward`. With `at`, the last block's queries and MLP too run only there."""
+        h = self.embed(x_t.flatten(1))
+        condition = self._condition(noise, label, len(x_t))
+        frequencies = self.width // self.heads // 2
+        cos, sin = rotary_angles(tuple(x_t.shape[1:]), frequencies, self.rotary_base, h.device, h.dtype)
+        rows = None if at is None else Rows.of(at.flatten(1))
+        for block in self.blocks[:-1]:
+            h = block(h, cos, sin, condition)
+        h = self.blocks[-1](h, cos, sin, condition, rows)
+        shift, scale = (None, None) if self.modulation is None else self.modulation(condition)
+        if rows is not None:
+            shift, scale = rows.spread(shift), rows.spread(scale)
+        logits = self.head(modulate(self.norm(h), shift, scale))
+        return logits if rows is not None else logits.view(*x_t.shape, self.vocab_size)
+
+    def compile_body(self) -> None:
+        """Compile the blocks, but not the last: it sees as many positions as are masked."""
+        for block in self.blocks[:-1]:
+            block.compile()
+
+    def _condition(self, noise: Times | None, label: Labels | None, batch: int) -> Tensor | None:
+        """Sum the embeddings of the mask rate and the label (the null label if none is given): (batch, width)."""
+        condition: Tensor | None = None
+        if self.embed_label is not None:
+            if label is None:
+                label = torch.full((batch,), self.embed_label.num_embeddings - 1, device=self.head.weight.device)
+            condition = self.embed_label(label)
+        if self.embed_noise is not None:
+            if noise is None:
+                raise ValueError("a network with time conditioning needs the mask rate `noise`")
+            embedded = self.embed_noise(noise)
+            condition = embedded if condition is None else condition + embedded
+        return condition

@@ -1,0 +1,126 @@
+"""Pictures: grids of images, animations of the unmasking, curves. Needs Pillow and matplotlib (the extra `images`)."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from unmask.schedules import Cosine, Geometric, Linear, Polynomial, Schedule
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+
+MASK_COLOUR = (70, 110, 190)
+HOLE = "\N{LIGHT SHADE}"  # what a codec shows for a mask
+
+
+def image_grid(images: np.ndarray, masked: np.ndarray, columns: int, labels: Sequence[str] | None = None) -> Image:
+    """Lay images out in rows, enlarged to be seen, masked pixels in blue.
+
+    Args:
+        images: uint8 (n, height, width, channels) with 1 or 3 channels.
+        masked: bool of the same shape; a pixel with any masked channel counts.
+        columns: images in a row.
+        labels: a text before each row.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    n, height, width, channels = images.shape
+    if channels not in (1, 3):
+        raise ValueError(f"only images of 1 or 3 channels can be drawn, got {channels}")
+    scale = max(1, 48 // max(height, width))
+    colour = np.where(masked.any(-1, keepdims=True), np.uint8(MASK_COLOUR), np.broadcast_to(images, (n, height, width, 3)))
+    colour = colour.repeat(scale, 1).repeat(scale, 2)
+    rows, gap, left = -(-n // columns), 2, 28 if labels else 0
+    cell_height, cell_width = height * scale + gap, width * scale + gap
+    canvas = Image.new("RGB", (left + columns * cell_width + gap, rows * cell_height + gap), "white")
+    for i, image in enumerate(colour):
+        place = (left + gap + i % columns * cell_width, gap + i // columns * cell_height)
+        canvas.paste(Image.fromarray(image), place)
+    if labels:
+        draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(20)
+        for row, label in enumerate(labels):
+            draw.text((left // 2, row * cell_height + cell_height // 2), label, "black", font, anchor="mm")
+    return canvas
+
+
+def text_page(texts: Sequence[str], columns: int = 64) -> Image:
+    """Draw texts in cells of one size each, so that characters stay in place from frame to frame."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    lines = [line for text in texts for line in (*_wrap(text, columns), "")][:-1]
+    font, (cell_width, cell_height) = ImageFont.load_default(14), (9, 19)
+    canvas = Image.new("RGB", ((columns + 2) * cell_width, (len(lines) + 1) * cell_height), "white")
+    draw = ImageDraw.Draw(canvas)
+    for row, line in enumerate(lines):
+        for column, character in enumerate(line):
+            x, y = (column + 1) * cell_width, row * cell_height + cell_height // 2
+            if character == HOLE:
+                draw.rectangle((x, y + 3, x + cell_width - 2, y + cell_height - 4), MASK_COLOUR)
+            else:
+                draw.text((x, y), character, "black", font)
+    return canvas
+
+
+def _wrap(text: str, columns: int) -> list[str]:
+    """Cut at a fixed width, whatever the characters: a line must not move when one is revealed."""
+    text = "".join(c if c.isprintable() else " " for c in text)
+    return [text[i : i + columns] for i in range(0, len(text), columns)]
+
+
+def save_animation(frames: Sequence[Image], path: Path | str, seconds: float = 5.0) -> None:
+    """Write frames as an endless GIF that takes about `seconds` and then rests on the last frame."""
+    pause = max(20, int(1000 * seconds / len(frames)))
+    durations = [pause] * (len(frames) - 1) + [2000]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0, optimize=True)
+
+
+def schedule_figure(schedules: Sequence[Schedule] = ()) -> Figure:
+    """Draw alpha_t and the weight of the loss of several schedules side by side (MD4, figure 1)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    t = torch.linspace(0, 1, 401, dtype=torch.float64)
+    for schedule in schedules or (Linear(), Polynomial(2.0), Geometric(), Cosine()):
+        name = f"polynomial, power {schedule.power:g}" if isinstance(schedule, Polynomial) else type(schedule).__name__.lower()
+        left.plot(t, schedule.alpha(t), label=name)
+        right.plot(t[1:], schedule.weight(t[1:]), label=name)
+    left.set(xlabel="t", ylabel=r"$\alpha_t$", title="chance that a token is visible")
+    right.set(xlabel="t", ylabel=r"$-\alpha_t' / (1 - \alpha_t)$", title="weight of the loss", ylim=(0, 12))
+    left.legend()
+    return figure
+
+
+def loss_curve(run: Path | str) -> Figure:
+    """Draw the training and validation losses of a run, in bits per token, from its CSV logs.
+
+    Raises:
+        FileNotFoundError: the folder has no logs.
+    """
+    from matplotlib.figure import Figure
+
+    points: dict[str, dict[int, float]] = {"bits": {}, "valid_bits": {}}
+    logs = sorted(Path(run, "logs").glob("version_*/metrics.csv"), key=lambda path: int(path.parent.name[8:]))
+    for log in logs:
+        with open(log, newline="") as file:
+            for row in csv.DictReader(file):
+                for name, series in points.items():
+                    if row.get(name):
+                        series[int(row["step"])] = float(row[name])
+    if not points["bits"]:
+        raise FileNotFoundError(f"{run}: no losses found in {Path(run, 'logs')}; is it the folder of a run?")
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, label in (("bits", "training, one mask an example"), ("valid_bits", "validation, averaged weights")):
+        series = sorted(points[name].items())
+        axes.plot([step for step, _ in series], [value for _, value in series], label=label, alpha=0.8)
+    axes.set(xlabel="step", ylabel="negative ELBO, bits per token")
+    axes.legend()
+    return figure

@@ -1,0 +1,50 @@
+"""Uniform random numbers from one generator, or from one generator per example."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Generators = torch.Generator | Sequence[torch.Generator] | None
+"""One generator for the whole batch, or one per example so that an example does not depend on its batch."""
+
+
+def generators(seed: int, count: int) -> list[torch.Generator]:
+    """Make one generator per example; the i-th depends on (seed, i) alone, not on the count."""
+    return [seeded(seed, i) for i in range(count)]
+
+
+def seeded(*entropy: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Make a generator that is a pure function of some integers, such as (seed, step): nothing to save or restore.
+
+    Neighbouring integers give unrelated streams (`numpy.random.SeedSequence`).
+
+    Raises:
+        ValueError: an integer below 0.
+    """
+    if min(entropy) < 0:
+        raise ValueError(f"a seed must be at least 0, got {min(entropy)}")
+    state = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
+    return torch.Generator(device).manual_seed(int(state))
+
+
+def uniform(shape: tuple[int, ...], generator: Generators, device: torch.device) -> Tensor:
+    """Draw uniforms in [0, 1) with all 53 bits of a float64.
+
+    Args:
+        shape: (batch, ...).
+        generator: see `Generators`; None draws from torch's global one.
+        device: where the result is wanted; a generator of another device is followed by a copy.
+
+    Raises:
+        ValueError: a sequence of generators that has not one per example.
+    """
+    if generator is None:
+        return torch.rand(shape, dtype=torch.float64, device=device)
+    if isinstance(generator, torch.Generator):
+        return torch.rand(shape, dtype=torch.float64, generator=generator, device=generator.device).to(device)
+    if len(generator) != shape[0]:
+        raise ValueError(f"one generator per example is needed: got {len(generator)} for a batch of {shape[0]}")
+    rows = [torch.rand(shape[1:], dtype=torch.float64, generator=g, device=g.device) for g in generator]
+    return torch.stack(rows).to(device)

@@ -1,0 +1,53 @@
+"""Ancestral sampling: the reverse process on a grid of times."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unmask.samplers.base import Plan, Sampler
+from unmask.schedules import Linear, Schedule
+from unmask.types import Where
+
+
+@dataclass(frozen=True)
+class Ancestral(Sampler):
+    """Go from t = 1 to 0 in `steps` steps, revealing in each the positions whose moment it holds (MD4, section 4).
+
+    A masked position is revealed between t and s < t with probability `schedule.unmask_prob(t, s)`, and all that
+    are revealed in one step are drawn from the same prediction, independently: the error of a finite grid. A step
+    that reveals nothing in an example costs it no network call.
+
+    Args:
+        schedule: gives the mask rate at each time of the grid.
+        steps: number of steps, at least 1; 1 draws every token independently.
+        grid: times i / steps ("uniform") or sin(pi/2 i / steps) ("cosine": the first steps are small, so that few
+            tokens are drawn together while the context is poor).
+        temperature: divides the logits; positive.
+    """
+
+    schedule: Schedule = field(default_factory=Linear)
+    steps: int = 256
+    grid: Literal["uniform", "cosine"] = "cosine"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if self.grid not in ("uniform", "cosine"):
+            raise ValueError(f"grid must be uniform or cosine, got {self.grid!r}")
+
+    def times(self, device: torch.device | str = "cpu") -> Float[Tensor, " steps"]:
+        """Return the grid, steps + 1 times from exactly 1 down to exactly 0."""
+        t = torch.arange(self.steps, -1, -1, dtype=torch.float64, device=device) / self.steps
+        return torch.sin(math.pi / 2 * t) if self.grid == "cosine" else t
+
+    def plan(self, v: Float[Tensor, "batch *dims"], masked: Where) -> Plan:
+        t = self.times(v.device)
+        rate = self.schedule.mask_rate(t)
+        # Masked while v < rate: revealed by the first step that ends at a rate <= v.
+        step = self.steps - torch.searchsorted(rate[1:].flip(0), v.contiguous(), right=True)
+        return Plan(torch.where(masked, step, -1), rate[:-1].expand(len(v), -1), t[1:].expand(len(v), -1))

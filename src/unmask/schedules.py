@@ -1,0 +1,163 @@
+"""Masking schedules: alpha_t, the chance that a token is still visible at time t (MD4, section 2 and figure 1).
+
+Everything that the objectives and samplers need is a ratio of mask rates r_t = 1 - alpha_t, so each schedule
+gives r_t in a form that keeps its relative precision as t goes to 0.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Schedule(ABC):
+    """Decrease alpha_t from exactly 1 at t = 0 to exactly 0 at t = 1.
+
+    A new schedule writes `alpha` and `inverse`; the rest follows. It overrides `mask_rate` where 1 - alpha
+    would subtract near-equal numbers, and `weight` where a closed form is at hand. Times and the results are
+    tensors of any one shape.
+    """
+
+    @abstractmethod
+    def alpha(self, t: Tensor) -> Tensor:
+        """Return the chance that a token is visible at t."""
+
+    @abstractmethod
+    def inverse(self, alpha: Tensor) -> Tensor:
+        """Return the time at which the chance of being visible is alpha."""
+
+    def dalpha(self, t: Tensor) -> Tensor:
+        """Differentiate alpha in t (by automatic differentiation)."""
+        with torch.enable_grad():
+            t = t.detach().requires_grad_()
+            return torch.autograd.grad(self.alpha(t).sum(), t)[0]
+
+    def mask_rate(self, t: Tensor) -> Tensor:
+        """Return r_t = 1 - alpha_t, the chance that a token is masked at t."""
+        return 1 - self.alpha(t)
+
+    def weight(self, t: Tensor) -> Tensor:
+        """Return -alpha'_t / (1 - alpha_t) = d log r_t / dt, the weight of the continuous-time ELBO at t > 0."""
+        return -self.dalpha(t) / self.mask_rate(t)
+
+    def unmask_prob(self, t: Tensor, s: Tensor) -> Tensor:
+        """Return (alpha_s - alpha_t) / (1 - alpha_t) = 1 - r_s / r_t, for s < t.
+
+        It is the chance that a token masked at t is revealed by s, whatever the token.
+        """
+        return 1 - self.mask_rate(s) / self.mask_rate(t)
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """Return log alpha_t / (1 - alpha_t), the log signal-to-noise ratio."""
+        return self.alpha(t).log() - self.mask_rate(t).log()
+
+
+@dataclass(frozen=True)
+class Linear(Schedule):
+    """Mask at a constant pace: alpha_t = 1 - t, weight 1 / t."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return 1 - t
+
+    def inverse(self, alpha: Tensor) -> Tensor:
+        return 1 - alpha
+
+    def mask_rate(self, t: Tensor) -> Tensor:
+        return t
+
+    def weight(self, t: Tensor) -> Tensor:
+        return 1 / t
+
+
+@dataclass(frozen=True)
+class Polynomial(Schedule):
+    """Mask as a power of time: alpha_t = 1 - t^power, weight power / t.
+
+    Args:
+        power: the exponent, positive; 1 is `Linear`.
+    """
+
+    power: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.power < math.inf:
+            raise ValueError(f"power must be positive and finite, got {self.power}")
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return 1 - t**self.power
+
+    def inverse(self, alpha: Tensor) -> Tensor:
+        return (1 - alpha) ** (1 / self.power)
+
+    def mask_rate(self, t: Tensor) -> Tensor:
+        return t**self.power
+
+    def weight(self, t: Tensor) -> Tensor:
+        return self.power / t
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """Mask along a cosine: alpha_t = 1 - cos(pi/2 (1 - t)), weight pi/2 cot(pi/2 t)."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return 1 - torch.sin(math.pi / 2 * t)
+
+    def inverse(self, alpha: Tensor) -> Tensor:
+        return torch.asin(1 - alpha) * (2 / math.pi)
+
+    def mask_rate(self, t: Tensor) -> Tensor:
+        return torch.sin(math.pi / 2 * t)
+
+    def weight(self, t: Tensor) -> Tensor:
+        return math.pi / 2 / torch.tan(math.pi / 2 * t)
+
+
+@dataclass(frozen=True)
+class Geometric(Schedule):
+    """Mask at a geometrically growing rate: alpha_t proportional to exp(-sigma_t), sigma_t = beta_min^(1-t) beta_max^t.
+
+    The paper's alpha_t = exp(-sigma_t) ends near 1 and 0; here it is shifted and scaled to end there exactly:
+    r_t = (1 - exp(-(sigma_t - sigma_0))) / (1 - exp(-(sigma_1 - sigma_0))).
+
+    Args:
+        beta_min: rate at t = 0, positive.
+        beta_max: rate at t = 1, larger than beta_min.
+    """
+
+    beta_min: float = 1e-5
+    beta_max: float = 20.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.beta_min < self.beta_max < math.inf:
+            raise ValueError(f"0 < beta_min < beta_max is needed, got beta_min={self.beta_min}, beta_max={self.beta_max}")
+
+    @property
+    def _growth(self) -> float:
+        return math.log(self.beta_max / self.beta_min)
+
+    @property
+    def _full(self) -> float:
+        return -math.expm1(self.beta_min - self.beta_max)
+
+    def _rise(self, t: Tensor) -> Tensor:
+        """Return sigma_t - sigma_0."""
+        return self.beta_min * torch.expm1(self._growth * t)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return 1 - self.mask_rate(t)
+
+    def inverse(self, alpha: Tensor) -> Tensor:
+        rise = -torch.log1p((alpha - 1) * self._full)
+        return torch.log1p(rise / self.beta_min) / self._growth
+
+    def mask_rate(self, t: Tensor) -> Tensor:
+        rate = -torch.expm1(-self._rise(t)) / self._full
+        return torch.where(t < 1, rate, torch.ones_like(rate))  # exactly 1 at the end, in every precision
+
+    def weight(self, t: Tensor) -> Tensor:
+        rise = self._rise(t)
+        return (rise + self.beta_min) * self._growth / torch.expm1(rise)

@@ -1,0 +1,87 @@
+"""Networks that return the exact conditionals p(x_i | visible) of a known distribution: nothing has to be trained."""
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from unmask.networks.base import Network
+from unmask.types import Labels, Logits, Times, Tokens, Where
+
+
+class Oracle(Network):
+    """Counts its evaluations; a subclass gives the posterior marginals."""
+
+    def __init__(self, vocab_size: int, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.vocab_size, self.shape = vocab_size, shape
+        self.evaluations = 0
+
+    def marginals(self, x_t: Tensor) -> Tensor:
+        """Return p(x_i | visible) of flat tokens (batch, L): (batch, L, V)."""
+        raise NotImplementedError
+
+    def forward(
+        self, x_t: Tokens, noise: Times | None = None, label: Labels | None = None, *, at: Where | None = None
+    ) -> Logits:
+        self.evaluations += len(x_t)
+        logits = self.marginals(x_t.flatten(1)).log().view(*x_t.shape, self.vocab_size)
+        return logits if at is None else logits[at]
+
+
+class Table(Oracle):
+    """Any distribution over V^L, L positions of V values, drawn at random: correlated, of full support."""
+
+    def __init__(self, vocab_size: int = 3, length: int = 3, seed: int = 0, peak: float = 1.5) -> None:
+        super().__init__(vocab_size, (length,))
+        states = torch.tensor(list(itertools.product(range(vocab_size), repeat=length)))
+        logits = peak * torch.randn(len(states), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        self.register_buffer("states", states)
+        self.register_buffer("p", logits.softmax(0))
+
+    def marginals(self, x_t: Tensor) -> Tensor:
+        fits = ((self.states == x_t[:, None]) | (x_t[:, None] == self.mask_id)).all(-1)
+        weight = fits * self.p
+        one_hot = torch.nn.functional.one_hot(self.states, self.vocab_size).to(self.p.dtype)
+        return torch.einsum("bs,slv->blv", weight, one_hot) / weight.sum(1)[:, None, None]
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self.p.log()[self.index(x)]
+
+    def index(self, x: Tensor) -> Tensor:
+        """Return the number of each state in `states`."""
+        powers = self.vocab_size ** torch.arange(x.shape[1] - 1, -1, -1, device=x.device)
+        return (x * powers).sum(1)
+
+
+class MarkovChain(Oracle):
+    """A stationary-looking Markov chain of any length, by forward-backward sums."""
+
+    def __init__(self, vocab_size: int = 3, length: int = 64, seed: int = 0) -> None:
+        super().__init__(vocab_size, (length,))
+        generator = torch.Generator().manual_seed(seed)
+        draw = torch.randn(vocab_size + 1, vocab_size, dtype=torch.float64, generator=generator)
+        self.register_buffer("start", draw[0].softmax(0))
+        self.register_buffer("step", (1.5 * draw[1:]).softmax(1))
+
+    def marginals(self, x_t: Tensor) -> Tensor:
+        seen = torch.nn.functional.one_hot(x_t, self.vocab_size + 1)[..., : self.vocab_size].to(self.start.dtype)
+        seen = torch.where((x_t == self.mask_id).unsqueeze(-1), 1.0, seen)
+        forward, backward = [self.start * seen[:, 0]], [torch.ones_like(seen[:, 0])]
+        for i in range(1, x_t.shape[1]):
+            forward.append(normalised(forward[-1] @ self.step * seen[:, i]))
+            backward.append(normalised((backward[-1] * seen[:, -i]) @ self.step.T))
+        return normalised(torch.stack(forward, 1) * torch.stack(backward[::-1], 1))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self.start.log()[x[:, 0]] + self.step.log()[x[:, :-1], x[:, 1:]].sum(1)
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        x = [torch.multinomial(self.start, n, replacement=True, generator=generator)]
+        for _ in range(self.shape[0] - 1):
+            x.append(torch.multinomial(self.step[x[-1]], 1, generator=generator).squeeze(1))
+        return torch.stack(x, 1)
+
+
+def normalised(x: Tensor) -> Tensor:
+    return x / x.sum(-1, keepdim=True)

@@ -1,0 +1,53 @@
+import pytest
+import torch
+from scipy import stats
+
+from unmask.categorical import categorical
+from unmask.randomness import seeded, uniform
+
+
+def draw(logits: torch.Tensor, n: int, temperature: float = 1.0) -> torch.Tensor:
+    u = uniform((n,), seeded(0), logits.device)
+    return categorical(logits.expand(n, -1), u, temperature=temperature)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_frequencies(temperature: float, dtype: torch.dtype, device: torch.device) -> None:
+    logits = torch.tensor([0.0, -1.0, 2.5, -4.0, 1.0], dtype=dtype, device=device)
+    counts = draw(logits, 100_000, temperature).bincount(minlength=5).cpu()
+    expected = 100_000 * (logits.double().cpu() / temperature).softmax(0)
+    assert stats.chisquare(counts, expected).pvalue > 1e-3
+
+
+def test_each_token_has_its_own_interval_however_improbable(device: torch.device) -> None:
+    """Probabilities down to 1e-11 of a large vocabulary: the draw at the middle of token i's interval is i."""
+    p = torch.full((50_257,), 1e-11, dtype=torch.float64, device=device)
+    p[1000], p[40_000] = 0.6, 1 - 0.6 - p.sum() + 2e-11
+    tokens = torch.tensor([0, 1, 999, 1000, 1001, 39_999, 40_000, 40_001, 50_256], device=device)
+    u = p.cumsum(0)[tokens] - p[tokens] / 2
+    assert categorical(p.log().expand(len(u), -1), u).tolist() == tokens.tolist()
+
+
+def test_a_tail_that_float32_noise_would_cut_is_drawn(device: torch.device) -> None:
+    """50,000 tokens of 4e-8 each, 0.2 % together: Gumbel-max on float32 uniforms draws them too rarely."""
+    tail = 50_000
+    logits = torch.cat((torch.zeros(1), torch.full((tail,), -17.0))).to(device)
+    share = tail * 2.718281828459045**-17 / (1 + tail * 2.718281828459045**-17)
+    hits = sum(int((categorical(logits.expand(500, -1), uniform((500,), seeded(1, i), device)) > 0).sum()) for i in range(16))
+    assert stats.binomtest(hits, 8000, share).pvalue > 1e-3
+
+
+def test_excluded_tokens_are_never_drawn() -> None:
+    logits = torch.tensor([-torch.inf, 0.0, -torch.inf, 1.0, -torch.inf])
+    assert set(draw(logits, 10_000).tolist()) == {1, 3}
+    ends = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
+    assert categorical(logits.expand(2, -1), ends).tolist() == [1, 3]
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_row_without_a_distribution_gives_the_mask(bad: float) -> None:
+    logits = torch.zeros(3, 4)
+    logits[1, 2] = bad
+    logits[2] = -torch.inf
+    assert categorical(logits, torch.full((3,), 0.3, dtype=torch.float64)).tolist() == [1, 4, 4]

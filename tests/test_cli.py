@@ -1,0 +1,310 @@
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from unmask import MaskedDiffusion
+from unmask.cli.main import main
+from unmask.cli.train import shipped
+from unmask.data.digits import Digits
+
+TINY = ["--network.width", "16", "--network.depth", "1", "--network.heads", "2", "--batch_size", "8"]
+TINY += ["--precision", "32-true", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
+TINY += ["--trainer.max_steps", "3", "--evaluate_every", "2", "--evaluate_examples", "8", "--ema", "0.5"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of three steps: digits, text and plain symbols."""
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "words.txt").write_text("the cat sat on the mat and the dog ran to it\n" * 300)
+    np.save(folder / "x.npy", np.random.default_rng(0).integers(0, 5, (60, 3, 2)))
+    os.environ["UNMASK_CACHE"] = str(folder / "cache")
+    assert main(["train", "digits", *TINY, "--out", str(folder / "digits")]) == 0
+    text = ["--data.path", str(folder / "words.txt"), "--data.length", "24"]
+    assert main(["train", "textfile", *TINY, *text, "--out", str(folder / "text")]) == 0
+    arrays = ["--data.path", str(folder / "x.npy"), "--objective", "ContinuousELBO", "--objective.schedule", "Cosine"]
+    assert main(["train", "arrays", *TINY, *arrays, "--out", str(folder / "arrays")]) == 0
+    return folder
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 1) -> str:
+    """Run a command that must fail with one line; return it."""
+    capsys.readouterr()
+    assert main(arguments) == status
+    error = capsys.readouterr().err.strip().splitlines()
+    errors = [line for line in error if line.startswith("unmask: error: ")]
+    assert len(errors) == 1 and errors[0] == error[-1], error
+    return errors[0].removeprefix("unmask: error: ")
+
+
+def test_a_run_leaves_what_it_should(runs: Path) -> None:
+    names = {path.name for path in (runs / "digits").iterdir()}
+    assert names == {"config.yaml", "checkpoints", "logs", "tensorboard", "model", "loss.png"}
+    model = MaskedDiffusion.from_pretrained(runs / "digits" / "model")
+    assert model.about["data"] == {"class": "Digits", "labels": True}
+    assert model.about["run"]["ema"] == 0.5 and model.about["steps"] == 3
+    arrays = MaskedDiffusion.from_pretrained(runs / "arrays" / "model")
+    assert arrays.about["objective"] == {"class": "ContinuousELBO", "schedule": {"class": "Cosine"}}
+    assert type(arrays.schedule).__name__ == "Cosine"
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_shipped_configurations_explain_themselves(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["train", name, "--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    for option in ("--network.width", "--trainer.max_steps", "--objective", "--optimizer.lr", "--batch_size"):
+        assert option in shown
+
+
+def test_evaluate(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = runs / "metrics.json"
+    arguments = ["evaluate", str(runs / "digits"), "--draws", "2", "--limit", "50", "--json", str(target)]
+    assert main(arguments) == 0
+    report = json.loads(target.read_text())
+    shown = capsys.readouterr().out
+    bits, error = report["bits_per_dimension"]
+    assert f"{bits:.4f} ± {error:.4f}" in shown
+    assert 3 < bits < 4.2 and 0 < error < 0.1
+    assert (report["examples"], report["tokens_per_example"], report["network_calls"]) == (50, 64, 100)
+    assert report["data_sha256"] == Digits().split("test").checksum and report["split"] == "test"
+    assert report["objective"] == {"class": "TimeFreeELBO"} and report["weights"] == "moving average, decay 0.5"
+    before = target.read_text()
+    assert main(arguments) == 0 and target.read_text() == before  # the same again, to the last digit
+    assert main(["evaluate", str(runs / "text" / "model"), "--draws", "1", "--json", str(target)]) == 0
+    assert {"bits_per_character", "perplexity_per_character"} < set(json.loads(target.read_text()))
+    (runs / "other.txt").write_text("the rat and the hen met at noon\n".replace("p", "") * 200)
+    other = ["--data.path", str(runs / "other.txt"), "--split", "train", "--limit", "5"]
+    assert main(["evaluate", str(runs / "text"), *other]) == 0  # read with the model's alphabet
+    assert "other.txt" in capsys.readouterr().out
+
+
+def test_sample_images(runs: Path, tmp_path: Path) -> None:
+    out, gif = tmp_path / "s.png", tmp_path / "s.gif"
+    settings = ["--n", "20", "--label", "all", "--seed", "3", "--out", str(out), "--gif", str(gif)]
+    assert main(["sample", str(runs / "digits"), *settings]) == 0
+    grid, film = Image.open(out), Image.open(gif)
+    assert grid.size == film.size == (28 + 2 * 50 + 2, 10 * 50 + 2)
+    assert film.n_frames > 10  # type: ignore[attr-defined]
+    film.seek(film.n_frames - 1)  # type: ignore[attr-defined]
+    last = np.asarray(film.convert("RGB")).astype(int)
+    assert np.abs(last - np.asarray(grid).astype(int)).max() < 40  # a GIF has 256 colours
+    for name in ("a", "b"):
+        assert main(["sample", str(runs / "digits"), "--n", "3", "--seed", "5", "--out", str(tmp_path / f"{name}.npy")]) == 0
+    assert np.array_equal(np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy"))
+
+
+def test_sample_with_each_sampler(runs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "s.npy"
+    for settings in (
+        ["--sampler", "Ancestral", "--sampler.steps", "4", "--sampler.grid", "uniform"],
+        ["--sampler", "Ancestral", "--sampler.schedule", "Polynomial", "--sampler.schedule.power", "3"],
+        ["--sampler", "FirstHitting", "--temperature", "0.7", "--label", "3"],
+    ):
+        assert main(["sample", str(runs / "digits"), "--n", "2", "--out", str(out), *settings]) == 0
+        assert np.load(out).shape == (2, 8, 8, 1) and np.load(out).max() <= 16
+
+
+def test_sample_text(runs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    capsys.readouterr()
+    assert main(["sample", str(runs / "text"), "--n", "2", "--gif", str(tmp_path / "t.gif")]) == 0
+    shown = capsys.readouterr().out
+    assert main(["sample", str(runs / "text"), "--n", "2", "--out", str(tmp_path / "t.txt")]) == 0
+    written = (tmp_path / "t.txt").read_text()
+    assert written in shown and set(written) <= set("the cat sat on the mat and the dog ran to it\n")
+    assert Image.open(tmp_path / "t.gif").n_frames == 25  # type: ignore[attr-defined]
+
+
+def test_infill_keeps_what_is_given(runs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    capsys.readouterr()
+    assert main(["infill", str(runs / "text"), "the _at and #", "--n", "3", "--placeholder", "#"]) == 1  # no "_" known
+    assert main(["infill", str(runs / "text"), "the #at a## the", "--n", "3", "--placeholder", "#"]) == 0
+    for line in capsys.readouterr().out.strip().split("\n\n"):
+        assert len(line) == 15 and line[:4] + line[5:9] + line[11:] == "the at a the"
+    tokens = Digits().split("test")[np.array([0])][0][0]
+    model = MaskedDiffusion.from_pretrained(runs / "digits" / "model")
+    Image.fromarray(model.codec.decode(tokens.unsqueeze(0))[0, :, :, 0]).save(tmp_path / "image.png")
+    unknown = np.zeros((8, 8), np.uint8)
+    unknown[4:] = 255
+    Image.fromarray(unknown).save(tmp_path / "mask.png")
+    image = ["--image", str(tmp_path / "image.png"), "--mask", str(tmp_path / "mask.png"), "--label", "1"]
+    assert main(["infill", str(runs / "digits"), *image, "--n", "4", "--out", str(tmp_path / "i.npy")]) == 0
+    filled = np.load(tmp_path / "i.npy")
+    assert filled.shape == (4, 8, 8, 1) and (filled[:, :4] == tokens[:4].numpy()).all()
+    array = np.array([[0, -1], [-1, 3], [4, -1]])
+    np.save(tmp_path / "a.npy", array)
+    out = str(tmp_path / "filled.npy")
+    assert main(["infill", str(runs / "arrays"), "--array", str(tmp_path / "a.npy"), "--n", "2", "--out", out]) == 0
+    assert (np.load(out)[:, array >= 0] == array[array >= 0]).all() and np.load(out).min() >= 0
+
+
+def test_plot(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plot", "schedules", "--out", str(tmp_path / "s.png")]) == 0
+    assert Image.open(tmp_path / "s.png").width > 1000
+    assert main(["plot", str(runs / "digits"), "--out", str(tmp_path / "l.png")]) == 0
+    assert "no losses found" in fails(capsys, "plot", str(tmp_path))
+
+
+def test_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == main(["--help"]) == main(["--version"]) == 0
+    assert "unmask train digits" in capsys.readouterr().out
+    assert "unknown command 'trian' (did you mean 'train'?)" in fails(capsys, "trian", status=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["digit"], "no configuration 'digit' (did you mean 'digits'?); shipped are arrays, digits"),
+        (["digits", "--network.widht", "3"], "unknown option 'widht' (did you mean 'width'?)"),
+        (["digits", "--network.width", "wide"], "network.width: expected 'int', got 'wide'"),
+        (["digits", "--objectve", "DiscreteELBO"], "unknown option --objectve (did you mean '--objective'?)"),
+        (["digits", "--objective", "ContinousELBO"], "'ContinousELBO' (did you mean 'ContinuousELBO'?)"),
+        (["digits", "--data", "Digit"], "'Digit' (did you mean 'Digits'?)"),
+        (["digits", "--trainer.max_step", "3"], "did you mean '--trainer.max_steps'?"),
+        (["digits", "--optimizer.lr", "fast"], "optimizer.lr"),
+    ],
+)
+def test_train_refuses_words(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert message in fails(capsys, "train", *arguments, "--out", str(tmp_path / "run"), status=2)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["digits", "--trainer.max_steps", "0"], "trainer.max_steps must be at least 1, got 0"),
+        (["digits", "--batch_size", "0"], "batch_size must be at least 1, got 0"),
+        (["digits", "--batch_size", "5000"], "batch_size 5000 on 1 process(es) needs more than the 1297"),
+        (["digits", "--optimizer.lr", "-1"], "optimizer.lr must be positive, got -1"),
+        (["digits", "--network.heads", "5"], "width must be a multiple of 2 * heads"),
+        (["digits", "--objective", "DiscreteELBO", "--objective.steps", "0"], "steps must be at least 1, got 0"),
+        (["digits", "--ema", "2"], "ema must be in [0, 1), got 2"),
+        (["digits", "--resume"], "nothing to resume"),
+        (["textfile"], "no text was named: give --data.path FILE"),
+        (["arrays"], "no arrays were named: give --data.path FILE.npy"),
+        (["textfile", "--data.path", "gone.txt"], "gone.txt: no such file"),
+        (["text8", "--data.path", "gone.zip"], "gone.zip: no such file"),
+        (["arrays", "--data.path", "gone.npy"], "gone.npy: no such file"),
+    ],
+)
+def test_train_refuses_values(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert message in fails(capsys, "train", *arguments, "--out", str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_configuration_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = tmp_path / "mine.yaml"
+    own.write_text(shipped()["digits"].read_text().replace("lr: 2.0e-3", "lrr: 2.0e-3"))
+    assert "lrr" in fails(capsys, "train", str(own), "--out", str(tmp_path / "run"), status=2)
+    own.write_text("network: [")
+    assert "mine.yaml" in fails(capsys, "train", str(own), "--out", str(tmp_path / "run"), status=2)
+    own.write_text(shipped()["digits"].read_text())
+    assert main(["train", str(own), *TINY, "--out", str(tmp_path / "run")]) == 0
+
+
+def test_a_run_in_the_way_is_kept(runs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = str(tmp_path / "run")
+    shutil.copytree(runs / "digits", out)
+    weights = Path(out, "model", "model.safetensors").read_bytes()
+    assert f"{out} holds a run" in fails(capsys, "train", "digits", *TINY, "--out", out)
+    message = fails(capsys, "train", "digits", *TINY, "--out", out, "--resume", "--seed", "1")
+    assert "cannot resume with other settings" in message and "seed was 0, is 1" in message
+    assert "exclude each other" in fails(capsys, "train", "digits", *TINY, "--out", out, "--resume", "--overwrite")
+    assert Path(out, "model", "model.safetensors").read_bytes() == weights
+    assert main(["train", "digits", *TINY, "--out", out, "--resume"]) == 0  # nothing is left to do
+    assert Path(out, "model", "model.safetensors").read_bytes() == weights
+    assert main(["train", "digits", *TINY, "--out", out, "--resume", "--trainer.max_steps", "5"]) == 0
+    assert MaskedDiffusion.from_pretrained(Path(out, "model")).about["steps"] == 5
+    assert main(["train", "digits", *TINY, "--out", out, "--overwrite", "--seed", "1"]) == 0
+    assert Path(out, "model", "model.safetensors").read_bytes() != weights
+
+
+def test_a_loss_that_is_not_finite_stops_training(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    nll = torch.nn.functional.cross_entropy
+    calls = iter(range(1000))
+    poison = lambda *a, **k: nll(*a, **k) * (float("nan") if next(calls) >= 5 else 1)  # noqa: E731
+    monkeypatch.setattr("unmask.networks.base.F.cross_entropy", poison)
+    settings = ["--trainer.max_steps", "9", "--checkpoint_every", "2", "--evaluate_every", "100", "--out", str(out)]
+    message = fails(capsys, "train", "digits", *TINY, *settings)
+    assert "step 6: the loss is nan; training stops" in message
+    from unmask.checkpoint import load_tree
+
+    kept = load_tree(out / "checkpoints" / "last.safetensors")
+    assert kept["global_step"] == 4
+    assert all(value.isfinite().all() for value in kept["current_model_state"].values())
+    monkeypatch.undo()
+    assert main(["train", "digits", *TINY, *settings, "--resume"]) == 0
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    from unmask import checkpoint
+
+    save = checkpoint.save_file
+    calls = iter(range(1000))
+
+    def full(tensors: object, path: Path, **settings: object) -> None:
+        if next(calls) == 1:
+            Path(path).write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        save(tensors, path, **settings)
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    settings = ["--trainer.max_steps", "9", "--checkpoint_every", "2", "--out", str(out)]
+    assert "No space left on device" in fails(capsys, "train", "digits", *TINY, *settings)
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["last.safetensors"]
+    assert checkpoint.load_tree(out / "checkpoints" / "last.safetensors")["global_step"] == 2
+    assert main(["train", "digits", *TINY, *settings, "--resume"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sample", "{digits}", "--n", "0"], "--n must be at least 1, got 0"),
+        (["sample", "{digits}", "--label", "10"], "--label must be in 0..9, or `all`; got 10"),
+        (["sample", "{digits}", "--label", "-1"], "--label must be in 0..9"),
+        (["sample", "{digits}", "--label", "all", "--n", "7"], "--n must be a multiple of the 10 classes, got 7"),
+        (["sample", "{text}", "--label", "1"], "the model was trained without labels"),
+        (["sample", "{digits}", "--temperature", "0"], "temperature must be positive and finite, got 0"),
+        (["sample", "{digits}", "--sampler", "Ancestral", "--sampler.steps", "0"], "steps must be at least 1, got 0"),
+        (["sample", "{digits}", "--seed", "-1"], "--seed must be at least 0, got -1"),
+        (["sample", "{digits}", "--out", "x.jpg"], "the file must end in .txt, .png or .npy"),
+        (["sample", "{digits}", "--out", "x.txt"], "the samples are no text"),
+        (["sample", "{digits}", "--device", "tpu9"], "device"),
+        (["sample", "{arrays}", "--gif", "x.gif"], "no picture of plain symbols"),
+        (["sample", "{none}"], "no such folder"),
+        (["evaluate", "{none}"], "no such folder"),
+        (["evaluate", "{digits}", "--draws", "0"], "--draws must be at least 1, got 0"),
+        (["evaluate", "{digits}", "--data", "PyDocs"], "but the model was trained on Pixels(levels=17)"),
+        (["evaluate", "{text}", "--data.path", "gone.txt"], "gone.txt: no such file"),
+        (["infill", "{text}", "the cat"], "nothing is unknown in the text"),
+        (["infill", "{text}"], "give one of TEXT, --image with --mask, or --array; got none"),
+        (["infill", "{text}", "CAT_"], "character 'C' (U+0043) at offset 0"),
+        (["infill", "{text}", "_" * 25], "the text has 25 tokens, the model's sequences have 24"),
+        (["infill", "{text}", "a", "--placeholder", "__"], "--placeholder must be one character"),
+        (["infill", "{digits}", "a_"], "a text was given, but the model's tokens are Pixels(levels=17)"),
+        (["infill", "{digits}", "--image", "gone.png", "--mask", "gone.png"], "gone.png: no such file"),
+        (["infill", "{digits}", "--image", "gone.png"], "--image needs --mask"),
+        (["infill", "{arrays}", "--array", "gone.npy"], "gone.npy: no such file"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: list[str], message: str, runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = {name: str(runs / name) for name in ("digits", "text", "arrays")} | {"none": "no/such/place"}
+    assert message in fails(capsys, *(argument.format(**names) for argument in arguments))
+    assert list(tmp_path.iterdir()) == []

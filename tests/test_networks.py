@@ -1,0 +1,194 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from unmask.networks.layers import Rows, rotary_angles, rotate
+from unmask.networks.padded import Padded
+from unmask.networks.transformer import Transformer
+from unmask.objectives import TimeFreeELBO
+from unmask.randomness import seeded
+
+KINDS = {
+    "text": dict(shape=(11,)),
+    "labelled image": dict(shape=(4, 3, 1), classes=3),
+    "timed colour image": dict(shape=(2, 3, 3), time_conditioning=True),
+    "labelled and timed": dict(shape=(9,), classes=2, time_conditioning=True),
+}
+
+
+def transformer(kind: str, **settings: object) -> Transformer:
+    """A small network in float64 with random weights everywhere, the ones that start at zero too."""
+    network = Transformer(5, **{"width": 32, "depth": 2, "heads": 2} | KINDS[kind] | settings).double()
+    generator = seeded(0)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3, generator=generator)
+    return network
+
+
+def inputs(network: Transformer, batch: int = 4) -> tuple[Tensor, Tensor, Tensor | None]:
+    x_t = torch.randint(0, 6, (batch, *network.shape), generator=seeded(1))
+    noise = torch.linspace(0.1, 1, batch, dtype=torch.float64)
+    return x_t, noise, None if network.classes is None else torch.arange(batch) % (network.classes + 1)
+
+
+@pytest.fixture(params=KINDS)
+def network(request: pytest.FixtureRequest, device: torch.device) -> Transformer:
+    return transformer(request.param)
+
+
+def test_at_is_the_full_output_gathered(network: Transformer, device: torch.device) -> None:
+    network.to(device)
+    x_t, noise, label = (None if part is None else part.to(device) for part in inputs(network))
+    full = network(x_t, noise, label)
+    assert full.shape == (*x_t.shape, 5)
+    single = torch.zeros_like(x_t, dtype=torch.bool)
+    single.flatten(1)[:, 3] = True
+    some = x_t == 5
+    some[0] = False  # an example that wants nothing
+    for at in (some, single, torch.ones_like(some), torch.zeros_like(some)):
+        torch.testing.assert_close(network(x_t, noise, label, at=at), full[at], rtol=1e-10, atol=1e-10)
+
+
+def test_gradients_are_finite_everywhere(network: Transformer) -> None:
+    x_t, noise, label = inputs(network)
+    x = x_t.clamp(max=4)
+    network.nll(x_t, x, noise, label, at=x_t == 5).sum().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        if not name.startswith("embed_label"):
+            assert parameter.grad.abs().sum() > 0, name
+
+
+def test_nll_is_the_cross_entropy(network: Transformer) -> None:
+    x_t, noise, label = inputs(network)
+    x, at = x_t.clamp(max=4), x_t == 5
+    expected = -network(x_t, noise, label).log_softmax(-1).gather(-1, x.unsqueeze(-1)).squeeze(-1)[at]
+    torch.testing.assert_close(network.nll(x_t, x, noise, label, at=at), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_starts_as_the_uniform_distribution(kind: str) -> None:
+    network = Transformer(5, **KINDS[kind])
+    x_t, noise, label = inputs(network)
+    assert (network(x_t, noise, label) == 0).all()
+    nelbo = TimeFreeELBO()(network, x_t.clamp(max=4), label).nelbo
+    torch.testing.assert_close(nelbo, torch.full_like(nelbo, x_t[0].numel() * math.log(5)))
+
+
+def test_what_it_reads(network: Transformer) -> None:
+    x_t, noise, label = inputs(network)
+    base = network(x_t, noise, label)
+    other_noise = network(x_t, noise / 2, label)
+    assert torch.equal(base, other_noise) != network.time_conditioning
+    if label is not None:
+        assert not torch.allclose(base, network(x_t, noise, (label + 1) % (network.classes + 1)))
+        null = torch.full_like(label, network.classes)
+        assert torch.equal(network(x_t, noise, null), network(x_t, noise))
+    changed = x_t.clone()
+    changed.flatten(1)[:, 0] = (changed.flatten(1)[:, 0] + 1) % 6
+    assert not torch.allclose(base.flatten(1, -2)[:, -1], network(changed, noise, label).flatten(1, -2)[:, -1])
+
+
+def test_bfloat16_autocast_stays_close(network: Transformer, device: torch.device) -> None:
+    network = network.float().to(device)
+    for parameter in network.parameters():
+        parameter.data.mul_(0.3)
+    x_t, noise, label = (None if part is None else part.to(device) for part in inputs(network))
+    exact = network(x_t, noise, label)
+    with torch.autocast(device.type, torch.bfloat16):
+        rounded = network(x_t, noise, label)
+        nll = network.nll(x_t, x_t.clamp(max=4), noise, label, at=x_t == 5)
+    assert nll.dtype == torch.float32
+    torch.testing.assert_close(rounded.float(), exact, rtol=0.05, atol=0.05 * exact.abs().max().item())
+
+
+@pytest.mark.slow
+def test_compiled_body_gives_the_same(device: torch.device) -> None:
+    network = transformer("text", depth=3).float().to(device)
+    x_t = inputs(network)[0].to(device)
+    plain = network(x_t, at=x_t == 5)
+    network.compile_body()
+    torch.testing.assert_close(network(x_t, at=x_t == 5), plain, rtol=1e-4, atol=1e-4)
+
+
+def test_rotary_angles_turn_every_axis_at_its_own_place() -> None:
+    device = torch.device("cpu")
+    cos, sin = rotary_angles((3, 4, 1), 6, 100.0, device, torch.float64)
+    assert cos.shape == (12, 6)
+    q, k = torch.randn(2, 12, 12, dtype=torch.float64, generator=seeded(0))
+    score = rotate(q[:1].expand(12, -1), cos, sin) @ rotate(k[:1].expand(12, -1), cos, sin).T
+    grid = score.view(3, 4, 3, 4)
+    torch.testing.assert_close(grid[0, 0, 1, 2], grid[1, 1, 2, 3])  # only differences of places matter
+    assert not torch.isclose(grid[0, 0, 1, 0], grid[0, 0, 0, 1])  # and axes are told apart
+    torch.testing.assert_close(rotate(q, cos, sin).norm(dim=1), q.norm(dim=1))
+
+
+def test_rows_pack_and_pick() -> None:
+    at = torch.tensor([[0, 1, 0, 1], [0, 0, 0, 0], [1, 1, 1, 0]]).bool()
+    rows = Rows.of(at)
+    x = torch.arange(24.0).view(3, 4, 2)
+    assert torch.equal(rows.pick(x), x[at])
+    assert rows.spread(torch.tensor([[[1.0]], [[2.0]], [[3.0]]])).flatten().tolist() == [1, 1, 3, 3, 3]
+
+
+def test_padded_is_the_long_network_with_masks_behind_the_text() -> None:
+    network = transformer("text")
+    padded = Padded(network)
+    x_t = torch.tensor([[5, 1, 5, 2], [0, 5, 5, 5]])
+    long = torch.cat((x_t, torch.full((2, 7), 5)), 1)
+    torch.testing.assert_close(padded(x_t), network(long)[:, :4])
+    torch.testing.assert_close(padded(x_t, at=x_t == 5), network(long)[:, :4][x_t == 5])
+
+
+def test_refusals() -> None:
+    with pytest.raises(ValueError, match="width must be a multiple of 2 \\* heads, got width=30, heads=4"):
+        Transformer(5, (3,), width=30)
+    with pytest.raises(ValueError, match="depth must be at least 1, got 0"):
+        Transformer(5, (3,), depth=0)
+    with pytest.raises(ValueError, match="needs the mask rate"):
+        transformer("timed colour image")(torch.zeros(1, 2, 3, 3, dtype=torch.long))
+
+
+def numpy_nelbo(weights: dict[str, np.ndarray], heads: int, base: float, x: np.ndarray, x_t: np.ndarray) -> np.ndarray:
+    """The time-free bound of a label-free text transformer, written from the formulas, loop by loop."""
+
+    def norm(h: np.ndarray, gain: np.ndarray) -> np.ndarray:
+        return (h - h.mean(-1, keepdims=True)) / np.sqrt(h.var(-1, keepdims=True) + 1e-5) * gain
+
+    def turn(h: np.ndarray) -> np.ndarray:
+        half = h.shape[1] // 2
+        angle = np.arange(len(h))[:, None] * base ** (-np.arange(half) / half)
+        z = (h[:, :half] + 1j * h[:, half:]) * np.exp(1j * angle)
+        return np.concatenate((z.real, z.imag), 1)
+
+    total = []
+    for row, row_t in zip(x, x_t, strict=True):
+        h = weights["embed.weight"][row_t]
+        for b in range(sum(name.endswith("qkv.weight") for name in weights)):
+            w = {name.removeprefix(f"blocks.{b}."): value for name, value in weights.items()}
+            q, k, v = np.split(norm(h, w["norm1.weight"]) @ w["attention.qkv.weight"].T, 3, 1)
+            mixed = []
+            for q_h, k_h, v_h in zip(*(np.split(part, heads, 1) for part in (q, k, v)), strict=True):
+                score = np.exp(turn(q_h) @ turn(k_h).T / np.sqrt(q_h.shape[1]))
+                mixed.append(score / score.sum(1, keepdims=True) @ v_h)
+            h = h + np.concatenate(mixed, 1) @ w["attention.out.weight"].T
+            gate, up = np.split(norm(h, w["norm2.weight"]) @ w["mlp.up.weight"].T, 2, 1)
+            h = h + gate / (1 + np.exp(-gate)) * up @ w["mlp.out.weight"].T
+        logits = norm(h, weights["norm.weight"]) @ weights["head.weight"].T + weights["head.bias"]
+        p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        hidden = np.flatnonzero(row_t == len(weights["head.bias"]))
+        total.append(len(row) / len(hidden) * sum(-np.log(p[i, row[i]]) for i in hidden))
+    return np.array(total)
+
+
+def test_the_bound_agrees_with_an_independent_numpy_version() -> None:
+    network = transformer("text")
+    seen = []
+    network.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].numpy()))
+    x = torch.randint(0, 5, (6, 11), generator=seeded(2))
+    nelbo = TimeFreeELBO()(network, x, generator=seeded(3)).nelbo
+    weights = {name: value.detach().numpy() for name, value in network.state_dict().items()}
+    np.testing.assert_allclose(nelbo, numpy_nelbo(weights, 2, 10_000.0, x.numpy(), seen[0]), rtol=1e-10)

@@ -1,0 +1,170 @@
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from unmask.checkpoint import load_tree, save_tree
+from unmask.data.digits import Digits
+from unmask.training import MovingAverage, Optimizer, Order, Run, fastest_precision
+
+SMALL = ["digits", "--network.width", "32", "--network.depth", "2", "--network.heads", "2", "--batch_size", "16"]
+SMALL += ["--precision", "32-true", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
+
+
+def unmask(*arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "unmask.cli.main", *arguments], capture_output=True, text=True, **settings
+    )
+
+
+def test_order_is_a_permutation_each_epoch() -> None:
+    order = iter(Order(count=10, batch=3, seed=0, start=lambda: 0))
+    epochs = [np.concatenate([next(order) for _ in range(3)]) for _ in range(3)]
+    for epoch in epochs:
+        assert len(set(epoch.tolist())) == 9 and epoch.max() < 10
+    assert not np.array_equal(epochs[0], epochs[1])
+
+
+@pytest.mark.parametrize("start", [0, 1, 2, 3, 7])
+def test_order_goes_on_where_it_was(start: int) -> None:
+    whole, later = (iter(Order(10, 3, seed=1, start=lambda first=first: first)) for first in (0, start))
+    for _ in range(start):
+        next(whole)
+    for _ in range(5):
+        assert np.array_equal(next(whole), next(later))
+
+
+def test_order_of_several_processes_is_that_of_one() -> None:
+    one = iter(Order(20, 6, seed=0, start=lambda: 0))
+    several = [iter(Order(20, 3, seed=0, start=lambda: 0, rank=rank, world=2)) for rank in (0, 1)]
+    for _ in range(7):
+        assert np.array_equal(next(one), np.concatenate([next(part) for part in several]))
+
+
+def test_learning_rate() -> None:
+    settings = Optimizer(lr=1.0, warmup_steps=10, decay="cosine", final=0.1)
+    factors = [settings.factor(step, 110) for step in range(111)]
+    assert factors[0] == 0.1 and factors[9] == 1.0 == max(factors)
+    assert factors[60] == pytest.approx(0.55) and factors[110] == pytest.approx(0.1)
+    assert Optimizer(warmup_steps=0, decay="constant").factor(99, 100) == 1
+    assert Optimizer(warmup_steps=0, decay="linear").factor(25, 100) == 0.75
+
+
+def test_moving_average_warms_up() -> None:
+    average = MovingAverage(0.9)
+    tensor = [torch.zeros(1)]
+    for step, expected in ((0, 0.9), (1000, 0.9 + 0.1 * 0.1)):
+        average.should_update(step)
+        average.average(tensor, [torch.ones(1)], None)
+        assert tensor[0].item() == pytest.approx(expected)
+
+
+def test_checkpoint_trees_round_trip(tmp_path: Path) -> None:
+    tree = {"a": torch.arange(3), 0: [1, 2.5, None, (True, "x")], "b": {"c": torch.tensor(1.5, dtype=torch.float64)}, "d": {}}
+    save_tree(tree, tmp_path / "t.safetensors")
+    again = load_tree(tmp_path / "t.safetensors")
+    assert torch.equal(again["a"], tree["a"]) and again["b"]["c"].dtype == torch.float64
+    assert again[0] == tree[0] and again["d"] == {} and list(again) == list(tree)
+    with pytest.raises(TypeError, match=r"\.x\.1: a set cannot be written"):
+        save_tree({"x": [1, {2}]}, tmp_path / "t.safetensors")
+    assert load_tree(tmp_path / "t.safetensors")["d"] == {}, "the failed save damaged the file"
+    assert len(list(tmp_path.iterdir())) == 1, "a temporary file was left behind"
+
+
+def test_damaged_checkpoints_are_errors_that_name_them(tmp_path: Path) -> None:
+    path = tmp_path / "t.safetensors"
+    with pytest.raises(FileNotFoundError, match=r"t.safetensors: no such file"):
+        load_tree(path)
+    save_tree({"a": torch.arange(1000)}, path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"t.safetensors: damaged, or not a checkpoint"):
+        load_tree(path)
+
+
+def test_precision_is_measured() -> None:
+    assert fastest_precision("cpu") in ("32-true", "bf16-mixed")
+
+
+def test_run_refuses() -> None:
+    for settings, message in (
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"label_dropout": 1.0}, r"label_dropout must be in \[0, 1\), got 1.0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Run(out="x", **settings)
+    with pytest.raises(ValueError, match="optimizer.lr must be positive, got 0"):
+        Optimizer(lr=0.0)
+    with pytest.raises(ValueError, match=r"ema must be in \[0, 1\), got 1"):
+        MovingAverage(1.0)
+    with pytest.raises(ValueError, match=r"batch_size 30 on 2 process\(es\) needs more than the 50 training examples"):
+        Order(50, 30, 0, lambda: 0, world=2)
+
+
+def marginal_bits() -> float:
+    """Bits per dimension of the best model whose pixels are independent, on the digits' test part."""
+    x, _ = Digits().split("train")[np.arange(1297)]
+    test, _ = Digits().split("test")[np.arange(300)]
+    one_hot = torch.nn.functional.one_hot(x.flatten(1), 17).double()
+    best = math.inf
+    for smoothing in (0.03, 0.1, 0.3, 1.0):
+        p = one_hot.sum(0) + smoothing
+        log_p = (p / p.sum(1, keepdim=True)).log()
+        nats = -log_p.gather(1, test.flatten(1).T).sum(0).mean()
+        best = min(best, nats.item() / 64 / math.log(2))
+    return best
+
+
+@pytest.mark.slow
+def test_a_short_training_beats_every_marginal_model(tmp_path: Path) -> None:
+    out = str(tmp_path / "run")
+    steps = ["--trainer.max_steps", "150", "--network.width", "64", "--batch_size", "64", "--evaluate_every", "75"]
+    done = unmask("train", *SMALL, *steps, "--optimizer.warmup_steps", "20", "--out", out)
+    assert done.returncode == 0, done.stderr
+    done = unmask("evaluate", out, "--draws", "4", "--json", f"{out}/metrics.json")
+    assert done.returncode == 0, done.stderr
+    bits, error = __import__("json").loads(Path(out, "metrics.json").read_text())["bits_per_dimension"]
+    assert bits + 4 * error < marginal_bits() - 0.1
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_and_resumed_equals_one_that_is_not(tmp_path: Path) -> None:
+    """Weights, moving average and optimiser, to the last bit; with dropout, label dropout and accumulation."""
+    steps = ["--trainer.max_steps", "24", "--checkpoint_every", "5", "--evaluate_every", "7", "--evaluate_examples", "32"]
+    steps += ["--trainer.accumulate_grad_batches", "2", "--network.dropout", "0.2"]
+    assert unmask("train", *SMALL, *steps, "--out", str(tmp_path / "whole")).returncode == 0
+    command = [sys.executable, "-m", "unmask.cli.main", "train", *SMALL, *steps, "--out", str(tmp_path / "cut")]
+    checkpoint = tmp_path / "cut" / "checkpoints" / "last.safetensors"
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while not checkpoint.exists() and process.poll() is None:
+            time.sleep(0.002)
+        os.kill(process.pid, signal.SIGKILL)
+    assert load_tree(checkpoint)["global_step"] < 24, "killed too late to show anything"
+    done = unmask("train", *SMALL, *steps, "--out", str(tmp_path / "cut"), "--resume")
+    assert done.returncode == 0, done.stderr
+    whole, cut = (load_tree(tmp_path / name / "checkpoints" / "last.safetensors") for name in ("whole", "cut"))
+    assert whole["global_step"] == cut["global_step"] == 24
+    for name in ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers", "averaging_state"):
+        assert same(whole[name], cut[name]), name
+    assert not same(whole["state_dict"], whole["current_model_state"])
+    exported = [load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "cut")]
+    assert same(*exported)
+    prefix = "model.network."
+    assert same(exported[0], {k.removeprefix(prefix): v for k, v in whole["state_dict"].items() if k.startswith(prefix)})
+
+
+def same(a: object, b: object) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)  # type: ignore[arg-type]
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)  # type: ignore[attr-defined,index]
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))  # type: ignore[arg-type]
+    return a == b
