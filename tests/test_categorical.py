@@ -34,7 +34,9 @@ def test_a_tail_that_float32_noise_would_cut_is_drawn(device: torch.device) -> N
     tail = 50_000
     logits = torch.cat((torch.zeros(1), torch.full((tail,), -17.0))).to(device)
     share = tail * 2.718281828459045**-17 / (1 + tail * 2.718281828459045**-17)
-    hits = sum(int((categorical(logits.expand(500, -1), uniform((500,), seeded(1, i), device)) > 0).sum()) for i in range(16))
+    hits = sum(
+        int((categorical(logits.expand(500, -1), uniform((500,), seeded(1, i), device)) > 0).sum()) for i in range(16)
+    )
     assert stats.binomtest(hits, 8000, share).pvalue > 1e-3
 
 

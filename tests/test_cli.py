@@ -75,7 +75,10 @@ def test_evaluate(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert 3 < bits < 4.2 and 0 < error < 0.1
     assert (report["examples"], report["tokens_per_example"], report["network_calls"]) == (50, 64, 100)
     assert report["data_sha256"] == Digits().split("test").checksum and report["split"] == "test"
-    assert report["objective"] == {"class": "TimeFreeELBO"} and report["weights"] == "moving average, decay 0.5"
+    assert (
+        report["objective"] == {"class": "TimeFreeELBO", "power": 1.0}
+        and report["weights"] == "moving average, decay 0.5"
+    )
     before = target.read_text()
     assert main(arguments) == 0 and target.read_text() == before  # the same again, to the last digit
     assert main(["evaluate", str(runs / "text" / "model"), "--draws", "1", "--json", str(target)]) == 0
@@ -97,7 +100,10 @@ def test_sample_images(runs: Path, tmp_path: Path) -> None:
     last = np.asarray(film.convert("RGB")).astype(int)
     assert np.abs(last - np.asarray(grid).astype(int)).max() < 40  # a GIF has 256 colours
     for name in ("a", "b"):
-        assert main(["sample", str(runs / "digits"), "--n", "3", "--seed", "5", "--out", str(tmp_path / f"{name}.npy")]) == 0
+        assert (
+            main(["sample", str(runs / "digits"), "--n", "3", "--seed", "5", "--out", str(tmp_path / f"{name}.npy")])
+            == 0
+        )
     assert np.array_equal(np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy"))
 
 
@@ -171,7 +177,9 @@ def test_commands(capsys: pytest.CaptureFixture[str]) -> None:
         (["digits", "--optimizer.lr", "fast"], "optimizer.lr"),
     ],
 )
-def test_train_refuses_words(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_train_refuses_words(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     assert message in fails(capsys, "train", *arguments, "--out", str(tmp_path / "run"), status=2)
     assert not (tmp_path / "run").exists()
 
@@ -194,7 +202,9 @@ def test_train_refuses_words(arguments: list[str], message: str, capsys: pytest.
         (["arrays", "--data.path", "gone.npy"], "gone.npy: no such file"),
     ],
 )
-def test_train_refuses_values(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_train_refuses_values(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     assert message in fails(capsys, "train", *arguments, "--out", str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
@@ -301,7 +311,11 @@ def test_a_full_disk_keeps_the_last_checkpoint(
     ],
 )
 def test_bad_input_is_one_line(
-    arguments: list[str], message: str, runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+    runs: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
     monkeypatch.chdir(tmp_path)

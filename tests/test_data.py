@@ -88,7 +88,11 @@ def test_textfile_finds_its_alphabet_and_cuts_by_position(text: Path, suffix: st
     data = TextFile(str(path), length=50, stride=50)
     assert data.codec == Characters("".join(sorted(set(WORDS))))
     n = len(WORDS)
-    for part, start, end in (("train", 0, n * 9 // 10), ("valid", n * 9 // 10, n * 95 // 100), ("test", n * 95 // 100, n)):
+    for part, start, end in (
+        ("train", 0, n * 9 // 10),
+        ("valid", n * 9 // 10, n * 95 // 100),
+        ("test", n * 95 // 100, n),
+    ):
         pieces = data.codec.decode(whole(data, part)[0])
         assert "".join(pieces) == WORDS[start : start + (end - start) // 50 * 50]
     assert data.settled().tokens == data.codec.alphabet

@@ -46,7 +46,9 @@ def test_an_example_of_its_own_generator_does_not_depend_on_its_batch() -> None:
 
 
 def test_seeds_give_unrelated_streams() -> None:
-    first = torch.stack([uniform((1000,), seeded(seed, step), torch.device("cpu")) for seed in (0, 1) for step in range(4)])
+    first = torch.stack(
+        [uniform((1000,), seeded(seed, step), torch.device("cpu")) for seed in (0, 1) for step in range(4)]
+    )
     correlation = torch.corrcoef(first) - torch.eye(8)
     assert correlation.abs().max() < 4.5 / math.sqrt(1000)
 

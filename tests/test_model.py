@@ -40,7 +40,8 @@ def test_save_and_load(saved: Path) -> None:
     assert not loaded.training
     x, label = torch.randint(0, 4, (5, 6)), torch.tensor([0, 1, 2, 0, 1])
     assert torch.equal(
-        model.nelbo(x, label, generator=seeded(0)), MaskedDiffusion.from_pretrained(saved).nelbo(x, label, generator=seeded(0))
+        model.nelbo(x, label, generator=seeded(0)),
+        MaskedDiffusion.from_pretrained(saved).nelbo(x, label, generator=seeded(0)),
     )
 
 

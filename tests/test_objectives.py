@@ -6,6 +6,7 @@ import torch
 from oracle import MarkovChain, Table
 from torch import Tensor
 
+from unmask.forward import sample_times
 from unmask.objectives import ContinuousELBO, DiscreteELBO, Objective, TimeFreeELBO
 from unmask.randomness import seeded
 from unmask.schedules import Cosine, Geometric, Linear, Polynomial, Schedule
@@ -13,7 +14,9 @@ from unmask.schedules import Cosine, Geometric, Linear, Polynomial, Schedule
 SCHEDULES = [Linear(), Polynomial(2.0), Cosine(), Geometric(0.01, 8.0)]
 
 
-def estimate(objective: Objective, network: Table | MarkovChain, x: Tensor, draws: int, rounds: int) -> tuple[Tensor, Tensor]:
+def estimate(
+    objective: Objective, network: Table | MarkovChain, x: Tensor, draws: int, rounds: int
+) -> tuple[Tensor, Tensor]:
     """Return the mean NELBO of each example and its standard error, over independent rounds of many draws each."""
     means = torch.stack(
         [
@@ -129,6 +132,18 @@ def test_time_free_masks_every_number_equally_often() -> None:
     assert network.hidden.bincount(minlength=5).tolist() == [0, 20, 20, 20, 20]
 
 
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_power_weighs_the_loss_and_leaves_the_bound(power: float) -> None:
+    oracle, x = Table(3, 4), Table(3, 4).states[:40]
+    loss, nelbo = TimeFreeELBO(power)(oracle, x, generator=seeded(0))
+    assert torch.equal(nelbo, TimeFreeELBO()(oracle, x, generator=seeded(0)).nelbo)
+    times = sample_times(len(x), generator=seeded(0))
+    rate = (4 * times).ceil() / 4  # n / L, from the same draw
+    torch.testing.assert_close(loss, (nelbo * rate ** (1 - power)).mean())
+
+
 def test_refusals() -> None:
+    with pytest.raises(ValueError, match=r"power must be in \[0, 1\], got 2.0"):
+        TimeFreeELBO(2.0)
     with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
         DiscreteELBO(steps=0)

@@ -39,12 +39,16 @@ def test_the_wheel_holds_everything(tmp_path: Path) -> None:
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     site = tmp_path / "env" / "lib" / version / "site-packages"
     (site / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"])
-    where = subprocess.run([python, "-c", "import unmask; print(unmask.__file__)"], capture_output=True, text=True, cwd=tmp_path)
+    where = subprocess.run(
+        [python, "-c", "import unmask; print(unmask.__file__)"], capture_output=True, text=True, cwd=tmp_path
+    )
     assert where.stdout.strip() == str(site / "unmask" / "__init__.py"), where.stderr
     program = [tmp_path / "env" / "bin" / "unmask"]
     shown = subprocess.run([*program, "--help"], capture_output=True, text=True, check=True, cwd=tmp_path).stdout
     assert "usage: unmask COMMAND" in shown
-    shown = subprocess.run([*program, "train", "--help"], capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    shown = subprocess.run(
+        [*program, "train", "--help"], capture_output=True, text=True, check=True, cwd=tmp_path
+    ).stdout
     for config in (ROOT / "src" / "unmask" / "configs").glob("*.yaml"):
         assert config.stem in shown
     assert (site / "unmask" / "py.typed").exists()

@@ -1,3 +1,4 @@
+import json
 import math
 import os
 import signal
@@ -13,7 +14,8 @@ from safetensors.torch import load_file
 
 from unmask.checkpoint import load_tree, save_tree
 from unmask.data.digits import Digits
-from unmask.training import MovingAverage, Optimizer, Order, Run, fastest_precision
+from unmask.data.order import Order
+from unmask.training import MovingAverage, Optimizer, Run, fastest_precision
 
 SMALL = ["digits", "--network.width", "32", "--network.depth", "2", "--network.heads", "2", "--batch_size", "16"]
 SMALL += ["--precision", "32-true", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
@@ -68,7 +70,12 @@ def test_moving_average_warms_up() -> None:
 
 
 def test_checkpoint_trees_round_trip(tmp_path: Path) -> None:
-    tree = {"a": torch.arange(3), 0: [1, 2.5, None, (True, "x")], "b": {"c": torch.tensor(1.5, dtype=torch.float64)}, "d": {}}
+    tree = {
+        "a": torch.arange(3),
+        0: [1, 2.5, None, (True, "x")],
+        "b": {"c": torch.tensor(1.5, dtype=torch.float64)},
+        "d": {},
+    }
     save_tree(tree, tmp_path / "t.safetensors")
     again = load_tree(tmp_path / "t.safetensors")
     assert torch.equal(again["a"], tree["a"]) and again["b"]["c"].dtype == torch.float64
@@ -125,19 +132,29 @@ def marginal_bits() -> float:
 @pytest.mark.slow
 def test_a_short_training_beats_every_marginal_model(tmp_path: Path) -> None:
     out = str(tmp_path / "run")
-    steps = ["--trainer.max_steps", "150", "--network.width", "64", "--batch_size", "64", "--evaluate_every", "75"]
-    done = unmask("train", *SMALL, *steps, "--optimizer.warmup_steps", "20", "--out", out)
+    larger = ["--network.width", "64", "--network.depth", "3", "--network.heads", "4", "--network.dropout", "0.0"]
+    steps = ["--trainer.max_steps", "500", "--optimizer.lr", "4e-3", "--batch_size", "32"]
+    done = unmask("train", *SMALL, *larger, *steps, "--out", out)
     assert done.returncode == 0, done.stderr
     done = unmask("evaluate", out, "--draws", "4", "--json", f"{out}/metrics.json")
     assert done.returncode == 0, done.stderr
-    bits, error = __import__("json").loads(Path(out, "metrics.json").read_text())["bits_per_dimension"]
+    bits, error = json.loads(Path(out, "metrics.json").read_text())["bits_per_dimension"]
     assert bits + 4 * error < marginal_bits() - 0.1
 
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_and_resumed_equals_one_that_is_not(tmp_path: Path) -> None:
     """Weights, moving average and optimiser, to the last bit; with dropout, label dropout and accumulation."""
-    steps = ["--trainer.max_steps", "24", "--checkpoint_every", "5", "--evaluate_every", "7", "--evaluate_examples", "32"]
+    steps = [
+        "--trainer.max_steps",
+        "24",
+        "--checkpoint_every",
+        "5",
+        "--evaluate_every",
+        "7",
+        "--evaluate_examples",
+        "32",
+    ]
     steps += ["--trainer.accumulate_grad_batches", "2", "--network.dropout", "0.2"]
     assert unmask("train", *SMALL, *steps, "--out", str(tmp_path / "whole")).returncode == 0
     command = [sys.executable, "-m", "unmask.cli.main", "train", *SMALL, *steps, "--out", str(tmp_path / "cut")]
@@ -157,7 +174,9 @@ def test_a_run_that_is_killed_and_resumed_equals_one_that_is_not(tmp_path: Path)
     exported = [load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "cut")]
     assert same(*exported)
     prefix = "model.network."
-    assert same(exported[0], {k.removeprefix(prefix): v for k, v in whole["state_dict"].items() if k.startswith(prefix)})
+    assert same(
+        exported[0], {k.removeprefix(prefix): v for k, v in whole["state_dict"].items() if k.startswith(prefix)}
+    )
 
 
 def same(a: object, b: object) -> bool:

@@ -22,16 +22,12 @@ def mask(x: Tokens, t: Times, schedule: Schedule, mask_id: int, *, generator: Ge
     return torch.where(uniform(tuple(x.shape), generator, x.device) < rate, mask_id, x)
 
 
-def all_masked(
-    batch: int, dims: tuple[int, ...], mask_id: int, *, device: torch.device | str | None = None
-) -> Tokens:
+def all_masked(batch: int, dims: tuple[int, ...], mask_id: int, *, device: torch.device | str | None = None) -> Tokens:
     """Return a canvas of nothing but masks, x at t = 1: (batch, *dims)."""
     return torch.full((batch, *dims), mask_id, device=device)
 
 
-def sample_times(
-    batch: int, *, generator: Generators = None, device: torch.device | str | None = None
-) -> Times:
+def sample_times(batch: int, *, generator: Generators = None, device: torch.device | str | None = None) -> Times:
     """Draw times in (0, 1], each uniform, together evenly spread over the batch (low discrepancy; VDM, arXiv:2107.00630).
 
     One uniform shift is shared: t_i = (u + i / batch) mod 1. With one generator per example the times are
@@ -39,7 +35,9 @@ def sample_times(
     """
     device = torch.device(device or "cpu")
     if generator is None or isinstance(generator, torch.Generator):
-        shift: Tensor = uniform((1,), generator, device) + torch.arange(batch, dtype=torch.float64, device=device) / batch
+        shift: Tensor = (
+            uniform((1,), generator, device) + torch.arange(batch, dtype=torch.float64, device=device) / batch
+        )
     else:
         shift = uniform((batch,), generator, device)
     return 1 - shift % 1

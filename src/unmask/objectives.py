@@ -110,11 +110,15 @@ class TimeFreeELBO(Objective):
     conditioning is told the mask rate n / L.
 
     Args:
-        power: of L / n in `.loss`; `.nelbo` is always the bound, which 1 minimises. With less, examples of few masks,
-            whose gradients are the noisiest, count less, and training is faster at first.
+        power: of L / n in `.loss`, in [0, 1]; `.nelbo` is always the bound, which 1 minimises. With less, examples of
+            few masks, whose gradients are the noisiest, count less, and training is faster at first.
     """
 
     power: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.power <= 1:
+            raise ValueError(f"power must be in [0, 1], got {self.power}")
 
     def __call__(
         self, network: Network, x: Tokens, label: Labels | None = None, *, generator: Generators = None

@@ -35,7 +35,9 @@ def image_grid(images: np.ndarray, masked: np.ndarray, columns: int, labels: Seq
     if channels not in (1, 3):
         raise ValueError(f"only images of 1 or 3 channels can be drawn, got {channels}")
     scale = max(1, 48 // max(height, width))
-    colour = np.where(masked.any(-1, keepdims=True), np.uint8(MASK_COLOUR), np.broadcast_to(images, (n, height, width, 3)))
+    colour = np.where(
+        masked.any(-1, keepdims=True), np.uint8(MASK_COLOUR), np.broadcast_to(images, (n, height, width, 3))
+    )
     colour = colour.repeat(scale, 1).repeat(scale, 2)
     rows, gap, left = -(-n // columns), 2, 28 if labels else 0
     cell_height, cell_width = height * scale + gap, width * scale + gap
@@ -89,7 +91,11 @@ def schedule_figure(schedules: Sequence[Schedule] = ()) -> Figure:
     left, right = figure.subplots(1, 2)
     t = torch.linspace(0, 1, 401, dtype=torch.float64)
     for schedule in schedules or (Linear(), Polynomial(2.0), Geometric(), Cosine()):
-        name = f"polynomial, power {schedule.power:g}" if isinstance(schedule, Polynomial) else type(schedule).__name__.lower()
+        name = (
+            f"polynomial, power {schedule.power:g}"
+            if isinstance(schedule, Polynomial)
+            else type(schedule).__name__.lower()
+        )
         left.plot(t, schedule.alpha(t), label=name)
         right.plot(t[1:], schedule.weight(t[1:]), label=name)
     left.set(xlabel="t", ylabel=r"$\alpha_t$", title="chance that a token is visible")

@@ -133,7 +133,9 @@ class Geometric(Schedule):
 
     def __post_init__(self) -> None:
         if not 0 < self.beta_min < self.beta_max < math.inf:
-            raise ValueError(f"0 < beta_min < beta_max is needed, got beta_min={self.beta_min}, beta_max={self.beta_max}")
+            raise ValueError(
+                f"0 < beta_min < beta_max is needed, got beta_min={self.beta_min}, beta_max={self.beta_max}"
+            )
 
     @property
     def _growth(self) -> float:

@@ -5,24 +5,23 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from jaxtyping import Integer
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint, TQDMProgressBar, WeightAveraging
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 from unmask.checkpoint import load_tree, save_tree
 from unmask.data.base import DataSet
+from unmask.data.order import Order
 from unmask.metrics.likelihood import draw_nelbo
 from unmask.model import MaskedDiffusion
 from unmask.objectives import Objective
@@ -64,42 +63,6 @@ class Optimizer:
         done = min(1.0, (step - self.warmup_steps) / max(1, max_steps - self.warmup_steps))
         fall = {"cosine": 0.5 - 0.5 * math.cos(math.pi * done), "linear": done, "constant": 0.0}[self.decay]
         return 1 - (1 - self.final) * fall
-
-
-class Order(Sampler[Integer[np.ndarray, " batch"]]):
-    """The examples of each batch, without end: a pure function of the seed and the batch's number.
-
-    Each epoch is a new permutation, cut into batches; the rest that fills no batch is left out. Training that starts
-    again at batch number n sees what it would have seen.
-
-    Args:
-        count: number of examples.
-        batch: examples per process.
-        seed: of the permutations.
-        start: returns the number of the first batch when iteration begins.
-        rank: number of this process, of `world`.
-        world: number of processes; together they take world * batch examples at a time.
-
-    Raises:
-        ValueError: fewer examples than one batch of all processes.
-    """
-
-    def __init__(
-        self, count: int, batch: int, seed: int, start: Callable[[], int], rank: int = 0, world: int = 1
-    ) -> None:
-        self.batches = count // (batch * world)
-        if self.batches < 1:
-            raise ValueError(f"batch_size {batch} on {world} process(es) needs more than the {count} training examples")
-        self.count, self.batch, self.seed, self.start, self.rank, self.world = count, batch, seed, start, rank, world
-
-    def __iter__(self) -> Iterator[Integer[np.ndarray, " batch"]]:
-        number = self.start()
-        while True:
-            epoch, first = divmod(number, self.batches)
-            order = np.random.default_rng((self.seed, epoch)).permutation(self.count)
-            order = order[: self.batches * self.world * self.batch].reshape(self.batches, self.world, self.batch)
-            yield from order[first:, self.rank]
-            number = (epoch + 1) * self.batches
 
 
 class Trainee(LightningModule):
@@ -147,7 +110,9 @@ class Trainee(LightningModule):
         x, label = batch
         generator = seeded(self.seed, batch_idx, device=self.device)
         nelbo = draw_nelbo(self.model.network, self.objective, x, label, draws=1, generator=generator)
-        self.log("valid_bits", nelbo.mean() / (self.length * math.log(2)), prog_bar=True, batch_size=len(x), sync_dist=True)
+        self.log(
+            "valid_bits", nelbo.mean() / (self.length * math.log(2)), prog_bar=True, batch_size=len(x), sync_dist=True
+        )
 
     def configure_optimizers(self) -> Any:
         settings = self.optimizer
@@ -319,7 +284,8 @@ def plan_training(
     if trainer.get("enable_progress_bar") is not False:
         callbacks.append(Bar(trainer["max_steps"]))
     loop = Trainer(
-        **trainer | {"log_every_n_steps": trainer.get("log_every_n_steps") or max(1, min(10, trainer["max_steps"] // 20))},
+        **trainer
+        | {"log_every_n_steps": trainer.get("log_every_n_steps") or max(1, min(10, trainer["max_steps"] // 20))},
         precision=run.precision,
         callbacks=callbacks,
         logger=[CSVLogger(run.out, name="logs"), TensorBoardLogger(run.out, name="tensorboard")],
@@ -345,7 +311,11 @@ def plan_training(
     def go() -> None:
         if run.compile:
             model.network.compile_body()
-        loop.fit(trainee, batches, valid, ckpt_path=run.checkpoint if run.checkpoint.exists() else None)
+        before = load_tree(run.checkpoint) if run.checkpoint.exists() else None
+        if before is not None and before["global_step"] >= trainer["max_steps"]:
+            trainee.load_state_dict(before["state_dict"])  # the average; nothing is left to do
+        else:
+            loop.fit(trainee, batches, valid, ckpt_path=None if before is None else run.checkpoint)
         model.eval()
 
     return go

@@ -27,7 +27,9 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--split", type=Literal["train", "valid", "test"], default="test", help="part of the data")
     parser.add_argument("--draws", type=int, default=16, help="random masks per example")
     parser.add_argument("--limit", type=int, help="use that many examples, evenly spread; all if not given")
-    parser.add_argument("--batch_size", type=int, default=16, help="examples at a time; the network sees draws times as many")
+    parser.add_argument(
+        "--batch_size", type=int, default=16, help="examples at a time; the network sees draws times as many"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the masks")
     parser.add_argument("--device", type=str, help="cpu, cuda, cuda:1, ...; a GPU where there is one if not given")
     parser.add_argument("--json", type=str, help="file to write the result and its protocol to")
@@ -35,7 +37,11 @@ def run(arguments: list[str]) -> None:
         Objective, "objective", default={"class_path": "TimeFreeELBO"}, help="the bound that is estimated"
     )
     parser.add_subclass_arguments(
-        DataSet, "data", required=False, default=_own_data(model), help="what to measure; by default what was trained on"
+        DataSet,
+        "data",
+        required=False,
+        default=_own_data(model),
+        help="what to measure; by default what was trained on",
     )
     settings = parse(parser, arguments)
     for name in ("draws", "batch_size", "limit"):

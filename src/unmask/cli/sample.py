@@ -25,7 +25,9 @@ FRAMES = 60
 
 def run(arguments: list[str]) -> None:
     """Run `unmask sample`."""
-    parser = new_parser("sample", description="Draw new examples: text to the terminal, images to a PNG, arrays to a .npy.")
+    parser = new_parser(
+        "sample", description="Draw new examples: text to the terminal, images to a PNG, arrays to a .npy."
+    )
     parser.add_argument("model", metavar="MODEL", help="folder of a model or a run, or a name on the Hub")
     parser.add_argument("--n", type=int, default=4, help="number of examples")
     parser.add_argument("--label", type=str, help="class of all examples, or `all`: n / classes of each, a row each")
@@ -122,7 +124,9 @@ def show(model: MaskedDiffusion, x: Tokens, frames: list[Tokens], settings: Name
     out = settings.out or default
     if settings.gif:
         if not drawable:
-            raise ValueError("--gif: there is no picture of plain symbols; the model's data are neither text nor images")
+            raise ValueError(
+                "--gif: there is no picture of plain symbols; the model's data are neither text nor images"
+            )
         from unmask.pictures import save_animation
 
         with replacing(settings.gif) as path:

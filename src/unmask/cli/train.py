@@ -51,7 +51,9 @@ def find_config(name: str) -> Path:
     if Path(name).is_file():
         return Path(name)
     known = ", ".join(shipped())
-    raise ArgumentError(None, f"no configuration {name!r}{nearest(name, shipped())}; shipped are {known}; or give a file")
+    raise ArgumentError(
+        None, f"no configuration {name!r}{nearest(name, shipped())}; shipped are {known}; or give a file"
+    )
 
 
 def train_parser(config: Path | None) -> ArgumentParser:

@@ -61,7 +61,9 @@ class Arrays(DataSet):
         if x.ndim < 2:
             raise ValueError(f"{self.path}: {key} must have the shape (examples, *dims), got {x.shape}")
         if self.images and x.ndim != 4:
-            raise ValueError(f"{self.path}: images must have the shape (examples, height, width, channels), got {x.shape}")
+            raise ValueError(
+                f"{self.path}: images must have the shape (examples, height, width, channels), got {x.shape}"
+            )
         if labels is not None:
             _check_integers(labels, f"{self.path}: {labels_key}", None)
             if labels.shape != x.shape[:1]:

@@ -51,7 +51,9 @@ class PyDocs(DataSet):
     def split(self, part: Part) -> Split:
         text = "\n\n".join(text for name, text in sorted(self._topics.items()) if _part_of(name) == part)
         tokens = self.codec.encode(text).numpy().astype(np.uint8)
-        return Windows(tokens, self.length, (self.stride or max(1, self.length // 16)) if part == "train" else self.length)
+        return Windows(
+            tokens, self.length, (self.stride or max(1, self.length // 16)) if part == "train" else self.length
+        )
 
 
 def _part_of(name: str) -> Part:

@@ -71,7 +71,9 @@ def characters(path: Path) -> Iterator[str]:
                 text = decoder.decode(chunk, final=not chunk)
             except UnicodeDecodeError as error:
                 at = offset - held + error.start
-                raise ValueError(f"{path}: byte 0x{error.object[error.start]:02x} at offset {at} is not UTF-8") from None
+                raise ValueError(
+                    f"{path}: byte 0x{error.object[error.start]:02x} at offset {at} is not UTF-8"
+                ) from None
             bar.update(len(chunk))
             offset += len(chunk)
             if text:

@@ -169,7 +169,9 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.modulation = Modulation(width, 6) if conditioned else None
 
-    def forward(self, h: Tensor, cos: Tensor, sin: Tensor, condition: Tensor | None, rows: Rows | None = None) -> Tensor:
+    def forward(
+        self, h: Tensor, cos: Tensor, sin: Tensor, condition: Tensor | None, rows: Rows | None = None
+    ) -> Tensor:
         """Map (batch, L, width) to the same, or with `rows` to its N wanted positions: (N, width)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = (
             (None,) * 6 if self.modulation is None else self.modulation(condition)
