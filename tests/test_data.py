@@ -267,8 +267,8 @@ def test_texts_refuse(tmp_path: Path) -> None:
         split(gzip.compress(os.urandom(5000))[:2000], "t.gz")
     with pytest.raises(ValueError, match="length must be at least 1, got 0"):
         TextFile("x", length=0)
+    (tmp_path / "t8.txt").write_text("Anarchism " * 1000)
     with pytest.raises(ValueError, match="character 'A'"):
-        (tmp_path / "t8.txt").write_text("Anarchism " * 1000)
         Text8(str(tmp_path / "t8.txt")).split("train")
 
 

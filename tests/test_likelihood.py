@@ -2,9 +2,9 @@ import math
 
 import pytest
 import torch
-from oracle import MarkovChain, Table
 from scipy import stats
 
+from oracle import MarkovChain, Table
 from unmask.metrics.likelihood import Likelihood, draw_nelbo, evaluate
 from unmask.objectives import ContinuousELBO, TimeFreeELBO
 from unmask.randomness import seeded

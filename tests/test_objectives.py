@@ -3,9 +3,9 @@ import math
 
 import pytest
 import torch
-from oracle import MarkovChain, Table
 from torch import Tensor
 
+from oracle import MarkovChain, Table
 from unmask.forward import sample_times
 from unmask.objectives import ContinuousELBO, DiscreteELBO, Objective, TimeFreeELBO
 from unmask.randomness import seeded

@@ -1,12 +1,13 @@
+import itertools
 import math
 
 import pytest
 import torch
 from jaxtyping import TypeCheckError
-from oracle import MarkovChain, Oracle, Table
 from scipy import stats
 from torch import Tensor
 
+from oracle import MarkovChain, Oracle, Table
 from unmask.forward import all_masked
 from unmask.networks.base import Network
 from unmask.randomness import generators, seeded
@@ -128,7 +129,7 @@ def test_trajectories(sampler: Sampler, device: torch.device) -> None:
     canvas[5] = 0  # nothing to do here
     states = list(sampler.trajectory(oracle, canvas, generator=seeded(0)))
     assert torch.equal(states[0].x, canvas)
-    for before, after in zip(states, states[1:], strict=False):
+    for before, after in itertools.pairwise(states):
         shown = before.x != oracle.mask_id
         assert torch.equal(before.x[shown], after.x[shown]), "a revealed token changed"
         assert (after.t <= before.t).all() and (after.calls >= before.calls).all()

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from unmask.checkpoint import load_tree, save_tree
 from unmask.data.digits import Digits
 from unmask.data.order import Order
-from unmask.training import MovingAverage, Optimizer, Run, fastest_precision
+from unmask.precision import fastest_precision
+from unmask.training import MovingAverage, Optimizer, Run
 
 SMALL = ["digits", "--network.width", "32", "--network.depth", "2", "--network.heads", "2", "--batch_size", "16"]
 SMALL += ["--precision", "32-true", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]

@@ -1,7 +1,8 @@
-"""Masked diffusion on discrete data: schedules, networks, objectives, samplers and codecs, and the model that holds them.
+"""Masked diffusion on discrete data: schedules, networks, objectives, samplers, codecs, and the model of them all.
 
 Data `x` is tokens. `mask(x, t)` hides each with probability `1 - alpha_t`. A network reads `x_t` and predicts every
-hidden token. An objective turns the predictions into a bound on `-log p(x)`. A sampler starts from all masks and reveals.
+hidden token. An objective turns the predictions into a bound on `-log p(x)`. A sampler starts from all masks and
+reveals.
 """
 
 from unmask.categorical import categorical

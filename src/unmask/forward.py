@@ -28,7 +28,7 @@ def all_masked(batch: int, dims: tuple[int, ...], mask_id: int, *, device: torch
 
 
 def sample_times(batch: int, *, generator: Generators = None, device: torch.device | str | None = None) -> Times:
-    """Draw times in (0, 1], each uniform, together evenly spread over the batch (low discrepancy; VDM, arXiv:2107.00630).
+    """Draw times in (0, 1], each uniform, together evenly spread over the batch (low discrepancy, arXiv:2107.00630).
 
     One uniform shift is shared: t_i = (u + i / batch) mod 1. With one generator per example the times are
     independent, so that an example does not depend on its batch.

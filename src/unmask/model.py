@@ -140,7 +140,7 @@ class MaskedDiffusion(
             folder = _download(str(pretrained_model_name_or_path), **download)
         description = _read_config(folder / CONFIG)
         where = str(folder / CONFIG)
-        parts = {
+        parts: dict[str, Any] = {
             "network": build(Network, description.get("network"), f"{where}: network"),
             "codec": build(Codec, description.get("codec"), f"{where}: codec"),
             "schedule": build(Schedule, description.get("schedule"), f"{where}: schedule"),

@@ -36,7 +36,7 @@ def image_grid(images: np.ndarray, masked: np.ndarray, columns: int, labels: Seq
         raise ValueError(f"only images of 1 or 3 channels can be drawn, got {channels}")
     scale = max(1, 48 // max(height, width))
     colour = np.where(
-        masked.any(-1, keepdims=True), np.uint8(MASK_COLOUR), np.broadcast_to(images, (n, height, width, 3))
+        masked.any(-1, keepdims=True), np.array(MASK_COLOUR, np.uint8), np.broadcast_to(images, (n, height, width, 3))
     )
     colour = colour.repeat(scale, 1).repeat(scale, 2)
     rows, gap, left = -(-n // columns), 2, 28 if labels else 0
@@ -125,8 +125,8 @@ def loss_curve(run: Path | str) -> Figure:
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for name, label in (("bits", "training, one mask an example"), ("valid_bits", "validation, averaged weights")):
-        series = sorted(points[name].items())
-        axes.plot([step for step, _ in series], [value for _, value in series], label=label, alpha=0.8)
+        steps = sorted(points[name])
+        axes.plot(steps, [points[name][step] for step in steps], label=label, alpha=0.8)
     axes.set(xlabel="step", ylabel="negative ELBO, bits per token")
     axes.legend()
     return figure

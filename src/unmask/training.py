@@ -65,6 +65,11 @@ class Optimizer:
         return 1 - (1 - self.final) * fall
 
 
+def logs_now(trainer: Any) -> bool:
+    """Whether this step's figures are written to the logs."""
+    return trainer.global_step % trainer.log_every_n_steps == 0
+
+
 class Trainee(LightningModule):
     """What lightning trains: a model under an objective.
 
@@ -88,14 +93,14 @@ class Trainee(LightningModule):
         torch.manual_seed(generator.initial_seed())  # dropout layers draw from the global generator
         if label is not None and self.label_dropout:
             dropped = torch.rand(label.shape, generator=generator, device=self.device) < self.label_dropout
-            label = torch.where(dropped, network.classes, label)
+            label = label.masked_fill(dropped, network.classes or 0)
         loss, nelbo = self.objective(network, x, label, generator=generator)
         self.log("loss", loss / self.length, prog_bar=True)
         self.log("bits", nelbo.mean() / (self.length * math.log(2)), prog_bar=True)
         return loss / self.length  # per token, so that learning rates and clipping do not depend on the length
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self.device.type == "cpu" or self.trainer.global_step % self.trainer.log_every_n_steps == 0:
+        if self.device.type == "cpu" or logs_now(self.trainer):
             self.check_finite(outputs["loss"])  # waits for the GPU, hence not at every step there
 
     def check_finite(self, loss: Tensor) -> None:
@@ -182,7 +187,7 @@ class Speed(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.tokens += batch[0].numel() * trainer.world_size
-        if trainer.global_step % trainer.log_every_n_steps == 0:
+        if logs_now(trainer):
             now = time.perf_counter()
             pl_module.log("tokens/s", self.tokens / (now - self.since), prog_bar=True)
             self.since, self.tokens = now, 0
@@ -286,7 +291,7 @@ def plan_training(
     loop = Trainer(
         **trainer
         | {"log_every_n_steps": trainer.get("log_every_n_steps") or max(1, min(10, trainer["max_steps"] // 20))},
-        precision=run.precision,
+        precision=run.precision,  # type: ignore[arg-type]
         callbacks=callbacks,
         logger=[CSVLogger(run.out, name="logs"), TensorBoardLogger(run.out, name="tensorboard")],
         plugins=[SafetensorsIO()],
@@ -303,9 +308,14 @@ def plan_training(
     order = Order(
         len(train_split), run.batch_size, run.seed, lambda: loop.global_step * every, loop.global_rank, loop.world_size
     )
-    loading = {"batch_size": None, "collate_fn": _as_it_is, "pin_memory": loop.strategy.root_device.type == "cuda"}
+    loading: dict[str, Any] = {
+        "batch_size": None,
+        "collate_fn": _as_it_is,
+        "pin_memory": loop.strategy.root_device.type == "cuda",
+    }
     batches = DataLoader(train_split, sampler=order, num_workers=run.workers, **loading)
-    valid = DataLoader(list(data.split("valid").batches(run.batch_size, run.evaluate_examples)), **loading)
+    held_out: Any = list(data.split("valid").batches(run.batch_size, run.evaluate_examples))
+    valid: DataLoader = DataLoader(held_out, **loading)
     trainee = Trainee(model, objective, optimizer, run.seed, run.label_dropout)
 
     def go() -> None:
@@ -319,21 +329,6 @@ def plan_training(
         model.eval()
 
     return go
-
-
-def fastest_precision(device: torch.device | str) -> str:
-    """Measure whether products of matrices run faster in bfloat16 than in float32, by a clear margin."""
-
-    def seconds(dtype: torch.dtype) -> float:
-        a = torch.ones(256, 256, dtype=dtype, device=device)
-        times = []
-        for _ in range(3):
-            start = time.perf_counter()
-            (a @ a)[0, 0].item()
-            times.append(time.perf_counter() - start)
-        return min(times)
-
-    return "bf16-mixed" if seconds(torch.bfloat16) < 0.7 * seconds(torch.float32) else "32-true"
 
 
 def _as_it_is(batch: Any) -> Any:

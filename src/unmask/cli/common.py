@@ -72,8 +72,7 @@ def _explain(message: str, parser: ArgumentParser) -> str:
         known = names | {option.rpartition(".")[2].lstrip("-") for option in options}
         return f"{where or message.split(' does not')[0] + ': '}unknown option {name!r}{nearest(name, known)}"
     if found := re.search(r"[Uu]nrecognized arguments: (\S+)", message):
-        known = [*options, *(f"--{name}" for name in names)]
-        return f"unknown option {found[1]}{nearest(found[1], known)}"
+        return f"unknown option {found[1]}{nearest(found[1], [*options, *(f'--{name}' for name in names)])}"
     if found := re.search(r"Expected an? (.+?)\. Got value: (\S+)", message):
         return f"{where}expected {found[1].removeprefix('<class ').rstrip('>')}, got {found[2]!r}"
     return message
@@ -99,6 +98,14 @@ def load_model(path: str, device: str | None) -> MaskedDiffusion:
     return MaskedDiffusion.from_pretrained(find_model(path)).to(target)
 
 
-def pop_path(arguments: list[str]) -> str | None:
-    """Return the first argument if it is no option: the model or configuration that defaults come from."""
-    return arguments[0] if arguments and not arguments[0].startswith("-") else None
+def first(arguments: list[str], what: str) -> str | None:
+    """Return the first argument, the model or configuration that defaults come from; None where help is asked for.
+
+    Raises:
+        ArgumentError: it is not there.
+    """
+    if arguments and not arguments[0].startswith("-"):
+        return arguments[0]
+    if {"-h", "--help"} & set(arguments):
+        return None
+    raise ArgumentError(None, f"{what} comes first, before any option" + (f"; got {arguments[0]}" if arguments else ""))

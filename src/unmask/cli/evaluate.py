@@ -9,7 +9,7 @@ import torch
 from jsonargparse import Namespace
 from tqdm import tqdm
 
-from unmask.cli.common import find_model, load_model, new_parser, parse, pop_path
+from unmask.cli.common import find_model, first, load_model, new_parser, parse
 from unmask.data.base import DataSet
 from unmask.description import describe
 from unmask.files import checksum, replacing
@@ -20,7 +20,7 @@ from unmask.objectives import Objective
 
 def run(arguments: list[str]) -> None:
     """Run `unmask evaluate`."""
-    path = pop_path(arguments)
+    path = first(arguments, "MODEL")
     model = load_model(path, None) if path else None
     parser = new_parser("evaluate", description="Measure the likelihood of a data set under a model.")
     parser.add_argument("model", metavar="MODEL", help="folder of a model or a run, or a name on the Hub")
@@ -47,7 +47,7 @@ def run(arguments: list[str]) -> None:
     for name in ("draws", "batch_size", "limit"):
         if settings[name] is not None and settings[name] < 1:
             raise ValueError(f"--{name} must be at least 1, got {settings[name]}")
-    if settings.device:
+    if model is None or settings.device:
         model = load_model(settings.model, settings.device)
     made = parser.instantiate(settings)
     if made.data is None:

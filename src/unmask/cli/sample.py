@@ -99,7 +99,8 @@ def draw(
 ) -> tuple[Tokens, list[Tokens]]:
     """Sample a canvas in batches, with a progress bar; return the tokens, and moments of the first batch if wanted."""
     device = next(network.parameters()).device
-    parts, frames = [], []
+    parts: list[Tokens] = []
+    frames: list[Tokens] = []
     with tqdm(total=int((canvas == network.mask_id).sum()), desc="unmasking", unit="token", delay=2) as bar:
         for start in range(0, len(canvas), settings.batch_size):
             here = slice(start, start + settings.batch_size)
@@ -112,7 +113,11 @@ def draw(
                 if settings.gif and not parts:
                     frames.append(x.cpu())
             parts.append(x.cpu())
-    kept = np.unique(np.linspace(0, len(frames) - 1, min(FRAMES, len(frames))).round().astype(int)) if frames else []
+    kept: list[int] = (
+        np.unique(np.linspace(0, len(frames) - 1, min(FRAMES, len(frames))).round().astype(int)).tolist()
+        if frames
+        else []
+    )
     return torch.cat(parts), [frames[i] for i in kept]
 
 

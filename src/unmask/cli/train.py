@@ -13,7 +13,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Trainer
 
-from unmask.cli.common import nearest, new_parser, parse, pop_path
+from unmask.cli.common import first, nearest, new_parser, parse
 from unmask.data.base import DataSet
 from unmask.description import describe
 from unmask.files import replacing
@@ -21,8 +21,9 @@ from unmask.model import MaskedDiffusion
 from unmask.networks.base import Network
 from unmask.objectives import Objective
 from unmask.pictures import loss_curve
+from unmask.precision import fastest_precision
 from unmask.schedules import Linear
-from unmask.training import Optimizer, Run, fastest_precision, plan_training
+from unmask.training import Optimizer, Run, plan_training
 
 SET_HERE = {"logger", "callbacks", "plugins", "default_root_dir", "precision", "val_check_interval", "max_epochs"}
 SET_HERE |= {"min_epochs", "check_val_every_n_epoch", "num_sanity_val_steps", "use_distributed_sampler", "barebones"}
@@ -84,7 +85,7 @@ def train_parser(config: Path | None) -> ArgumentParser:
 
 def run(arguments: list[str]) -> None:
     """Run `unmask train`."""
-    name = pop_path(arguments)
+    name = first(arguments, "CONFIG")
     config = find_config(name) if name else None
     parser = train_parser(config)
     settings = parse(parser, arguments, config)

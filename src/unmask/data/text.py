@@ -8,14 +8,13 @@ import json
 import lzma
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
-from jaxtyping import Integer
 from tqdm import tqdm
 
 from unmask.codecs import Bytes, Characters, Codec
@@ -44,7 +43,7 @@ def open_text(path: Path) -> Iterator[IO[bytes]]:
             with archive.open(names[0]) as file:
                 yield file
         return
-    openers = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+    openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
     with openers.get(path.suffix, open)(path, "rb") as file:
         yield file
 
@@ -169,7 +168,9 @@ def cut(text: EncodedText, part: Part, length: int, stride: int | None) -> Windo
     start, end = bounds[part]
     step = (stride or max(1, length // 16)) if part == "train" else length
     tokens = text.tokens
-    mapped = np.memmap(tokens.filename, tokens.dtype, mode="r", offset=start * tokens.itemsize, shape=(end - start,))
+    mapped: np.memmap = np.memmap(
+        str(tokens.filename), tokens.dtype, mode="r", offset=start * tokens.itemsize, shape=(end - start,)
+    )
     try:
         return Windows(mapped, length, step)
     except ValueError as error:

@@ -42,7 +42,7 @@ class TextFile(DataSet):
         return Path(self.path).name
 
     @property
-    def codec(self) -> Characters | Bytes:
+    def codec(self) -> Codec:
         return self.text.codec
 
     @property

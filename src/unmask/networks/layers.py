@@ -1,8 +1,8 @@
 """The parts that networks are built from: rotary positions, attention, gated MLP, embedding of the mask rate."""
 
 import math
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +42,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
 
-class Rows(NamedTuple):
+@dataclass(frozen=True)
+class Rows:
     """Some positions of each example, packed to the left.
 
     Attributes:
