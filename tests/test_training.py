@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 from unmask.checkpoint import load_tree, save_tree
 from unmask.data.digits import Digits
 from unmask.data.order import Order
+from unmask.networks.transformer import Transformer
+from unmask.objectives import TimeFreeELBO
 from unmask.precision import fastest_precision
 from unmask.training import MovingAverage, Optimizer, Run
 
@@ -98,7 +100,11 @@ def test_damaged_checkpoints_are_errors_that_name_them(tmp_path: Path) -> None:
 
 
 def test_precision_is_measured() -> None:
-    assert fastest_precision("cpu") in ("32-true", "bf16-mixed")
+    network = Transformer(5, (6,), width=8, depth=1, heads=1, dropout=0.5)
+    state = torch.get_rng_state()
+    assert fastest_precision(network, TimeFreeELBO(), torch.zeros(3, 6, dtype=torch.long)) in ("32-true", "bf16-mixed")
+    assert torch.equal(torch.get_rng_state(), state), "training would not start from its seed"
+    assert all(parameter.grad is None for parameter in network.parameters())
 
 
 def test_run_refuses() -> None:

@@ -119,6 +119,14 @@ class Trainee(LightningModule):
             "valid_bits", nelbo.mean() / (self.length * math.log(2)), prog_bar=True, batch_size=len(x), sync_dist=True
         )
 
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        if gradient_clip_val and gradient_clip_algorithm == "value":
+            nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
+        elif gradient_clip_val:  # lightning's own refuses a fused optimizer under bf16-mixed, which has no scaling
+            nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
     def configure_optimizers(self) -> Any:
         settings = self.optimizer
         decays = [p for m in self.model.modules() if isinstance(m, nn.Linear) for p in (m.weight,)]

@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
@@ -90,10 +91,10 @@ def run(arguments: list[str]) -> None:
     parser = train_parser(config)
     settings = parse(parser, arguments, config)
     check_folder(parser, settings)
-    if settings.precision == "auto":
-        settings.precision = fastest_precision("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(settings.seed)
     made = parser.instantiate(settings)
+    if settings.precision == "auto":
+        settings.precision = _measure_precision(made, settings)
     task = Run(**{field.name: settings[field.name] for field in fields(Run)})
     model = MaskedDiffusion(made.network, made.data.codec, getattr(made.objective, "schedule", Linear()))
     print(f"{made.data.name}: {sum(p.numel() for p in model.parameters()):,} parameters, {task.precision}, {task.out}/")
@@ -112,6 +113,14 @@ def run(arguments: list[str]) -> None:
     loss_curve(task.out).savefig(Path(task.out, "loss.png"))
     print(f"{task.out}/model holds the model, {task.out}/loss.png its loss curve. Next:")
     print(f"  unmask evaluate {task.out}\n  unmask sample {task.out}")
+
+
+def _measure_precision(made: Namespace, settings: Namespace) -> str:
+    accelerator = settings.trainer.accelerator
+    device = "cuda" if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
+    train = made.data.split("train")
+    x, label = train[np.arange(min(settings.batch_size, len(train)))]
+    return fastest_precision(made.network, made.objective, x.to(device), None if label is None else label.to(device))
 
 
 def check_folder(parser: ArgumentParser, settings: Namespace) -> None:

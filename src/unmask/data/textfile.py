@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from unmask.codecs import Bytes, Characters
+from unmask.codecs import Bytes, Characters, Codec
 from unmask.data.base import DataSet, Part, Split
 from unmask.data.text import EncodedText, check_lengths, cut, encoded
 
