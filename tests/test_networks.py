@@ -15,6 +15,7 @@ KINDS = {
     "text": dict(shape=(11,)),
     "labelled image": dict(shape=(4, 3, 1), classes=3),
     "timed colour image": dict(shape=(2, 3, 3), time_conditioning=True),
+    "image with absolute positions": dict(shape=(3, 4, 1), absolute_positions=True),
     "labelled and timed": dict(shape=(9,), classes=2, time_conditioning=True),
 }
 
@@ -143,7 +144,17 @@ def test_padded_is_the_long_network_with_masks_behind_the_text() -> None:
     torch.testing.assert_close(padded(x_t, at=x_t == 5), network(long)[:, :4][x_t == 5])
 
 
+def test_only_absolute_positions_tell_places_of_an_empty_canvas_apart() -> None:
+    empty = torch.full((1, 3, 4, 1), 5)
+    relative = transformer("labelled image", shape=(3, 4, 1))(empty).view(12, 5)
+    torch.testing.assert_close(relative, relative[:1].expand(12, 5))
+    absolute = transformer("image with absolute positions")(empty).view(12, 5)
+    assert torch.pdist(absolute).min() > 0.01
+
+
 def test_refusals() -> None:
+    with pytest.raises(ValueError, match=r"a network with absolute positions takes \(3, 4, 1\), got \(4, 3, 1\)"):
+        transformer("image with absolute positions")(torch.zeros(1, 4, 3, 1, dtype=torch.long))
     with pytest.raises(ValueError, match="width must be a multiple of 2 \\* heads, got width=30, heads=4"):
         Transformer(5, (3,), width=30)
     with pytest.raises(ValueError, match="depth must be at least 1, got 0"):

@@ -1,5 +1,7 @@
 """A bidirectional transformer over tokens of any shape: the default network."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +18,7 @@ class Transformer(Network):
     Args:
         vocab_size: V, number of clean token values.
         shape: dims of one example, (length,) for text or (height, width, channels) for images. Text may be longer
-            or shorter than that when the network is called.
+            or shorter than that when the network is called, unless positions are absolute.
         classes: number of class labels; None for a network without labels.
         width: of the residual stream; a multiple of 2 * heads.
         depth: number of blocks.
@@ -25,6 +27,9 @@ class Transformer(Network):
         time_conditioning: whether the network reads the mask rate. Off by default: it is not needed (FHS,
             section 3), except for state-dependent schedules.
         dropout: chance to drop an entry of a residual branch in training.
+        absolute_positions: whether to learn an embedding of each position too. Rotary positions are relative: of a
+            canvas that is all masks they tell nothing, not even where its border is. Images want it; text cut
+            anywhere does not.
         rotary_base: the slowest rotary frequency turns once in about 2 pi * rotary_base positions.
     """
 
@@ -40,6 +45,7 @@ class Transformer(Network):
         hidden: int | None = None,
         time_conditioning: bool = False,
         dropout: float = 0.0,
+        absolute_positions: bool = False,
         rotary_base: float = 10_000.0,
     ) -> None:
         super().__init__()
@@ -52,9 +58,11 @@ class Transformer(Network):
         self.width, self.depth, self.heads, self.dropout = width, depth, heads, dropout
         self.hidden = max(32, 32 * round(width / 12)) if hidden is None else hidden
         self.time_conditioning, self.rotary_base = time_conditioning, rotary_base
+        self.absolute_positions = absolute_positions
 
         conditioned = time_conditioning or classes is not None
         self.embed = nn.Embedding(vocab_size + 1, width)
+        self.embed_position = nn.Embedding(math.prod(self.shape), width) if absolute_positions else None
         self.embed_label = None if classes is None else nn.Embedding(classes + 1, width)
         self.embed_noise = NoiseEmbedding(width) if time_conditioning else None
         self.blocks = nn.ModuleList(Block(width, heads, self.hidden, dropout, conditioned) for _ in range(depth))
@@ -80,6 +88,10 @@ class Transformer(Network):
     ) -> Logits:
         """See `Network.forward`. With `at`, the last block's queries and MLP too run only there."""
         h = self.embed(x_t.flatten(1))
+        if self.embed_position is not None:
+            if tuple(x_t.shape[1:]) != self.shape:
+                raise ValueError(f"a network with absolute positions takes {self.shape}, got {tuple(x_t.shape[1:])}")
+            h = h + self.embed_position.weight
         condition = self._condition(noise, label, len(x_t))
         frequencies = self.width // self.heads // 2
         cos, sin = rotary_angles(tuple(x_t.shape[1:]), frequencies, self.rotary_base, h.device, h.dtype)
