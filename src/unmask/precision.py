@@ -33,6 +33,6 @@ def fastest_precision(network: Network, objective: Objective, x: Tokens, label: 
         return time.perf_counter() - start
 
     with torch.random.fork_rng(devices=[]):  # dropout draws
-        rounds = [(seconds(False), seconds(True)) for _ in range(4)][1:]  # the first warms up
+        rounds = [(seconds(False), seconds(True)) for _ in range(6)][2:]  # the first ones warm up
     network.zero_grad()
     return "bf16-mixed" if min(b for _, b in rounds) < 0.9 * min(f for f, _ in rounds) else "32-true"
