@@ -211,7 +211,7 @@ def test_train_refuses_values(
 
 def test_a_configuration_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own = tmp_path / "mine.yaml"
-    own.write_text(shipped()["digits"].read_text().replace("lr: 2.0e-3", "lrr: 2.0e-3"))
+    own.write_text(shipped()["digits"].read_text().replace("  lr:", "  lrr:"))
     assert "lrr" in fails(capsys, "train", str(own), "--out", str(tmp_path / "run"), status=2)
     own.write_text("network: [")
     assert "mine.yaml" in fails(capsys, "train", str(own), "--out", str(tmp_path / "run"), status=2)

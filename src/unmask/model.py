@@ -119,7 +119,7 @@ class MaskedDiffusion(
             "schedule": describe(self.schedule),
         }
         weights = {name: tensor.detach().contiguous() for name, tensor in self.network.state_dict().items()}
-        save_file(weights, save_directory / WEIGHTS, metadata={"format": "pt", "config": _digest(description)})
+        save_file(weights, save_directory / WEIGHTS, metadata={"config": _digest(description)})
         config = json.dumps(description | {"about": self.about}, indent=2, ensure_ascii=False)
         (save_directory / CONFIG).write_text(config + "\n", encoding="utf-8")
 

@@ -2,7 +2,7 @@
 
 import shutil
 from argparse import ArgumentError
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -93,9 +93,10 @@ def run(arguments: list[str]) -> None:
     check_folder(parser, settings)
     torch.manual_seed(settings.seed)
     made = parser.instantiate(settings)
-    if settings.precision == "auto":
-        settings.precision = _measure_precision(made, settings)
     task = Run(**{field.name: settings[field.name] for field in fields(Run)})
+    if task.precision == "auto":
+        settings.precision = _measure_precision(made, settings)
+        task = replace(task, precision=settings.precision)
     model = MaskedDiffusion(made.network, made.data.codec, getattr(made.objective, "schedule", Linear()))
     print(f"{made.data.name}: {sum(p.numel() for p in model.parameters()):,} parameters, {task.precision}, {task.out}/")
     go = plan_training(model, made.data, made.objective, made.optimizer, task, settings.trainer.as_dict())
