@@ -10,22 +10,35 @@ from unmask.types import Labels, Logits, Times, Tokens, Where
 
 
 class Oracle(Network):
-    """Counts its evaluations; a subclass gives the posterior marginals."""
+    """Counts its evaluations; a subclass gives the posterior marginals.
+
+    Under a state-dependent schedule the posterior depends on the time, for what is masked at a small t is likely of
+    a small exponent: each completion is weighed by the product of t^{w_x} over the masked positions.
+    """
 
     def __init__(self, vocab_size: int, shape: tuple[int, ...]) -> None:
         super().__init__()
         self.vocab_size, self.shape = vocab_size, shape
         self.evaluations = 0
+        self.powers: Tensor | None = None
 
-    def marginals(self, x_t: Tensor) -> Tensor:
-        """Return p(x_i | visible) of flat tokens (batch, L): (batch, L, V)."""
+    def marginals(self, x_t: Tensor, potential: Tensor | None = None) -> Tensor:
+        """Return p(x_i | visible) of flat tokens (batch, L), each masked value weighed (batch, V): (batch, L, V)."""
         raise NotImplementedError
+
+    def under(self, powers: Tensor) -> "Oracle":
+        """Return self, now the posterior under a schedule of these exponents; `noise` is then the time."""
+        self.powers = powers
+        return self
 
     def forward(
         self, x_t: Tokens, noise: Times | None = None, label: Labels | None = None, *, at: Where | None = None
     ) -> Logits:
         self.evaluations += len(x_t)
-        logits = self.marginals(x_t.flatten(1)).log().view(*x_t.shape, self.vocab_size)
+        potential = None
+        if self.powers is not None:
+            potential = noise.double().unsqueeze(1) ** (self.powers - self.powers.min())
+        logits = self.marginals(x_t.flatten(1), potential).log().view(*x_t.shape, self.vocab_size)
         return logits if at is None else logits[at]
 
 
@@ -39,9 +52,11 @@ class Table(Oracle):
         self.register_buffer("states", states)
         self.register_buffer("p", logits.softmax(0))
 
-    def marginals(self, x_t: Tensor) -> Tensor:
-        fits = ((self.states == x_t[:, None]) | (x_t[:, None] == self.mask_id)).all(-1)
-        weight = fits * self.p
+    def marginals(self, x_t: Tensor, potential: Tensor | None = None) -> Tensor:
+        masked = x_t[:, None] == self.mask_id
+        weight = ((self.states == x_t[:, None]) | masked).all(-1) * self.p
+        if potential is not None:
+            weight = weight * torch.where(masked, potential[:, self.states], 1).prod(-1)
         one_hot = torch.nn.functional.one_hot(self.states, self.vocab_size).to(self.p.dtype)
         return torch.einsum("bs,slv->blv", weight, one_hot) / weight.sum(1)[:, None, None]
 
@@ -64,9 +79,10 @@ class MarkovChain(Oracle):
         self.register_buffer("start", draw[0].softmax(0))
         self.register_buffer("step", (1.5 * draw[1:]).softmax(1))
 
-    def marginals(self, x_t: Tensor) -> Tensor:
+    def marginals(self, x_t: Tensor, potential: Tensor | None = None) -> Tensor:
         seen = torch.nn.functional.one_hot(x_t, self.vocab_size + 1)[..., : self.vocab_size].to(self.start.dtype)
-        seen = torch.where((x_t == self.mask_id).unsqueeze(-1), 1.0, seen)
+        hidden = torch.ones_like(seen[:, :1]) if potential is None else potential.unsqueeze(1)
+        seen = torch.where((x_t == self.mask_id).unsqueeze(-1), hidden, seen)
         forward, backward = [self.start * seen[:, 0]], [torch.ones_like(seen[:, 0])]
         for i in range(1, x_t.shape[1]):
             forward.append(normalised(forward[-1] @ self.step * seen[:, i]))

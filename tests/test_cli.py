@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from unmask import MaskedDiffusion
+from unmask import MaskedDiffusion, TokenPolynomial
 from unmask.cli.main import main
 from unmask.cli.train import shipped
 from unmask.data.digits import Digits
@@ -30,6 +30,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert main(["train", "textfile", *TINY, *text, "--out", str(folder / "text")]) == 0
     arrays = ["--data.path", str(folder / "x.npy"), "--objective", "ContinuousELBO", "--objective.schedule", "Cosine"]
     assert main(["train", "arrays", *TINY, *arrays, "--out", str(folder / "arrays")]) == 0
+    learned = ["--objective", "TokenELBO", "--objective.schedule.power", "1.5", "--network.time_conditioning", "true"]
+    assert main(["train", "textfile", *TINY, *text, *learned, "--out", str(folder / "learned")]) == 0
     return folder
 
 
@@ -149,6 +151,45 @@ def test_infill_keeps_what_is_given(runs: Path, capsys: pytest.CaptureFixture[st
     out = str(tmp_path / "filled.npy")
     assert main(["infill", str(runs / "arrays"), "--array", str(tmp_path / "a.npy"), "--n", "2", "--out", out]) == 0
     assert (np.load(out)[:, array >= 0] == array[array >= 0]).all() and np.load(out).min() >= 0
+
+
+def test_a_learned_schedule(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = str(runs / "learned")
+    model = MaskedDiffusion.from_pretrained(runs / "learned" / "model")
+    assert isinstance(model.schedule, TokenPolynomial) and model.schedule.power == 1.5
+    w = model.schedule.powers
+    assert (w - 1.5).abs().max() > 1e-5 and w.unique().numel() > 3, "nothing was learned"
+    assert main(["evaluate", run, "--draws", "2", "--limit", "4", "--json", str(tmp_path / "m.json")]) == 0
+    report = json.loads((tmp_path / "m.json").read_text())
+    assert report["objective"]["class"] == "TokenELBO" and report["network_calls"] == 8
+    assert main(["evaluate", run, "--draws", "2", "--limit", "4", "--objective", "TokenELBO"]) == 0  # with two masks
+    assert "network calls            16" in capsys.readouterr().out
+    for sampler in (["TokenAncestral", "--sampler.steps", "3"], ["TokenFirstHitting", "--sampler.form", "frozen"]):
+        assert main(["sample", run, "--n", "1", "--sampler", *sampler]) == 0
+    capsys.readouterr()
+    assert main(["infill", run, "the ___ sat"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("the ") and shown.rstrip("\n").endswith(" sat")
+    assert main(["plot", "schedules", run, "--out", str(tmp_path / "w.png")]) == 0
+    assert main(["plot", "schedules", str(runs / "arrays"), "--out", str(tmp_path / "c.png")]) == 0
+    assert "only `schedules` takes a model" in fails(capsys, "plot", str(runs / "text"), run)
+
+
+def test_a_learned_schedule_and_a_scalar_one_do_not_mix(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    learned, text = str(runs / "learned"), str(runs / "text")
+    message = fails(capsys, "sample", learned, "--sampler", "Ancestral")
+    assert "sample it with TokenFirstHitting or TokenAncestral, not Ancestral" in message
+    assert "its bound is TokenELBO" in fails(capsys, "evaluate", learned, "--objective", "TimeFreeELBO")
+    message = fails(capsys, "sample", text, "--sampler", "TokenAncestral")
+    assert "TokenAncestral needs a state-dependent schedule, the model has Linear()" in message
+    assert "the model has Linear()" in fails(capsys, "evaluate", text, "--objective", "TokenELBO")
+    message = fails(
+        capsys, "train", "digits", *TINY, "--objective", "TokenELBO", "--objective.masks", "1", "--out", "x"
+    )
+    assert "objective.masks must be at least 2, got 1" in message
+    assert not Path("x").exists()
+    message = fails(capsys, "train", "digits", *TINY, "--objective", "TokenELBO", "--objective.schedule.power", "0")
+    assert "power must be positive and finite, got 0.0" in message
 
 
 def test_plot(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

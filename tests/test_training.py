@@ -180,7 +180,7 @@ def test_a_run_that_is_killed_and_resumed_equals_one_that_is_not(tmp_path: Path)
     assert not same(whole["state_dict"], whole["current_model_state"])
     exported = [load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "cut")]
     assert same(*exported)
-    prefix = "model.network."
+    prefix = "model."
     assert same(
         exported[0], {k.removeprefix(prefix): v for k, v in whole["state_dict"].items() if k.startswith(prefix)}
     )

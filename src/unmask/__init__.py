@@ -12,12 +12,13 @@ from unmask.metrics.likelihood import Likelihood, evaluate
 from unmask.model import MaskedDiffusion
 from unmask.networks.base import Network
 from unmask.networks.transformer import Transformer
-from unmask.objectives import ContinuousELBO, DiscreteELBO, Loss, Objective, TimeFreeELBO
+from unmask.objectives import ContinuousELBO, DiscreteELBO, Loss, Objective, TimeFreeELBO, TokenELBO
 from unmask.randomness import generators
 from unmask.samplers.ancestral import Ancestral
 from unmask.samplers.base import Sampler, State
 from unmask.samplers.first_hitting import FirstHitting
-from unmask.schedules import Cosine, Geometric, Linear, Polynomial, Schedule
+from unmask.samplers.token import TokenAncestral, TokenFirstHitting
+from unmask.schedules import Cosine, Geometric, Linear, Polynomial, Schedule, TokenPolynomial
 
 __all__ = [
     "Schedule",
@@ -25,6 +26,7 @@ __all__ = [
     "Polynomial",
     "Cosine",
     "Geometric",
+    "TokenPolynomial",
     "mask",
     "all_masked",
     "sample_times",
@@ -35,10 +37,13 @@ __all__ = [
     "ContinuousELBO",
     "DiscreteELBO",
     "TimeFreeELBO",
+    "TokenELBO",
     "Sampler",
     "State",
     "FirstHitting",
     "Ancestral",
+    "TokenFirstHitting",
+    "TokenAncestral",
     "categorical",
     "generators",
     "Codec",

@@ -16,11 +16,11 @@ def describe(thing: Any) -> dict[str, Any]:
     return {"class": type(thing).__name__} | {name: _plain(getattr(thing, name)) for name in arguments}
 
 
-def build(base: type[T], description: Any, where: str) -> T:
+def build(base: type[T] | tuple[type[T], ...], description: Any, where: str) -> T:
     """Build the object of a subclass of `base` that `describe` described.
 
     Args:
-        base: what the object must be.
+        base: what the object must be, or a choice of that.
         description: read from a file, not trusted.
         where: names the file and field in errors.
 
@@ -29,10 +29,12 @@ def build(base: type[T], description: Any, where: str) -> T:
     """
     if not isinstance(description, dict) or not isinstance(description.get("class"), str):
         raise ValueError(f'{where}: expected {{"class": name, ...}}, got {description!r:.100}')
-    known = subclasses(base)
+    bases = base if isinstance(base, tuple) else (base,)
+    known = {name: cls for one in bases for name, cls in subclasses(one).items()}
     name = description["class"]
     if name not in known:
-        raise ValueError(f"{where}: unknown {base.__name__.lower()} {name!r}; known are {', '.join(sorted(known))}")
+        kind = bases[0].__name__.lower()
+        raise ValueError(f"{where}: unknown {kind} {name!r}; known are {', '.join(sorted(known))}")
     arguments = {key: _tuples(value) for key, value in description.items() if key != "class"}
     try:
         return known[name](**arguments)

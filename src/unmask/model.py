@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ from unmask.description import build, describe
 from unmask.forward import all_masked
 from unmask.metrics.likelihood import draw_nelbo
 from unmask.networks.base import Network
-from unmask.objectives import Objective, TimeFreeELBO
+from unmask.objectives import Objective, TimeFreeELBO, TokenELBO
 from unmask.randomness import Generators
 from unmask.samplers.base import Sampler
 from unmask.samplers.first_hitting import FirstHitting
-from unmask.schedules import Linear, Schedule
+from unmask.samplers.token import TokenFirstHitting, TokenSampler
+from unmask.schedules import Linear, Schedule, TokenPolynomial, checked
 from unmask.types import Labels, Nats, Tokens
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -49,13 +51,19 @@ class MaskedDiffusion(
     """
 
     def __init__(
-        self, network: Network, codec: Codec, schedule: Schedule | None = None, about: dict[str, Any] | None = None
+        self,
+        network: Network,
+        codec: Codec,
+        schedule: Schedule | TokenPolynomial | None = None,
+        about: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if network.vocab_size != codec.vocab_size:
             raise ValueError(
                 f"the network has a vocabulary of {network.vocab_size} tokens, the codec one of {codec.vocab_size}"
             )
+        if isinstance(schedule, TokenPolynomial):
+            checked(schedule, network.vocab_size, "a model")
         self.network, self.codec, self.schedule, self.about = network, codec, schedule or Linear(), about or {}
 
     @property
@@ -79,14 +87,15 @@ class MaskedDiffusion(
     ) -> Nats:
         """Estimate the negative ELBO of each example in nats: the mean of `draws` low-discrepancy masks.
 
-        The objective is `TimeFreeELBO` unless another is given.
+        The objective is `fit_objective()` unless another is given.
         """
-        return draw_nelbo(self.network, objective or TimeFreeELBO(), x, label, draws=draws, generator=generator).mean(0)
+        objective = self.fit_objective(objective)
+        return draw_nelbo(self.network, objective, x, label, draws=draws, generator=generator).mean(0)
 
     def sample(
         self, n: int, label: Labels | None = None, *, sampler: Sampler | None = None, generator: Generators = None
     ) -> Tokens:
-        """Draw n examples: tokens (n, *shape), for `codec.decode`. The sampler is `FirstHitting` unless given."""
+        """Draw n examples: tokens (n, *shape), for `codec.decode`. The sampler is `fit_sampler()` unless given."""
         if n < 1:
             raise ValueError(f"n must be at least 1, got {n}")
         canvas = all_masked(n, self.shape, self.network.mask_id, device=self.device)
@@ -96,7 +105,47 @@ class MaskedDiffusion(
         self, x: Tokens, label: Labels | None = None, *, sampler: Sampler | None = None, generator: Generators = None
     ) -> Tokens:
         """Draw the masked tokens of a canvas (value V, `network.mask_id`), given the others, which are kept."""
-        return (sampler or FirstHitting())(self.network, x, label, generator=generator)
+        return self.fit_sampler(sampler)(self.network, x, label, generator=generator)
+
+    def fit_objective(self, objective: Objective | None = None) -> Objective:
+        """Return the objective that bounds this model, or the one given with the model's schedule filled in.
+
+        It is `TimeFreeELBO`, or `TokenELBO` for a model with a state-dependent schedule.
+
+        Raises:
+            ValueError: the objective is for the other kind of schedule.
+        """
+        if isinstance(self.schedule, TokenPolynomial):
+            objective = objective or TokenELBO(masks=1)
+            if not isinstance(objective, TokenELBO):
+                raise ValueError(f"the model has a state-dependent schedule: its bound is TokenELBO, got {objective}")
+            return objective if objective.schedule else replace(objective, schedule=self.schedule)
+        if isinstance(objective, TokenELBO) and objective.schedule is None:
+            raise ValueError(f"TokenELBO needs a state-dependent schedule, the model has {self.schedule}")
+        return objective or TimeFreeELBO()
+
+    def fit_sampler(self, sampler: Sampler | None = None) -> Sampler:
+        """Return the exact sampler for this model, or the one given with the model's schedule filled in.
+
+        It is `FirstHitting`, or `TokenFirstHitting` for a model with a state-dependent schedule.
+
+        Raises:
+            ValueError: the sampler is for the other kind of schedule.
+        """
+        if isinstance(self.schedule, TokenPolynomial):
+            sampler = sampler or TokenFirstHitting()
+            if not isinstance(sampler, TokenSampler):
+                raise ValueError(
+                    f"the model has a state-dependent schedule: sample it with TokenFirstHitting or TokenAncestral, "
+                    f"not {type(sampler).__name__}"
+                )
+            return sampler if sampler.schedule else replace(sampler, schedule=self.schedule)
+        if isinstance(sampler, TokenSampler) and sampler.schedule is None:
+            raise ValueError(
+                f"{type(sampler).__name__} needs a state-dependent schedule, the model has {self.schedule}: "
+                "sample it with FirstHitting or Ancestral"
+            )
+        return sampler or FirstHitting()
 
     def save_pretrained(self, save_directory: Path | str, **kwargs: Any) -> str | None:
         """Write config.json, model.safetensors and a model card; an error leaves what was there before.
@@ -118,7 +167,7 @@ class MaskedDiffusion(
             "codec": describe(self.codec),
             "schedule": describe(self.schedule),
         }
-        weights = {name: tensor.detach().contiguous() for name, tensor in self.network.state_dict().items()}
+        weights = {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
         save_file(weights, save_directory / WEIGHTS, metadata={"config": _digest(description)})
         config = json.dumps(description | {"about": self.about}, indent=2, ensure_ascii=False)
         (save_directory / CONFIG).write_text(config + "\n", encoding="utf-8")
@@ -143,10 +192,10 @@ class MaskedDiffusion(
         parts: dict[str, Any] = {
             "network": build(Network, description.get("network"), f"{where}: network"),
             "codec": build(Codec, description.get("codec"), f"{where}: codec"),
-            "schedule": build(Schedule, description.get("schedule"), f"{where}: schedule"),
+            "schedule": build((Schedule, TokenPolynomial), description.get("schedule"), f"{where}: schedule"),
         }
         model = cls(**parts, about=description.get("about"))
-        _load_weights(model.network, folder / WEIGHTS, _digest({name: description[name] for name in parts}))
+        _load_weights(model, folder / WEIGHTS, _digest({name: description[name] for name in parts}))
         return model.eval()
 
 
@@ -176,7 +225,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     return description
 
 
-def _load_weights(network: Network, path: Path, digest: str) -> None:
+def _load_weights(model: nn.Module, path: Path, digest: str) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; a model's folder holds {CONFIG} and {WEIGHTS}")
     try:
@@ -186,7 +235,7 @@ def _load_weights(network: Network, path: Path, digest: str) -> None:
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: damaged or truncated safetensors file: {error}") from error
     try:
-        network.load_state_dict(weights)
+        model.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(f"{path}: does not fit {CONFIG}: {' '.join(str(error).split())}") from error
     if metadata.get("config", digest) != digest:

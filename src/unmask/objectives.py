@@ -1,18 +1,20 @@
 """Objectives: bounds on -log p(x), in nats per example, from a network's predictions at masked positions."""
 
+import itertools
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from unmask.forward import mask, sample_times
 from unmask.networks.base import Network
 from unmask.randomness import Generators, uniform
-from unmask.schedules import Linear, Schedule
-from unmask.types import Labels, Nats, Times, Tokens
+from unmask.schedules import Linear, Schedule, TokenPolynomial, checked
+from unmask.types import Labels, Nats, Times, Tokens, Where
 
 
 class Loss(NamedTuple):
@@ -30,6 +32,11 @@ class Loss(NamedTuple):
 @dataclass(frozen=True)
 class Objective(ABC):
     """Estimate a bound on -log p(x) from random masks of x. It owns its randomness and calls the network."""
+
+    @property
+    def calls(self) -> int:
+        """Network evaluations an example."""
+        return 1
 
     @abstractmethod
     def __call__(
@@ -49,7 +56,12 @@ def masked_nll(network: Network, x_t: Tokens, x: Tokens, noise: Times, label: La
     """Sum -log p(x_i | x_t) over the masked positions i of each example: the cross-entropy of every objective."""
     at = x_t == network.mask_id
     nll = network.nll(x_t, x, noise, label, at=at)
-    return nll.new_zeros(at.shape).masked_scatter(at, nll).flatten(1).sum(1)
+    return sum_at(nll, at)
+
+
+def sum_at(values: Float[Tensor, " n"], at: Where) -> Nats:
+    """Sum the values of the positions `at`, in row-major order, over each example."""
+    return values.new_zeros(at.shape).masked_scatter(at, values).flatten(1).sum(1)
 
 
 @dataclass(frozen=True)
@@ -131,3 +143,116 @@ class TimeFreeELBO(Objective):
         rate = n.double() / length
         nll = masked_nll(network, x_t, x, rate, label)
         return Loss((nll / rate**self.power).mean(), nll.detach() / rate)
+
+
+@dataclass(frozen=True, eq=False)
+class TokenELBO(Objective):
+    """Bound -log p(x) under a state-dependent schedule: the continuous-time ELBO of GenMD4 (MD4, section 6).
+
+    With w the exponents, p the network's prediction at a masked position and x its token, it is the integral over t of
+
+        (1 / t) E[ sum over masked of g ],   g = w_x (-log p_x - 1) + sum_i w_i p_i.
+
+    A uniform t would give an estimate without a finite variance wherever w <= 1. So t is drawn where something happens:
+    position l is masked from tau_l = u^(1 / w_x) on, and t is the n-th smallest of these, n ~ U{1..L}. Given t and the
+    set that is masked then, position l of it is the one masked at t with probability w_x / (sum over masked of w_x), so
+
+        nelbo = L (sum over masked of g) / (sum over masked of w_x)
+
+    is unbiased, has no singularity in t, and is `TimeFreeELBO` for equal w. Several sets are drawn with the same t and
+    the same position masked at it. They give the gradient in w: pathwise where w stands in the bound and in the law
+    of t, and by REINFORCE where it moves the rest of the set, from what two sets say of the positions that both hold.
+
+    Args:
+        schedule: gives w, and learns it. None: that of the model (`MaskedDiffusion.nelbo` fills it in).
+        masks: K, sets of an example at the same time, evaluated in one network call; at least 2 to learn w.
+        power: as in `TimeFreeELBO`, in the loss of the network alone; w always follows the bound.
+    """
+
+    schedule: TokenPolynomial | None = None
+    masks: int = 2
+    power: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.masks < 1:
+            raise ValueError(f"masks must be at least 1, got {self.masks}")
+        if not 0 <= self.power <= 1:
+            raise ValueError(f"power must be in [0, 1], got {self.power}")
+
+    @property
+    def calls(self) -> int:
+        return self.masks
+
+    def __call__(
+        self, network: Network, x: Tokens, label: Labels | None = None, *, generator: Generators = None
+    ) -> Loss:
+        w, many = checked(self.schedule, network.vocab_size, "TokenELBO").powers, self.masks
+        if w.requires_grad and many < 2:
+            raise ValueError("to learn a schedule, TokenELBO needs masks of at least 2, got 1")
+        w_x = w[x.flatten(1)]
+        log_t, hidden = draw_masks(w_x.detach(), many, generator)
+        at = hidden.view(many * len(x), *x.shape[1:])
+        x = x.repeat(many, *[1] * (x.dim() - 1))
+        label = None if label is None else label.repeat(many)
+        logits = network(x.masked_fill(at, network.mask_id), log_t.exp().repeat(many), label, at=at)
+        log_p = (logits if logits.dtype.itemsize >= 4 else logits.float()).log_softmax(-1)
+        nll, p = -log_p.gather(1, x[at].unsqueeze(1)).squeeze(1), log_p.exp()
+
+        def integrand(nll: Tensor, p: Tensor, w: Tensor, w_x: Tensor) -> Float[Tensor, "masks batch length"]:
+            """Return g where masked, else 0."""
+            g = w_x.expand_as(hidden)[hidden] * (nll - 1) + p @ w.to(p.dtype)
+            return g.new_zeros(hidden.shape).masked_scatter(hidden, g)
+
+        scale = w_x.shape[1] / torch.where(hidden, w_x.detach(), 0).sum(-1)
+        of_network = scale * integrand(nll, p, w.detach(), w_x.detach()).sum(-1)
+        nelbo = of_network.detach()
+        loss = (of_network * hidden.double().mean(-1) ** (1 - self.power)).mean()
+        if w.requires_grad:
+            g = integrand(nll.detach(), p.detach(), w, w_x)
+            pathwise = scale * (g + g.detach() * w_x * log_t.unsqueeze(1)).sum(-1)
+            of_w = pathwise.mean() + reinforce(g.detach() / w_x.detach(), w_x, log_t, hidden).mean()
+            loss = loss + of_w - of_w.detach()
+        return Loss(loss, nelbo.mean(0))
+
+
+def draw_masks(
+    w_x: Float[Tensor, "batch length"], masks: int, generator: Generators
+) -> tuple[Float[Tensor, " batch"], Bool[Tensor, "masks batch length"]]:
+    """Draw for each example a position, the time at which it is masked, and several sets that are masked then.
+
+    Args:
+        w_x: exponent of each position's token.
+        masks: number of sets.
+        generator: see `unmask.randomness`.
+
+    Returns:
+        log t, and the sets: each holds the position, and any other with probability t^(w_x), independently.
+    """
+    batch, length = w_x.shape
+    n = (length * sample_times(batch, generator=generator, device=w_x.device)).ceil().long()
+    u = 1 - uniform((batch, masks, length), generator, w_x.device)
+    log_tau = u.transpose(0, 1).contiguous().log() / w_x
+    log_t, position = (part.gather(1, n[:, None] - 1) for part in log_tau[0].sort(dim=1))
+    return log_t.squeeze(1), (log_tau <= log_t).scatter(2, position.expand(masks, -1, -1), True)
+
+
+def reinforce(
+    h: Float[Tensor, "masks batch length"],
+    w_x: Float[Tensor, "batch length"],
+    log_t: Float[Tensor, " batch"],
+    hidden: Bool[Tensor, "masks batch length"],
+) -> Float[Tensor, "pairs batch"]:
+    """Return what has the gradient in w that comes from the law of the sets, given the position and its time.
+
+    For two sets of `draw_masks` it is (h - h') / 2 times the difference of the scores, at the position that they were
+    drawn with. Of those that both hold, l is that one with probability proportional to w_l t^(-w_l).
+    """
+    log_rate = w_x * log_t.unsqueeze(1)
+    visible = (-torch.expm1(log_rate)).clamp(min=torch.finfo(log_rate.dtype).tiny).log()
+    log_law = torch.where(hidden, log_rate, visible).sum(-1)
+    weight = (w_x.log() - log_rate).detach()
+    terms = []
+    for a, b in itertools.combinations(range(len(hidden)), 2):
+        chance = weight.masked_fill(~(hidden[a] & hidden[b]), -math.inf).softmax(-1)
+        terms.append(h.shape[-1] * (chance * (h[a] - h[b])).sum(-1) * (log_law[a] - log_law[b]) / 2)
+    return torch.stack(terms)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from unmask.schedules import Cosine, Geometric, Linear, Polynomial, Schedule
+from unmask.schedules import Cosine, Geometric, Linear, Polynomial, Schedule, TokenPolynomial
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -101,6 +101,35 @@ def schedule_figure(schedules: Sequence[Schedule] = ()) -> Figure:
     left.set(xlabel="t", ylabel=r"$\alpha_t$", title="chance that a token is visible")
     right.set(xlabel="t", ylabel=r"$-\alpha_t' / (1 - \alpha_t)$", title="weight of the loss", ylim=(0, 12))
     left.legend()
+    return figure
+
+
+def exponent_figure(schedule: TokenPolynomial, symbols: Sequence[str] | None = None) -> Figure:
+    """Draw the exponents of a state-dependent schedule, and alpha_t of each token value.
+
+    Args:
+        schedule: what was learned.
+        symbols: what each token value is called, for bars in the order of the exponents; None for a curve over values.
+    """
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    w = schedule.powers.detach().cpu().numpy()
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(2, 1))
+    if symbols is None:
+        left.plot(w, marker=".")
+        left.set(xlabel="token value")
+    else:
+        order = (-w).argsort().tolist()
+        left.bar(range(len(w)), w[order])
+        left.set_xticks(range(len(w)), [symbols[i] for i in order])
+    left.set(ylabel="exponent w", title="large: masked late, revealed early")
+    t = torch.linspace(0, 1, 201, dtype=torch.float64)
+    place = w.argsort().argsort() / max(1, len(w) - 1)
+    for value, alpha in enumerate(schedule.cpu().alpha(t).detach().T.numpy()):
+        right.plot(t, alpha, color=colormaps["viridis"](place[value]), alpha=0.7, linewidth=1)
+    right.set(xlabel="t", ylabel=r"$\alpha_{t,i}$", title="chance to be visible, bright: large w")
     return figure
 
 

@@ -9,7 +9,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -163,3 +164,87 @@ class Geometric(Schedule):
     def weight(self, t: Tensor) -> Tensor:
         rise = self._rise(t)
         return (rise + self.beta_min) * self._growth / torch.expm1(rise)
+
+
+class TokenPolynomial(nn.Module):
+    """Mask each token value i at a pace of its own: alpha_{t,i} = 1 - t^{w_i}, with w = softplus(raw) learned.
+
+    The state-dependent schedule of GenMD4 (MD4, section 6): a sibling of `Schedule` with the same method names, whose
+    results have a trailing axis V. A value of large w is masked late, so it is revealed early.
+
+    Args:
+        vocab_size: V, number of clean token values.
+        power: where every w_i starts, positive; all equal is `Polynomial(power)` exactly.
+        groups: the group of each token value, V entries in 0..G-1; a group shares one w. None: each value its own.
+        learned: whether w is trained; False keeps it as it is.
+    """
+
+    def __init__(
+        self, vocab_size: int, power: float = 1.0, groups: tuple[int, ...] | None = None, learned: bool = True
+    ) -> None:
+        super().__init__()
+        if vocab_size < 1:
+            raise ValueError(f"vocab_size must be at least 1, got {vocab_size}")
+        if not 0 < power < math.inf:
+            raise ValueError(f"power must be positive and finite, got {power}")
+        if groups is not None and len(groups) != vocab_size:
+            raise ValueError(f"groups must name the group of each of {vocab_size} token values, got {len(groups)}")
+        group = torch.arange(vocab_size) if groups is None else torch.tensor(groups)
+        if groups is not None and not torch.equal(group.unique(), torch.arange(int(group.max()) + 1)):
+            raise ValueError(f"groups must be numbered 0, 1, ... without gaps, got {sorted(set(groups))}")
+        self.vocab_size, self.power, self.groups, self.learned = vocab_size, power, groups, learned
+        raw = power + math.log(-math.expm1(-power))  # softplus(raw) = power
+        self.raw = nn.Parameter(torch.full((int(group.max()) + 1,), raw), requires_grad=learned)
+        self.register_buffer("group", group, persistent=False)
+        self.group: Tensor
+
+    @property
+    def powers(self) -> Float[Tensor, " vocab"]:
+        """The exponents w, in float64."""
+        raw = self.raw.double()
+        return torch.logaddexp(raw, torch.zeros_like(raw))[self.group]
+
+    def check(self) -> "TokenPolynomial":
+        """Return self; raise a ValueError if learning drove an exponent to 0 or infinity, where nothing is defined."""
+        wrong = ~((self.powers > 0) & self.powers.isfinite())
+        if wrong.any():
+            value = int(wrong.nonzero()[0])
+            raise ValueError(f"the exponent of token value {value} is {self.powers[value].item()}: not a schedule")
+        return self
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """Return the chance that a token of each value is visible at t: (..., V)."""
+        return 1 - self.mask_rate(t)
+
+    def inverse(self, alpha: Tensor) -> Tensor:
+        """Return the time at which the chance of being visible is alpha (..., V), for each value."""
+        return (1 - alpha) ** (1 / self.powers)
+
+    def dalpha(self, t: Tensor) -> Tensor:
+        """Return the derivative of alpha in t: (..., V)."""
+        return -self.powers * t.unsqueeze(-1) ** (self.powers - 1)
+
+    def mask_rate(self, t: Tensor) -> Tensor:
+        """Return r_{t,i} = t^{w_i}, the chance that a token of each value is masked at t: (..., V)."""
+        return t.unsqueeze(-1) ** self.powers
+
+    def weight(self, t: Tensor) -> Tensor:
+        """Return -alpha'_{t,i} / (1 - alpha_{t,i}) = w_i / t: (..., V)."""
+        return self.powers / t.unsqueeze(-1)
+
+    def unmask_prob(self, t: Tensor, s: Tensor) -> Tensor:
+        """Return 1 - r_{s,i} / r_{t,i} = 1 - (s / t)^{w_i}, for s < t: (..., V)."""
+        return -torch.expm1(self.powers * (s / t).log().unsqueeze(-1))
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """Return log alpha_{t,i} / (1 - alpha_{t,i}): (..., V)."""
+        return self.alpha(t).log() - self.mask_rate(t).log()
+
+
+def checked(schedule: TokenPolynomial | None, vocab_size: int, user: str) -> TokenPolynomial:
+    """Return the schedule; raise a ValueError if there is none, or it is for another vocabulary than a network's."""
+    if schedule is None:
+        raise ValueError(f"{user} needs a schedule, as in {user}(schedule=model.schedule)")
+    if schedule.vocab_size != vocab_size:
+        raise ValueError(f"the schedule is for {schedule.vocab_size} token values, the network for {vocab_size}")
+    return schedule

@@ -37,6 +37,7 @@ class Optimizer:
         warmup_steps: steps over which it rises from 0.
         decay: how it falls to `final` of that by the last step: "cosine", "linear", or "constant" (it does not).
         final: the fraction of `lr` that is left at the end.
+        schedule_lr: in place of `lr` for the exponents of a learned schedule (`TokenELBO`); `lr` if None.
         weight_decay: of matrices; embeddings, gains and biases do not decay.
         beta1: decay of the gradient's mean.
         beta2: decay of its square's mean.
@@ -46,13 +47,15 @@ class Optimizer:
     warmup_steps: int = 100
     decay: Literal["cosine", "linear", "constant"] = "cosine"
     final: float = 0.0
+    schedule_lr: float | None = None
     weight_decay: float = 0.01
     beta1: float = 0.9
     beta2: float = 0.98
 
     def __post_init__(self) -> None:
-        if not self.lr > 0:
-            raise ValueError(f"optimizer.lr must be positive, got {self.lr}")
+        for name, value in (("lr", self.lr), ("schedule_lr", self.schedule_lr)):
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"optimizer.{name} must be positive, got {value}")
         if self.warmup_steps < 0 or self.weight_decay < 0:
             raise ValueError("optimizer.warmup_steps and optimizer.weight_decay must be at least 0")
 
@@ -129,10 +132,15 @@ class Trainee(LightningModule):
 
     def configure_optimizers(self) -> Any:
         settings = self.optimizer
-        decays = [p for m in self.model.modules() if isinstance(m, nn.Linear) for p in (m.weight,)]
+        network = self.model.network
+        decays = [p for m in network.modules() if isinstance(m, nn.Linear) for p in (m.weight,)]
         ids = {id(p) for p in decays}
-        others = [p for p in self.model.parameters() if id(p) not in ids]
-        groups = [{"params": decays, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        others = [p for p in network.parameters() if id(p) not in ids]
+        exponents = [p for name, p in self.model.named_parameters() if name.startswith("schedule.") and p.requires_grad]
+        groups: list[dict[str, Any]] = [{"params": decays, "weight_decay": settings.weight_decay}]
+        groups += [{"params": others, "weight_decay": 0.0}]
+        if exponents:
+            groups += [{"params": exponents, "weight_decay": 0.0, "lr": settings.schedule_lr or settings.lr}]
         optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.beta1, settings.beta2), fused=True)
         steps = self.trainer.max_steps
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: settings.factor(step, steps))
@@ -157,7 +165,10 @@ class MovingAverage(WeightAveraging):
 
     def average(self, average: Any, current: Any, _: Any) -> None:
         decay = min(self.decay, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(average, current, 1 - decay)
+        if average[0].is_floating_point():
+            torch._foreach_lerp_(average, current, 1 - decay)
+        else:  # whole numbers, in a buffer, have no average
+            torch._foreach_copy_(average, current)
 
 
 class Keep(Checkpoint):

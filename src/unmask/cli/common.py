@@ -25,7 +25,8 @@ from unmask.objectives import Objective
 from unmask.samplers.ancestral import Ancestral  # noqa: F401
 from unmask.samplers.base import Sampler
 from unmask.samplers.first_hitting import FirstHitting  # noqa: F401
-from unmask.schedules import Schedule
+from unmask.samplers.token import TokenAncestral, TokenFirstHitting  # noqa: F401
+from unmask.schedules import Schedule, TokenPolynomial
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -59,7 +60,7 @@ def parse(parser: ArgumentParser, arguments: list[str], config: Path | None = No
 def _explain(message: str, parser: ArgumentParser) -> str:
     """Say in a few words what jsonargparse says in many, and add what was probably meant."""
     message = re.sub(r"Problem in default config file '[^']*': ", "", " ".join(message.split()))
-    bases = (DataSet, Network, Objective, Sampler, Schedule)
+    bases = (DataSet, Network, Objective, Sampler, Schedule, TokenPolynomial)
     classes = {name: cls for base in bases for name, cls in subclasses(base).items()}
     names = {name for cls in classes.values() for name in inspect.signature(cls).parameters}
     options = [option for action in parser._actions for option in action.option_strings]

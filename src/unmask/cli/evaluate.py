@@ -34,7 +34,11 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--device", type=str, help="cpu, cuda, cuda:1, ...; a GPU where there is one if not given")
     parser.add_argument("--json", type=str, help="file to write the result and its protocol to")
     parser.add_subclass_arguments(
-        Objective, "objective", default={"class_path": "TimeFreeELBO"}, help="the bound that is estimated"
+        Objective,
+        "objective",
+        required=False,
+        default=None,
+        help="the bound that is estimated; by default TimeFreeELBO, or TokenELBO for a learned schedule",
     )
     parser.add_subclass_arguments(
         DataSet,
@@ -53,13 +57,14 @@ def run(arguments: list[str]) -> None:
     if made.data is None:
         raise ValueError(f"{settings.model} does not say what it was trained with: name the data, as in --data Digits")
     check_fits(model, made.data)
+    objective = model.fit_objective(made.objective)
     split = made.data.split(settings.split)
     batches = split.batches(settings.batch_size, settings.limit)
     count = min(settings.limit or len(split), len(split))
     bar = tqdm(batches, desc="evaluating", total=-(-count // settings.batch_size), unit="batch", delay=2)
     moved = ((x.to(model.device), None if label is None else label.to(model.device)) for x, label in bar)
-    result = evaluate(model.network, made.objective, moved, draws=settings.draws, seed=settings.seed)
-    report = summarise(result, model) | protocol(settings, model, made.data, made.objective)
+    result = evaluate(model.network, objective, moved, draws=settings.draws, seed=settings.seed)
+    report = summarise(result, model) | protocol(settings, model, made.data, objective)
     print(table(report))
     if settings.json:
         with replacing(settings.json) as target:

@@ -34,8 +34,9 @@ def run(arguments: list[str]) -> None:
     add_sampling_arguments(parser)
     settings = parse(parser, arguments)
     check_sampling_arguments(settings)
-    sampler = make_sampler(parser, settings)
+    made = parser.instantiate(settings)
     model = load_model(settings.model, settings.device)
+    sampler = make_sampler(model, made.sampler, settings.temperature)
     if settings.label == "all":
         raise ValueError("--label all is for sample; name one class")
     label = make_labels(settings.label, settings.n, model.network.classes)

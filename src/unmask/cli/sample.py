@@ -34,8 +34,9 @@ def run(arguments: list[str]) -> None:
     add_sampling_arguments(parser)
     settings = parse(parser, arguments)
     check_sampling_arguments(settings)
-    sampler = make_sampler(parser, settings)
+    made = parser.instantiate(settings)
     model = load_model(settings.model, settings.device)
+    sampler = make_sampler(model, made.sampler, settings.temperature)
     label = make_labels(settings.label, settings.n, model.network.classes)
     canvas = all_masked(settings.n, model.shape, model.network.mask_id)
     x, frames = draw(model.network, canvas, label, sampler, settings)
@@ -46,7 +47,12 @@ def run(arguments: list[str]) -> None:
 def add_sampling_arguments(parser: ArgumentParser) -> None:
     """Add what `sample` and `infill` share."""
     parser.add_subclass_arguments(
-        Sampler, "sampler", default={"class_path": "FirstHitting"}, help="FirstHitting or Ancestral, and its settings"
+        Sampler,
+        "sampler",
+        required=False,
+        default=None,
+        help="FirstHitting (the default) or Ancestral, for a learned schedule TokenFirstHitting (the default) or "
+        "TokenAncestral; and its settings",
     )
     parser.add_argument("--temperature", type=float, help="divides the logits; short for --sampler.temperature")
     parser.add_argument("--seed", type=int, default=0, help="example i of a seed is the same whatever --n is")
@@ -69,10 +75,10 @@ def check_sampling_arguments(settings: Namespace) -> None:
         raise ValueError(f"--gif {settings.gif}: the file must end in .gif")
 
 
-def make_sampler(parser: ArgumentParser, settings: Namespace) -> Sampler:
-    """Build the sampler that the arguments describe."""
-    sampler = parser.instantiate(settings).sampler
-    return sampler if settings.temperature is None else replace(sampler, temperature=settings.temperature)
+def make_sampler(model: MaskedDiffusion, sampler: Sampler | None, temperature: float | None) -> Sampler:
+    """Return the sampler that the arguments describe, the model's own where they describe none."""
+    sampler = model.fit_sampler(sampler)
+    return sampler if temperature is None else replace(sampler, temperature=temperature)
 
 
 def make_labels(label: str | None, n: int, classes: int | None) -> Labels | None:

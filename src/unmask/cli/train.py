@@ -1,6 +1,7 @@
 """unmask train CONFIG: train a model, or go on with a run that was cut off."""
 
 import shutil
+import sys
 from argparse import ArgumentError
 from dataclasses import fields, replace
 from importlib.metadata import version
@@ -20,10 +21,10 @@ from unmask.description import describe
 from unmask.files import replacing
 from unmask.model import MaskedDiffusion
 from unmask.networks.base import Network
-from unmask.objectives import Objective
+from unmask.objectives import Objective, TokenELBO
 from unmask.pictures import loss_curve
 from unmask.precision import fastest_precision
-from unmask.schedules import Linear
+from unmask.schedules import Linear, TokenPolynomial
 from unmask.training import Optimizer, Run, plan_training
 
 SET_HERE = {"logger", "callbacks", "plugins", "default_root_dir", "precision", "val_check_interval", "max_epochs"}
@@ -80,6 +81,8 @@ def train_parser(config: Path | None) -> ArgumentParser:
     parser.add_class_arguments(Trainer, "trainer", instantiate=False, skip=SET_HERE)
     for field, source in {"vocab_size": lambda d: d.codec.vocab_size, "shape": lambda d: d.shape}.items():
         parser.link_arguments("data", f"network.init_args.{field}", compute_fn=source, apply_on="instantiate")
+    target = "objective.init_args.schedule.init_args.vocab_size"
+    parser.link_arguments("data", target, compute_fn=lambda d: d.codec.vocab_size, apply_on="instantiate")
     parser.link_arguments("data", "network.init_args.classes", compute_fn=lambda d: d.classes, apply_on="instantiate")
     return parser
 
@@ -93,6 +96,7 @@ def run(arguments: list[str]) -> None:
     check_folder(parser, settings)
     torch.manual_seed(settings.seed)
     made = parser.instantiate(settings)
+    made.objective = with_schedule(made.objective, made.network)
     task = Run(**{field.name: settings[field.name] for field in fields(Run)})
     if task.precision == "auto":
         settings.precision = _measure_precision(made, settings)
@@ -114,6 +118,22 @@ def run(arguments: list[str]) -> None:
     loss_curve(task.out).savefig(Path(task.out, "loss.png"))
     print(f"{task.out}/model holds the model, {task.out}/loss.png its loss curve. Next:")
     print(f"  unmask evaluate {task.out}\n  unmask sample {task.out}")
+
+
+def with_schedule(objective: Objective, network: Network) -> Objective:
+    """Give a state-dependent objective the schedule that it is to learn, if it was not described, and check that it can."""
+    if not isinstance(objective, TokenELBO):
+        return objective
+    objective = objective if objective.schedule else replace(objective, schedule=TokenPolynomial(network.vocab_size))
+    if objective.masks < 2 and objective.schedule.learned:  # type: ignore[union-attr]
+        raise ValueError(f"to learn a schedule, objective.masks must be at least 2, got {objective.masks}")
+    if not getattr(network, "time_conditioning", True):
+        print(
+            "unmask: note: under a state-dependent schedule the best prediction depends on the time; "
+            "the network cannot see it without --network.time_conditioning true",
+            file=sys.stderr,
+        )
+    return objective
 
 
 def _measure_precision(made: Namespace, settings: Namespace) -> str:

@@ -108,4 +108,4 @@ def evaluate(
     if not nats.isfinite().all():
         raise FloatingPointError(f"example {int((~nats.isfinite()).nonzero()[0])} has a likelihood that is not finite")
     error = nats.std() / math.sqrt(len(nats)) if len(nats) > 1 else torch.tensor(math.nan)
-    return Likelihood(nats.mean().item(), error.item(), len(nats), length, draws * len(nats))
+    return Likelihood(nats.mean().item(), error.item(), len(nats), length, draws * objective.calls * len(nats))

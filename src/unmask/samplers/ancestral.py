@@ -8,13 +8,30 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unmask.samplers.base import Plan, Sampler
+from unmask.samplers.base import Plan, Planned
 from unmask.schedules import Linear, Schedule
 from unmask.types import Where
 
+Grid = Literal["uniform", "cosine"]
+"""Times i / steps, or sin(pi/2 i / steps)."""
+
+
+def check_grid(steps: int, grid: Grid) -> None:
+    """Raise a ValueError unless there is such a grid."""
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    if grid not in ("uniform", "cosine"):
+        raise ValueError(f"grid must be uniform or cosine, got {grid!r}")
+
+
+def grid_times(steps: int, grid: Grid, device: torch.device | str = "cpu") -> Float[Tensor, " times"]:
+    """Return the steps + 1 times of a grid, from exactly 1 down to exactly 0."""
+    t = torch.arange(steps, -1, -1, dtype=torch.float64, device=device) / steps
+    return torch.sin(math.pi / 2 * t) if grid == "cosine" else t
+
 
 @dataclass(frozen=True)
-class Ancestral(Sampler):
+class Ancestral(Planned):
     """Go from t = 1 to 0 in `steps` steps, revealing in each the positions whose moment it holds (MD4, section 4).
 
     A masked position is revealed between t and s < t with probability `schedule.unmask_prob(t, s)`, and all that
@@ -31,22 +48,14 @@ class Ancestral(Sampler):
 
     schedule: Schedule = field(default_factory=Linear)
     steps: int = 256
-    grid: Literal["uniform", "cosine"] = "cosine"
+    grid: Grid = "cosine"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
-        if self.grid not in ("uniform", "cosine"):
-            raise ValueError(f"grid must be uniform or cosine, got {self.grid!r}")
-
-    def times(self, device: torch.device | str = "cpu") -> Float[Tensor, " steps"]:
-        """Return the grid, steps + 1 times from exactly 1 down to exactly 0."""
-        t = torch.arange(self.steps, -1, -1, dtype=torch.float64, device=device) / self.steps
-        return torch.sin(math.pi / 2 * t) if self.grid == "cosine" else t
+        check_grid(self.steps, self.grid)
 
     def plan(self, v: Float[Tensor, "batch *dims"], masked: Where) -> Plan:
-        t = self.times(v.device)
+        t = grid_times(self.steps, self.grid, v.device)
         rate = self.schedule.mask_rate(t)
         # Masked while v < rate: revealed by the first step that ends at a rate <= v.
         step = self.steps - torch.searchsorted(rate[1:].flip(0), v.contiguous(), right=True)

@@ -1,4 +1,4 @@
-"""What every sampler does: plan when each masked position is revealed, then reveal."""
+"""What every sampler does: reveal the masked positions of a canvas."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -23,27 +23,9 @@ class State(NamedTuple):
     calls: Int[Tensor, " batch"]
 
 
-class Plan(NamedTuple):
-    """When each position is revealed, and what the network and the clock are told.
-
-    Attributes:
-        step: the step that reveals each position; -1 where nothing is to be revealed.
-        noise: the mask rate that the network is told at each step.
-        t: the time after each step.
-    """
-
-    step: Int[Tensor, "batch *dims"]
-    noise: Float[Tensor, "batch steps"]
-    t: Float[Tensor, "batch steps"]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Sampler(ABC):
     """Reveal the masked positions of a canvas; no other position is ever written.
-
-    *Which* position is revealed when does not depend on what it becomes, so it is planned first, from one uniform
-    number v per position: the position is masked at t exactly while v < r_t, the mask rate. *What* it becomes is
-    drawn from the network when its moment comes, from a second uniform number. Nothing else is random.
 
     Args:
         temperature: divides the logits; positive.
@@ -55,10 +37,6 @@ class Sampler(ABC):
         check_temperature(self.temperature)
 
     @abstractmethod
-    def plan(self, v: Float[Tensor, "batch *dims"], masked: Where) -> Plan:
-        """Turn the uniform number of each position into the step that reveals it."""
-
-    @torch.no_grad()
     def trajectory(
         self, network: Network, x: Tokens, label: Labels | None = None, *, generator: Generators = None
     ) -> Iterator[State]:
@@ -74,11 +52,65 @@ class Sampler(ABC):
             ValueError: tokens or labels out of range, or a canvas without masks.
             FloatingPointError: the network's logits give no distribution; names the step.
         """
-        check_tokens(x, network.vocab_size + 1)
-        check_label(label, network.classes, len(x))
-        masked = x == network.mask_id
-        if not masked.any():
-            raise ValueError(f"the canvas has no masked position (value {network.mask_id}): nothing to sample")
+
+    def __call__(
+        self, network: Network, x: Tokens, label: Labels | None = None, *, generator: Generators = None
+    ) -> Tokens:
+        """Return the tokens at the end of `trajectory`, which see."""
+        for state in self.trajectory(network, x, label, generator=generator):
+            x = state.x
+        return x
+
+
+def check_canvas(network: Network, x: Tokens, label: Labels | None) -> Where:
+    """Return where a canvas is masked; raise a ValueError if that is nowhere, or a token or label is out of range."""
+    check_tokens(x, network.vocab_size + 1)
+    check_label(label, network.classes, len(x))
+    masked = x == network.mask_id
+    if not masked.any():
+        raise ValueError(f"the canvas has no masked position (value {network.mask_id}): nothing to sample")
+    return masked
+
+
+def check_drawn(token: Tensor, failed: int, step: int) -> None:
+    """Raise a FloatingPointError where `categorical` found no distribution to draw from, which it says by `failed`."""
+    if (token == failed).any():
+        raise FloatingPointError(f"step {step}: the network's logits are NaN, infinite, or all -inf")
+
+
+class Plan(NamedTuple):
+    """When each position is revealed, and what the network and the clock are told.
+
+    Attributes:
+        step: the step that reveals each position; -1 where nothing is to be revealed.
+        noise: the mask rate that the network is told at each step.
+        t: the time after each step.
+    """
+
+    step: Int[Tensor, "batch *dims"]
+    noise: Float[Tensor, "batch steps"]
+    t: Float[Tensor, "batch steps"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned(Sampler):
+    """Plan which position is revealed when, then reveal: for schedules that treat all token values alike.
+
+    *Which* position is revealed when does not depend on what it becomes, so it is planned first, from one uniform
+    number v per position: the position is masked at t exactly while v < r_t, the mask rate. *What* it becomes is
+    drawn from the network when its moment comes, from a second uniform number. Nothing else is random.
+    """
+
+    @abstractmethod
+    def plan(self, v: Float[Tensor, "batch *dims"], masked: Where) -> Plan:
+        """Turn the uniform number of each position into the step that reveals it."""
+
+    @torch.no_grad()
+    def trajectory(
+        self, network: Network, x: Tokens, label: Labels | None = None, *, generator: Generators = None
+    ) -> Iterator[State]:
+        """See `Sampler.trajectory`."""
+        masked = check_canvas(network, x, label)
         v, u = uniform((len(x), 2, *x.shape[1:]), generator, x.device).unbind(1)
         step, noise, t = self.plan(v, masked)
         calls = torch.zeros(len(x), dtype=torch.long, device=x.device)
@@ -89,16 +121,7 @@ class Sampler(ABC):
             if rows.any():  # an example in which this step reveals nothing costs no call
                 logits = network(x[rows], noise[rows, k], None if label is None else label[rows], at=at[rows])
                 token = categorical(logits, u[at], temperature=self.temperature)
-                if (token == network.mask_id).any():
-                    raise FloatingPointError(f"step {k + 1}: the network's logits are NaN, infinite, or all -inf")
+                check_drawn(token, network.mask_id, k + 1)
                 x = x.masked_scatter(at, token)
                 calls = calls + rows
             yield State(x, t[:, k], calls)
-
-    def __call__(
-        self, network: Network, x: Tokens, label: Labels | None = None, *, generator: Generators = None
-    ) -> Tokens:
-        """Return the tokens at the end of `trajectory`, which see."""
-        for state in self.trajectory(network, x, label, generator=generator):
-            x = state.x
-        return x

@@ -6,13 +6,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unmask.samplers.base import Plan, Sampler
+from unmask.samplers.base import Plan, Planned
 from unmask.schedules import Linear, Schedule
 from unmask.types import Where
 
 
 @dataclass(frozen=True)
-class FirstHitting(Sampler):
+class FirstHitting(Planned):
     """Reveal one token a network call, at the exact times at which the reverse process reveals it.
 
     With n positions masked at mask rate r_t, the next reveal is at r_s = r_t u^(1/n), at a uniformly random one of

@@ -1,0 +1,197 @@
+"""Samplers for state-dependent schedules (GenMD4): when a position is revealed depends on what it becomes."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unmask.categorical import categorical
+from unmask.networks.base import Network
+from unmask.randomness import Generators, uniform
+from unmask.samplers.ancestral import Grid, check_grid, grid_times
+from unmask.samplers.base import Sampler, State, check_canvas, check_drawn
+from unmask.schedules import TokenPolynomial, checked
+from unmask.types import Labels, Tokens
+
+
+@dataclass(frozen=True)
+class TokenSampler(Sampler):
+    """Sample under the exponents w of a state-dependent schedule; the network is told the time t.
+
+    Args:
+        schedule: gives w. None: that of the model, which `MaskedDiffusion.sample` and `infill` fill in.
+        temperature: divides the logits; positive.
+
+    Raises:
+        ValueError: an exponent that is 0 or infinite.
+    """
+
+    schedule: TokenPolynomial | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.schedule is not None:
+            self.schedule.check()
+
+    def powers(self, network: Network) -> Float[Tensor, " vocab"]:
+        """Return w; raise a ValueError where there is none, or one of another vocabulary."""
+        return checked(self.schedule, network.vocab_size, type(self).__name__).powers.detach()
+
+
+@dataclass(frozen=True)
+class TokenAncestral(TokenSampler):
+    """Go from t = 1 to 0 in `steps` steps: a masked position becomes i with probability p_i (1 - (s / t)^w_i).
+
+    The reverse step of GenMD4 (MD4, section 6); with p_i from one prediction a step, the error of a finite grid.
+
+    Args:
+        schedule: see `TokenSampler`.
+        steps: number of steps, at least 1.
+        grid: see `Ancestral`.
+        temperature: divides the logits; positive.
+    """
+
+    steps: int = 256
+    grid: Grid = "cosine"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_grid(self.steps, self.grid)
+
+    @torch.no_grad()
+    def trajectory(
+        self, network: Network, x: Tokens, label: Labels | None = None, *, generator: Generators = None
+    ) -> Iterator[State]:
+        """See `Sampler.trajectory`."""
+        masked = check_canvas(network, x, label)
+        w = self.powers(network)
+        t = grid_times(self.steps, self.grid, x.device)
+        calls = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        yield State(x, t[:1].expand(len(x)), calls)
+        for k in range(self.steps):
+            rows = masked.flatten(1).any(1)
+            u = uniform(tuple(x.shape), generator, x.device)
+            if rows.any():
+                at = masked[rows]
+                noise = t[k].expand(len(at))
+                p = probabilities(network, x[rows], noise, label, rows, at, self.temperature)
+                reveal = p * -torch.expm1(w * (t[k + 1] / t[k]).log())
+                stay = (1 - reveal.sum(1, keepdim=True)).clamp(min=0) * (t[k + 1] > 0)  # exactly 0 in the last step
+                token = categorical(torch.cat((reveal, stay), 1).log(), u[masked])
+                check_drawn(token, network.mask_id + 1, k + 1)
+                x = x.masked_scatter(masked, token)
+                masked = x == network.mask_id
+                calls = calls + rows
+            yield State(x, t[k + 1].expand(len(x)), calls)
+
+
+@dataclass(frozen=True)
+class TokenFirstHitting(TokenSampler):
+    """Jump from one reveal to the next. With tau = -log t, a masked position becomes i at rate w_i p_i(x_t, t).
+
+    Every example has its own clock. Two forms:
+
+    - "thinned" proposes a reveal at rate n max w, asks the network at that moment about one masked position drawn at
+      random, and accepts its token i with probability w_i / max w. Exact; max w / (mean w) calls a token.
+    - "frozen" draws a token i ~ p and a waiting time of rate w_i for every masked position from one call; the earliest
+      wins. One call a token; exact if all w are equal, else off by what p changes between two reveals.
+
+    Args:
+        schedule: see `TokenSampler`.
+        form: "thinned" or "frozen".
+        temperature: divides the logits; positive.
+    """
+
+    form: Literal["thinned", "frozen"] = "thinned"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.form not in ("thinned", "frozen"):
+            raise ValueError(f"form must be thinned or frozen, got {self.form!r}")
+
+    @torch.no_grad()
+    def trajectory(
+        self, network: Network, x: Tokens, label: Labels | None = None, *, generator: Generators = None
+    ) -> Iterator[State]:
+        """See `Sampler.trajectory`."""
+        masked = check_canvas(network, x, label)
+        w = self.powers(network)
+        jump = self._thinned if self.form == "thinned" else self._frozen
+        tau = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        calls = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        yield State(x, (-tau).exp(), calls)
+        step = 0
+        while (rows := masked.flatten(1).any(1)).any():
+            step += 1
+            x, tau = jump(network, x, tau, label, rows, w, generator, step)
+            masked = x == network.mask_id
+            calls = calls + rows
+            yield State(x, (-tau).exp(), calls)
+
+    def _thinned(
+        self,
+        network: Network,
+        x: Tokens,
+        tau: Tensor,
+        label: Labels | None,
+        rows: Tensor,
+        w: Tensor,
+        generator: Generators,
+        step: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Propose one reveal in each of the `rows` that are not done, and accept or refuse it."""
+        wait, place, choice, accept = uniform((len(x), 4), generator, x.device)[rows].unbind(1)
+        masked = (x == network.mask_id).flatten(1)[rows]
+        n = masked.sum(1)
+        tau = tau.masked_scatter(rows, tau[rows] - torch.log1p(-wait) / (n * w.max()))
+        at = (masked.cumsum(1) == (place * n).long().unsqueeze(1) + 1) & masked
+        at = at.view(-1, *x.shape[1:])
+        logits = network(x[rows], (-tau[rows]).exp(), None if label is None else label[rows], at=at)
+        token = categorical(logits, choice, temperature=self.temperature)
+        check_drawn(token, network.mask_id, step)
+        token = torch.where(accept < w[token] / w.max(), token, network.mask_id)
+        return x.masked_scatter(rows.view(-1, *[1] * (x.dim() - 1)), x[rows].masked_scatter(at, token)), tau
+
+    def _frozen(
+        self,
+        network: Network,
+        x: Tokens,
+        tau: Tensor,
+        label: Labels | None,
+        rows: Tensor,
+        w: Tensor,
+        generator: Generators,
+        step: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Let the masked positions of each of the `rows` that are not done race on one prediction."""
+        choice, wait = uniform((len(x), 2, *x.shape[1:]), generator, x.device)[rows].unbind(1)
+        here = x[rows]
+        at = here == network.mask_id
+        logits = network(here, (-tau[rows]).exp(), None if label is None else label[rows], at=at)
+        token = categorical(logits, choice[at], temperature=self.temperature)
+        check_drawn(token, network.mask_id, step)
+        times = torch.full(at.shape, math.inf, dtype=torch.float64, device=x.device)
+        times = times.masked_scatter(at, -torch.log1p(-wait[at]) / w[token]).flatten(1)
+        first, winner = times.min(1)
+        found = here.masked_scatter(at, token).flatten(1).gather(1, winner.unsqueeze(1))
+        here = here.flatten(1).scatter(1, winner.unsqueeze(1), found).view_as(here)
+        spread = rows.view(-1, *[1] * (x.dim() - 1))
+        return x.masked_scatter(spread, here), tau.masked_scatter(rows, tau[rows] + first)
+
+
+def probabilities(
+    network: Network,
+    x: Tokens,
+    noise: Tensor,
+    label: Labels | None,
+    rows: Tensor,
+    at: Tensor,
+    temperature: float,
+) -> Float[Tensor, "n vocab"]:
+    """Return the network's distribution at the positions `at` of the `rows` of a batch, in float64."""
+    logits = network(x, noise, None if label is None else label[rows], at=at)
+    return (logits.double() / temperature).softmax(-1)
