@@ -121,7 +121,7 @@ def run(arguments: list[str]) -> None:
 
 
 def with_schedule(objective: Objective, network: Network) -> Objective:
-    """Give a state-dependent objective the schedule that it is to learn, if it was not described, and check that it can."""
+    """Give a state-dependent objective the schedule to learn, if none was described, and check that it can learn it."""
     if not isinstance(objective, TokenELBO):
         return objective
     objective = objective if objective.schedule else replace(objective, schedule=TokenPolynomial(network.vocab_size))

@@ -1,0 +1,90 @@
+"""The variance of GenMD4's estimators, before and after: python -m benchmarks.token_elbo
+
+On a Markov chain whose exact posterior is the network (`tests/oracle.py`), so that only the estimator is measured. Each line
+is the standard deviation of one estimate, which costs the same number of network evaluations in each column.
+
+- The bound of one example, from one mask: t drawn uniformly, t drawn with a density proportional to t^(min w / 2 - 1), and
+  t drawn at the masks (`TokenELBO`).
+- The gradient in the exponents, from two masks of 16 examples: REINFORCE with the other mask's bound as the baseline, and
+  with pairs of masks that share a position.
+"""
+
+import math
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from oracle import MarkovChain
+
+from unmask.objectives import TokenELBO, draw_masks, reinforce
+from unmask.randomness import seeded
+from unmask.schedules import TokenPolynomial
+
+LENGTH = 64
+
+
+def schedule(powers: tuple[float, ...]) -> TokenPolynomial:
+    """Return a schedule of these exponents, in float64."""
+    made = TokenPolynomial(len(powers)).double()
+    with torch.no_grad():
+        made.raw.copy_(torch.tensor(powers, dtype=torch.float64).expm1().log())
+    return made
+
+
+def terms(oracle: MarkovChain, w: Tensor, x: Tensor, at: Tensor, t: Tensor) -> Tensor:
+    """Return w_x (-log p_x - 1) + sum_i w_i p_i where masked, else 0."""
+    log_p = oracle(x.masked_fill(at, oracle.mask_id), t).log_softmax(-1)
+    nll = -log_p.gather(2, x.unsqueeze(2)).squeeze(2)
+    return torch.where(at, w[x] * (nll - 1) + log_p.exp() @ w, 0)
+
+
+def by_time(oracle: MarkovChain, w: Tensor, x: Tensor, c: float) -> Tensor:
+    """Estimate the bound with t = u^(1 / c), u uniform: c = 1 is a uniform time."""
+    u = 1 - torch.rand(len(x), dtype=torch.float64, generator=seeded(1))
+    t = u ** (1 / c)
+    at = torch.rand(x.shape, dtype=torch.float64, generator=seeded(2)) < t.unsqueeze(1) ** w[x]
+    return terms(oracle, w, x, at, t).sum(1) / (c * u)
+
+
+def gradients(oracle: MarkovChain, made: TokenPolynomial, x: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the part of the gradient that REINFORCE gives, with the plain baseline and with pairs."""
+    w_x = made.powers[x]
+    log_t, hidden = draw_masks(w_x.detach(), 2, seeded(seed))
+    w = made.powers.detach()
+    g = terms(oracle, w, x.repeat(2, 1), hidden.view(-1, LENGTH), log_t.exp().repeat(2)).view_as(hidden)
+    paired = reinforce(g / w_x.detach(), w_x, log_t, hidden).mean()
+    rate = w_x * log_t.unsqueeze(1)
+    law = torch.where(hidden, rate, (-rate.expm1()).log()).sum(-1)
+    bound = LENGTH * g.sum(-1) / torch.where(hidden, w_x.detach(), 0).sum(-1)
+    plain = ((bound - bound.flip(0)) * law).mean()
+    return torch.autograd.grad(plain, made.raw, retain_graph=True)[0], torch.autograd.grad(paired, made.raw)[0]
+
+
+def main() -> None:
+    """Print the table."""
+    print(
+        f"{'w':>18} {'bound':>7} | {'uniform t':>10} {'t^(w/2-1)':>10} {'TokenELBO':>10} | {'baseline':>9} {'pairs':>7}"
+    )
+    for powers in ((0.5, 0.5, 0.5), (1.0, 1.0, 1.0), (2.0, 2.0, 2.0), (0.4, 1.0, 2.5)):
+        oracle = MarkovChain(3, LENGTH)
+        x = oracle.sample(1, seeded(0)).repeat(20_000, 1)
+        exact = -oracle.log_prob(x[:1]).item()
+        made = schedule(powers)
+        w = made.powers.detach()
+        oracle.under(w)
+        with torch.no_grad():
+            columns = [by_time(oracle, w, x, c) for c in (1.0, min(powers) / 2)]
+            columns.append(TokenELBO(made, masks=1)(oracle, x, generator=seeded(3)).nelbo)
+        examples = oracle.sample(16, seeded(4))
+        parts = zip(*(gradients(oracle, made, examples, seed) for seed in range(100)), strict=True)
+        spread = [math.sqrt(torch.stack(part).var(0).sum()) for part in parts]
+        line = " ".join(f"{column.std().item():10.1f}" for column in columns)
+        print(f"{powers!s:>18} {exact:7.1f} | {line} | {spread[0]:9.2f} {spread[1]:7.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
