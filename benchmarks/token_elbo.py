@@ -1,12 +1,14 @@
-"""The variance of GenMD4's estimators, before and after: python -m benchmarks.token_elbo
+"""The variance of GenMD4's estimators, before and after.
 
-On a Markov chain whose exact posterior is the network (`tests/oracle.py`), so that only the estimator is measured. Each line
-is the standard deviation of one estimate, which costs the same number of network evaluations in each column.
+    python -m benchmarks.token_elbo
 
-- The bound of one example, from one mask: t drawn uniformly, t drawn with a density proportional to t^(min w / 2 - 1), and
-  t drawn at the masks (`TokenELBO`).
-- The gradient in the exponents, from two masks of 16 examples: REINFORCE with the other mask's bound as the baseline, and
-  with pairs of masks that share a position.
+On a Markov chain whose exact posterior is the network (`tests/oracle.py`), so that only the estimator is measured. Each
+line is the standard deviation of one estimate, which costs the same number of network evaluations in each column.
+
+- The bound of one example, from one mask: t drawn uniformly, t drawn with density ~ t^(min w / 2 - 1), and t drawn at
+  the masks (`TokenELBO`).
+- The gradient in the exponents, from two masks of 16 examples: REINFORCE with the other mask's bound as the baseline,
+  and with pairs of masks that share a position.
 """
 
 import math
@@ -19,7 +21,6 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from oracle import MarkovChain
-
 from unmask.objectives import TokenELBO, draw_masks, reinforce
 from unmask.randomness import seeded
 from unmask.schedules import TokenPolynomial
