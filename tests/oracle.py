@@ -35,10 +35,11 @@ class Oracle(Network):
         self, x_t: Tokens, noise: Times | None = None, label: Labels | None = None, *, at: Where | None = None
     ) -> Logits:
         self.evaluations += len(x_t)
-        potential = None
-        if self.powers is not None:
-            potential = noise.double().unsqueeze(1) ** (self.powers - self.powers.min())
-        logits = self.marginals(x_t.flatten(1), potential).log().view(*x_t.shape, self.vocab_size)
+        if self.powers is None:
+            p = self.marginals(x_t.flatten(1))
+        else:
+            p = self.marginals(x_t.flatten(1), noise.double().unsqueeze(1) ** (self.powers - self.powers.min()))
+        logits = p.log().view(*x_t.shape, self.vocab_size)
         return logits if at is None else logits[at]
 
 

@@ -47,7 +47,7 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 1) 
 
 def test_a_run_leaves_what_it_should(runs: Path) -> None:
     names = {path.name for path in (runs / "digits").iterdir()}
-    assert names == {"config.yaml", "checkpoints", "logs", "tensorboard", "model", "loss.png"}
+    assert names == {"config.yaml", "data.json", "checkpoints", "logs", "tensorboard", "model", "loss.png"}
     model = MaskedDiffusion.from_pretrained(runs / "digits" / "model")
     assert model.about["data"] == {"class": "Digits", "labels": True}
     assert model.about["run"]["ema"] == 0.5 and model.about["steps"] == 3
@@ -233,7 +233,10 @@ def test_train_refuses_words(
         (["digits", "--batch_size", "5000"], "batch_size 5000 on 1 process(es) needs more than the 1297"),
         (["digits", "--optimizer.lr", "-1"], "optimizer.lr must be positive, got -1"),
         (["digits", "--network.heads", "5"], "width must be a multiple of 2 * heads"),
-        (["digits", "--objective", "DiscreteELBO", "--objective.steps", "0"], "steps must be at least 1, got 0"),
+        (
+            ["digits", "--objective", "DiscreteELBO", "--objective.steps", "0"],
+            "steps must be a whole number of at least 1, got 0",
+        ),
         (["digits", "--ema", "2"], "ema must be in [0, 1), got 2"),
         (["digits", "--resume"], "nothing to resume"),
         (["textfile"], "no text was named: give --data.path FILE"),
@@ -328,8 +331,11 @@ def test_a_full_disk_keeps_the_last_checkpoint(
         (["sample", "{digits}", "--label", "-1"], "--label must be in 0..9"),
         (["sample", "{digits}", "--label", "all", "--n", "7"], "--n must be a multiple of the 10 classes, got 7"),
         (["sample", "{text}", "--label", "1"], "the model was trained without labels"),
-        (["sample", "{digits}", "--temperature", "0"], "temperature must be positive and finite, got 0"),
-        (["sample", "{digits}", "--sampler", "Ancestral", "--sampler.steps", "0"], "steps must be at least 1, got 0"),
+        (["sample", "{digits}", "--temperature", "0"], "temperature must be at least 1e-6 and finite, got 0"),
+        (
+            ["sample", "{digits}", "--sampler", "Ancestral", "--sampler.steps", "0"],
+            "steps must be a whole number of at least 1, got 0",
+        ),
         (["sample", "{digits}", "--seed", "-1"], "--seed must be at least 0, got -1"),
         (["sample", "{digits}", "--out", "x.jpg"], "the file must end in .txt, .png or .npy"),
         (["sample", "{digits}", "--out", "x.txt"], "the samples are no text"),
@@ -363,3 +369,105 @@ def test_bad_input_is_one_line(
     names = {name: str(runs / name) for name in ("digits", "text", "arrays")} | {"none": "no/such/place"}
     assert message in fails(capsys, *(argument.format(**names) for argument in arguments))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_start_that_fails_leaves_the_old_run(runs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(runs / "digits", out)
+    weights = (out / "model" / "model.safetensors").read_bytes()
+    again = ["train", "digits", *TINY, "--out", str(out), "--overwrite"]
+    for wrong, message in (
+        (["--optimizer.beta1", "2"], r"optimizer.beta1 must be in [0, 1), got 2.0"),
+        (["--trainer.accumulate_grad_batches", "0"], "trainer.accumulate_grad_batches must be at least 1, got 0"),
+        (["--trainer.devices", "0"], "trainer: "),
+        (
+            ["--optimizer.lr", "1e38", "--trainer.max_steps", "30"],
+            "the loss is",
+        ),  # after a few steps, no checkpoint yet
+    ):
+        assert message in fails(capsys, *again, *wrong)
+        assert (out / "model" / "model.safetensors").read_bytes() == weights
+        assert not (out / ".old").exists()
+    fresh = tmp_path / "fresh"
+    assert "the loss is" in fails(
+        capsys, *again[:-3], "--out", str(fresh), "--optimizer.lr", "1e38", "--trainer.max_steps", "30"
+    )
+    assert not fresh.exists(), "a failed start stands in the way of the next one"
+
+
+def test_resume_takes_the_settings_of_the_run_and_wants_its_data(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    text, out = tmp_path / "t.txt", str(tmp_path / "run")
+    text.write_text("the cat sat on the mat\n" * 300)
+    settings = ["--data.path", str(text), "--data.length", "16"]
+    assert main(["train", "textfile", *TINY, *settings, "--out", out]) == 0
+    assert main(["train", "textfile", "--out", out, "--resume", "--trainer.max_steps", "4"]) == 0
+    assert MaskedDiffusion.from_pretrained(Path(out, "model")).about["steps"] == 4
+    text.write_text("the dog sat on the mat\n" * 300)
+    assert "cannot resume on other data" in fails(capsys, "train", "textfile", "--out", out, "--resume")
+    text.write_text("on the mat the cat sat\n" * 300)  # the same alphabet
+    assert "cannot resume on other data" in fails(capsys, "train", "textfile", "--out", out, "--resume")
+    assert main(["evaluate", out, "--draws", "1", "--limit", "3"]) == 0
+    assert "is not what the model was trained on" in capsys.readouterr().err
+    Path(out, "config.yaml").write_text("network: [")
+    assert "config.yaml: cannot be read" in fails(capsys, "train", "textfile", "--out", out, "--resume")
+    Path(out, "config.yaml").write_text("")
+    assert "config.yaml: is empty or damaged" in fails(capsys, "train", "textfile", "--out", out, "--resume")
+
+
+def test_a_run_that_ends_by_the_clock_can_go_on(tmp_path: Path) -> None:
+    out = str(tmp_path / "run")
+    long = ["--trainer.max_steps", "1000000", "--trainer.max_time", "00:00:00:01"]
+    assert main(["train", "digits", *TINY, *long, "--out", out]) == 0
+    done = MaskedDiffusion.from_pretrained(Path(out, "model")).about["steps"]
+    assert 0 < done < 1_000_000
+    more = ["--trainer.max_steps", str(done + 2), "--trainer.max_time", "00:01:00:00"]
+    assert main(["train", "digits", "--out", out, "--resume", *more]) == 0
+    assert MaskedDiffusion.from_pretrained(Path(out, "model")).about["steps"] == done + 2
+
+
+def test_resume_without_a_checkpoint_is_refused(runs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    shutil.copytree(runs / "digits", tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / "last.safetensors").unlink()
+    assert "nothing to resume: " in fails(capsys, "train", "digits", "--out", str(tmp_path / "run"), "--resume")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "textfile"], "no text was named: give --data.path FILE"),
+        (["train", "textfile", "--data.path", "nofile"], "nofile: no such file"),
+        (["train", "digits", "--network.width", "15"], "width must be a multiple of 2 * heads, got width=15, heads=4"),
+        (["train", "digits", "--network.hidden", "0"], "hidden must be at least 1, got 0"),
+        (["train", "digits", "--out", ""], "out must name a folder"),
+        (["sample", "{arrays}", "--out", "x.png"], "there is no picture of plain symbols"),
+        (["sample", "{text}", "--out", "."], "the file must end in"),
+        (["sample", "{text}", "--out", "{digits}/no.txt/x.txt"], "--out "),
+        (["sample", "{digi}"], "digi: no such folder (did you mean 'digits'?)"),
+        (["sample", "{text}", "--sampler.steps", "3"], "'steps' belongs to"),
+        (["evaluate", "{digits}", "--json", "{digits}"], "is a folder, not a file"),
+        (["evaluate", "{digits}/config.yaml"], "is a file; a model is a folder"),
+        (["infill", "{arrays}", "--array", "x.npy", "--mask", "m.png"], "--mask belongs to --image"),
+    ],
+)
+def test_what_a_newcomer_mistypes(
+    runs: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    (runs / "digits" / "no.txt").write_text("a file where a folder is wanted")
+    places = {name: str(runs / name) for name in ("digits", "text", "arrays", "digi")}
+    arguments = [argument.format(**places) for argument in arguments]
+    capsys.readouterr()
+    assert main(arguments) in (1, 2)
+    error = capsys.readouterr().err.strip()
+    assert message in error and "\n" not in error and error.startswith("unmask: error: ")
+
+
+@pytest.mark.parametrize("about", ['"x"', '{"data": "Digits"}', '{"run": null}'])
+def test_a_damaged_about_names_the_file(
+    runs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, about: str
+) -> None:
+    shutil.copytree(runs / "digits" / "model", tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "config.json").read_text()) | {"about": json.loads(about)}
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    assert "config.json: about" in fails(capsys, "evaluate", str(tmp_path / "m"))

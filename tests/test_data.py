@@ -19,6 +19,7 @@ from unmask.data.arrays import Arrays
 from unmask.data.base import DataSet, Examples, Windows
 from unmask.data.digits import Digits
 from unmask.data.pydocs import PyDocs
+from unmask.data.text import encoded
 from unmask.data.text8 import Text8
 from unmask.data.textfile import TextFile
 
@@ -276,3 +277,14 @@ def test_batches_in_order_and_a_spread_few() -> None:
     split = Examples(np.arange(10).reshape(10, 1))
     assert torch.cat([x for x, _ in split.batches(4)]).flatten().tolist() == list(range(10))
     assert torch.cat([x for x, _ in split.batches(4, limit=5)]).flatten().tolist() == [0, 2, 4, 6, 8]
+
+
+def test_a_damaged_cache_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNMASK_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "t.txt").write_text("abcd" * 500)
+    whole = len(encoded(tmp_path / "t.txt").tokens)
+    (tokens,) = (tmp_path / "cache" / "texts").glob("*.bin")
+    (index,) = (tmp_path / "cache" / "texts").glob("*.json")
+    for damage in (lambda: tokens.write_bytes(b"\0" * 7), lambda: index.write_text(""), lambda: index.write_text("{}")):
+        damage()
+        assert len(encoded(tmp_path / "t.txt").tokens) == whole

@@ -145,5 +145,5 @@ def test_power_weighs_the_loss_and_leaves_the_bound(power: float) -> None:
 def test_refusals() -> None:
     with pytest.raises(ValueError, match=r"power must be in \[0, 1\], got 2.0"):
         TimeFreeELBO(2.0)
-    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="steps must be a whole number of at least 1, got 0"):
         DiscreteELBO(steps=0)

@@ -11,7 +11,7 @@ from oracle import MarkovChain, Oracle, Table
 from unmask.forward import all_masked
 from unmask.networks.base import Network
 from unmask.randomness import generators, seeded
-from unmask.samplers.ancestral import Ancestral
+from unmask.samplers.ancestral import Ancestral, grid_times
 from unmask.samplers.base import Sampler
 from unmask.samplers.first_hitting import FirstHitting
 from unmask.schedules import Cosine, Geometric, Linear, Polynomial, Schedule
@@ -89,7 +89,7 @@ def test_ancestral_reveals_at_the_schedules_rate(schedule: Schedule) -> None:
     oracle = MarkovChain(2, 1)
     sampler = Ancestral(schedule, steps=5, grid="uniform")
     states = list(sampler.trajectory(oracle, blank(oracle, 20_000), generator=seeded(0)))
-    t = sampler.times()
+    t = grid_times(sampler.steps, sampler.grid)
     for before, after, start, end in zip(states, states[1:], t, t[1:], strict=False):
         hidden = int((before.x == oracle.mask_id).sum())
         revealed = hidden - int((after.x == oracle.mask_id).sum())
@@ -191,8 +191,8 @@ def test_temperature_sharpens() -> None:
 def test_refusals() -> None:
     oracle = Table(3, 3)
     for settings, message in (
-        ({"steps": 0}, "steps must be at least 1, got 0"),
-        ({"temperature": 0.0}, "temperature must be positive and finite, got 0.0"),
+        ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
+        ({"temperature": 0.0}, "temperature must be at least 1e-6 and finite, got 0.0"),
     ):
         with pytest.raises(ValueError, match=message):
             Ancestral(**settings)

@@ -379,5 +379,5 @@ def test_sampler_refusals() -> None:
         TokenAncestral()(oracle, blank(oracle, 1))
     with pytest.raises(ValueError, match="the schedule is for 4 token values, the network for 3"):
         TokenFirstHitting(schedule=TokenPolynomial(4))(oracle, blank(oracle, 1))
-    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="steps must be a whole number of at least 1, got 0"):
         TokenAncestral(steps=0)

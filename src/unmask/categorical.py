@@ -12,8 +12,8 @@ def categorical(
 ) -> Int[Tensor, " n"]:
     """Draw one token a row from softmax(logits / temperature) by inverting its distribution function at `uniform`.
 
-    The draw is exact to the tails of a float64: weights keep their relative precision, they are summed in
-    float64, and `uniform` has 53 bits. (Gumbel-max on float32 uniforms cuts the tails off, which lowers the
+    No tail is cut off: weights keep the relative precision of the logits' own format (at least float32), they are
+    summed in float64, and `uniform` has 53 bits. (Gumbel-max on float32 uniforms cuts the tails off, which lowers the
     temperature: FHS, section 5.) It needs one random number a row, not one a vocabulary entry.
 
     Args:
@@ -33,6 +33,6 @@ def categorical(
 
 
 def check_temperature(temperature: float) -> None:
-    """Raise a ValueError unless 0 < temperature < inf."""
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature must be positive and finite, got {temperature}")
+    """Raise a ValueError unless 1e-6 <= temperature < inf; at 1e-6 a draw is the most likely token."""
+    if not 1e-6 <= temperature < math.inf:
+        raise ValueError(f"temperature must be at least 1e-6 and finite, got {temperature}")

@@ -132,7 +132,10 @@ class Pixels(Codec):
 
     def encode(self, data: UInt8[np.ndarray, "*dims"]) -> Int[Tensor, "*dims"]:
         """Turn 8-bit values into the nearest levels; undoes `decode`."""
-        return torch.from_numpy((np.asarray(data) * ((self.levels - 1) / 255)).round().astype(np.int64))
+        data = np.asarray(data)
+        if data.size and (data.min() < 0 or data.max() > 255):
+            raise ValueError(f"pixels must be in 0..255, got values from {data.min()} to {data.max()}")
+        return torch.from_numpy((data * ((self.levels - 1) / 255)).round().astype(np.int64))
 
     def decode(self, x: Tokens) -> UInt8[np.ndarray, "batch *dims"]:
         """Spread the levels over 0..255; a mask becomes 127."""
@@ -160,7 +163,12 @@ class Symbols(Codec):
 
     def encode(self, data: Any) -> Tensor:
         """Return the integers as tokens."""
-        return torch.as_tensor(np.asarray(data)).long()
+        data = np.asarray(data)
+        if not np.issubdtype(data.dtype, np.integer):
+            raise ValueError(f"tokens must be integers, got {data.dtype}")
+        if data.size and (data.min() < 0 or data.max() >= self.count):
+            raise ValueError(f"tokens must be in 0..{self.count - 1}, got values from {data.min()} to {data.max()}")
+        return torch.from_numpy(data.astype(np.int64))
 
     def decode(self, x: Tokens) -> np.ndarray:
         """Return the tokens as an array."""

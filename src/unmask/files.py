@@ -29,3 +29,15 @@ def checksum(path: Path | str) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_writable(path: Path, what: str) -> None:
+    """Raise an OSError, which names `what` was asked for, if a file cannot be written at `path`."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{what} {path}: is a folder, not a file")
+    try:
+        with replacing(path.with_name(f"{path.name}.try")) as temporary:
+            temporary.touch()
+        path.with_name(f"{path.name}.try").unlink()
+    except OSError as error:
+        raise OSError(f"{what} {path}: cannot be written ({error.strerror or error})") from None

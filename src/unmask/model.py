@@ -222,6 +222,9 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not valid JSON: {error}") from error
     if not isinstance(description, dict):
         raise ValueError(f"{path}: expected a JSON object, got {type(description).__name__}")
+    about = description.get("about", {})
+    if not isinstance(about, dict) or not all(isinstance(about.get(name, {}), dict) for name in ("data", "run")):
+        raise ValueError(f"{path}: about, about.data and about.run must be JSON objects")
     return description
 
 

@@ -99,8 +99,8 @@ class DiscreteELBO(Objective):
     steps: int = 1000
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if self.steps != int(self.steps) or self.steps < 1:
+            raise ValueError(f"steps must be a whole number of at least 1, got {self.steps}")
 
     def __call__(
         self, network: Network, x: Tokens, label: Labels | None = None, *, generator: Generators = None

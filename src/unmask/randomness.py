@@ -10,9 +10,9 @@ Generators = torch.Generator | Sequence[torch.Generator] | None
 """One generator for the whole batch, or one per example so that an example does not depend on its batch."""
 
 
-def generators(seed: int, count: int) -> list[torch.Generator]:
-    """Make one generator per example; the i-th depends on (seed, i) alone, not on the count."""
-    return [seeded(seed, i) for i in range(count)]
+def generators(seed: int, count: int, first: int = 0) -> list[torch.Generator]:
+    """Make one generator per example, from the example number `first` on; that of i depends on (seed, i) alone."""
+    return [seeded(seed, i) for i in range(first, first + count)]
 
 
 def seeded(*entropy: int, device: torch.device | str = "cpu") -> torch.Generator:

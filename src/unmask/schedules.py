@@ -133,10 +133,8 @@ class Geometric(Schedule):
     beta_max: float = 20.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.beta_min < self.beta_max < math.inf:
-            raise ValueError(
-                f"0 < beta_min < beta_max is needed, got beta_min={self.beta_min}, beta_max={self.beta_max}"
-            )
+        if not 0 < self.beta_min < self.beta_max <= 700:  # exp(-700) is about the least that a float64 holds
+            raise ValueError(f"0 < beta_min < beta_max <= 700 is needed, got {self.beta_min} and {self.beta_max}")
 
     @property
     def _growth(self) -> float:
@@ -155,7 +153,8 @@ class Geometric(Schedule):
 
     def inverse(self, alpha: Tensor) -> Tensor:
         rise = -torch.log1p((alpha - 1) * self._full)
-        return torch.log1p(rise / self.beta_min) / self._growth
+        time = torch.log1p(rise / self.beta_min) / self._growth
+        return torch.where(alpha > 0, time, torch.ones_like(time)).clamp(max=1)
 
     def mask_rate(self, t: Tensor) -> Tensor:
         rate = -torch.expm1(-self._rise(t)) / self._full

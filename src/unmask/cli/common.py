@@ -57,6 +57,17 @@ def parse(parser: ArgumentParser, arguments: list[str], config: Path | None = No
         raise ArgumentError(None, _explain(error.message, parser)) from None
 
 
+def instantiate(parser: ArgumentParser, settings: Namespace) -> Namespace:
+    """Build the objects that the settings describe; an error is the one that a constructor raised, in its own words."""
+    try:
+        return parser.instantiate(settings)
+    except (ValueError, TypeError, OSError, ArgumentError) as error:
+        root: BaseException = error
+        while (deeper := root.__cause__ or (None if root.__suppress_context__ else root.__context__)) is not None:
+            root = deeper
+        raise root from None
+
+
 def _explain(message: str, parser: ArgumentParser) -> str:
     """Say in a few words what jsonargparse says in many, and add what was probably meant."""
     message = re.sub(r"Problem in default config file '[^']*': ", "", " ".join(message.split()))
@@ -70,19 +81,35 @@ def _explain(message: str, parser: ArgumentParser) -> str:
         return f"{where}unknown class {found[1]!r}{nearest(found[1], classes)}"
     if found := re.search(r"[Oo]ption '([^']+)' is not accepted|does not accept option '([^']+)'", message):
         name = found[1] or found[2]
+        if owners := [title for title, cls in classes.items() if name in inspect.signature(cls).parameters]:
+            return f"{where}{name!r} belongs to {', '.join(owners)}: name the class first, as in --sampler Ancestral"
         known = names | {option.rpartition(".")[2].lstrip("-") for option in options}
         return f"{where or message.split(' does not')[0] + ': '}unknown option {name!r}{nearest(name, known)}"
     if found := re.search(r"[Uu]nrecognized arguments: (\S+)", message):
         return f"unknown option {found[1]}{nearest(found[1], [*options, *(f'--{name}' for name in names)])}"
+    if found := re.search(r"Expected a typing.Literal\[(.+?)\]\. Got value: (\S+)", message):
+        return f"{where}expected one of {found[1]}, got {found[2]!r}"
     if found := re.search(r"Expected an? (.+?)\. Got value: (\S+)", message):
         return f"{where}expected {found[1].removeprefix('<class ').rstrip('>')}, got {found[2]!r}"
+    if found := re.search(r"Given value: NestedArg\(key='(?:init_args\.)?([^'.]+)", message):
+        owners = [title for title, cls in classes.items() if found[1] in inspect.signature(cls).parameters]
+        return f"{where}{found[1]!r} belongs to {', '.join(owners) or 'no class'}: name the class first"
     return message
 
 
 def find_model(path: str) -> str:
     """Return the folder of a model: `path`, or `path`/model for the folder of a run, or a name for the Hub."""
+    if Path(path).is_file():
+        raise ValueError(f"{path}: is a file; a model is a folder, of a run or as save_pretrained writes it")
+    siblings = Path(path).parent
+    if not Path(path).exists() and siblings.is_dir() and (hint := nearest(Path(path).name, _names(siblings))):
+        raise FileNotFoundError(f"{path}: no such folder{hint}")
     inner = Path(path, "model")
     return str(inner) if inner.is_dir() and not Path(path, "config.json").exists() else path
+
+
+def _names(folder: Path) -> list[str]:
+    return [entry.name for entry in folder.iterdir() if entry.is_dir()]
 
 
 def load_model(path: str, device: str | None) -> MaskedDiffusion:

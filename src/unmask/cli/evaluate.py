@@ -1,6 +1,8 @@
 """unmask evaluate MODEL: the negative ELBO on a data set, with its standard error and its protocol."""
 
 import json
+import math
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -9,10 +11,10 @@ import torch
 from jsonargparse import Namespace
 from tqdm import tqdm
 
-from unmask.cli.common import find_model, first, load_model, new_parser, parse
+from unmask.cli.common import find_model, first, instantiate, load_model, new_parser, parse
 from unmask.data.base import DataSet
-from unmask.description import describe
-from unmask.files import checksum, replacing
+from unmask.description import describe, subclasses
+from unmask.files import check_writable, checksum, replacing
 from unmask.metrics.likelihood import Likelihood, evaluate
 from unmask.model import WEIGHTS, MaskedDiffusion
 from unmask.objectives import Objective
@@ -51,13 +53,16 @@ def run(arguments: list[str]) -> None:
     for name in ("draws", "batch_size", "limit"):
         if settings[name] is not None and settings[name] < 1:
             raise ValueError(f"--{name} must be at least 1, got {settings[name]}")
+    if settings.json:
+        check_writable(Path(settings.json), "--json")
     if model is None or settings.device:
         model = load_model(settings.model, settings.device)
-    made = parser.instantiate(settings)
+    made = instantiate(parser, settings)
     if made.data is None:
         raise ValueError(f"{settings.model} does not say what it was trained with: name the data, as in --data Digits")
     check_fits(model, made.data)
     objective = model.fit_objective(made.objective)
+    warn_if_changed(model, made.data)
     split = made.data.split(settings.split)
     batches = split.batches(settings.batch_size, settings.limit)
     count = min(settings.limit or len(split), len(split))
@@ -69,6 +74,15 @@ def run(arguments: list[str]) -> None:
     if settings.json:
         with replacing(settings.json) as target:
             target.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def warn_if_changed(model: MaskedDiffusion, data: DataSet) -> None:
+    """Say so where the data are described as those that the model was trained on, but hold something else."""
+    known = model.about.get("train_sha256")
+    if known and describe(data.settled()) == model.about.get("data") and data.split("train").checksum != known:
+        print(
+            f"unmask: warning: {data.name} is not what the model was trained on: its content changed", file=sys.stderr
+        )
 
 
 def check_fits(model: MaskedDiffusion, data: DataSet) -> None:
@@ -85,7 +99,8 @@ def summarise(result: Likelihood, model: MaskedDiffusion) -> dict[str, Any]:
     if model.codec.unit != "dimension":
         figures[f"perplexity_per_{model.codec.unit}"] = result.perplexity
     counts = {"examples": result.examples, "tokens_per_example": result.length, "network_calls": result.calls}
-    return {name: list(pair) for name, pair in figures.items()} | counts
+    known = {name: [value, None if math.isnan(error) else error] for name, (value, error) in figures.items()}
+    return known | counts
 
 
 def protocol(settings: Namespace, model: MaskedDiffusion, data: DataSet, objective: Objective) -> dict[str, Any]:
@@ -113,7 +128,7 @@ def table(report: dict[str, Any]) -> str:
     lines = []
     for name, value in report.items():
         if isinstance(value, list):
-            value = f"{value[0]:.4f} ± {value[1]:.4f}"
+            value = f"{value[0]:.4f} ± " + ("unknown (one example)" if value[1] is None else f"{value[1]:.4f}")
         elif isinstance(value, dict):
             value = ", ".join(f"{item}" if key == "class" else f"{key}={item}" for key, item in value.items())
         lines.append(f"{name.replace('_', ' '):24} {value}")
@@ -122,5 +137,6 @@ def table(report: dict[str, Any]) -> str:
 
 def _own_data(model: MaskedDiffusion | None) -> dict[str, Any] | None:
     """Return the data that a model was trained with, as jsonargparse wants it."""
-    described = dict(model.about.get("data") or {}) if model else {}
-    return {"class_path": described.pop("class"), "init_args": described} if described else None
+    described = dict(model.about.get("data", {})) if model else {}
+    name = described.pop("class", None)
+    return {"class_path": name, "init_args": described} if name in subclasses(DataSet) else None

@@ -7,8 +7,16 @@ import torch
 from jsonargparse import Namespace
 from torch import Tensor
 
-from unmask.cli.common import load_model, new_parser, parse
-from unmask.cli.sample import add_sampling_arguments, check_sampling_arguments, draw, make_labels, make_sampler, show
+from unmask.cli.common import instantiate, load_model, new_parser, parse
+from unmask.cli.sample import (
+    add_sampling_arguments,
+    check_outputs,
+    check_sampling_arguments,
+    draw,
+    make_labels,
+    make_sampler,
+    show,
+)
 from unmask.codecs import Bytes, Characters, Pixels
 from unmask.model import MaskedDiffusion
 from unmask.networks.base import check_tokens
@@ -34,11 +42,12 @@ def run(arguments: list[str]) -> None:
     add_sampling_arguments(parser)
     settings = parse(parser, arguments)
     check_sampling_arguments(settings)
-    made = parser.instantiate(settings)
+    made = instantiate(parser, settings)
     model = load_model(settings.model, settings.device)
     sampler = make_sampler(model, made.sampler, settings.temperature)
     if settings.label == "all":
         raise ValueError("--label all is for sample; name one class")
+    check_outputs(model, settings)
     label = make_labels(settings.label, settings.n, model.network.classes)
     canvas = make_canvas(model, settings)
     network = Padded(model.network).eval() if canvas.dim() == 1 and canvas.shape != model.shape else model.network
@@ -52,6 +61,8 @@ def make_canvas(model: MaskedDiffusion, settings: Namespace) -> Tensor:
     Raises:
         ValueError: not one form exactly, a form that does not fit the model, or nothing unknown.
     """
+    if settings.mask is not None and settings.image is None:
+        raise ValueError("--mask belongs to --image; in an --array -1 is unknown, in a text the placeholder")
     given = [name for name in ("text", "image", "array") if settings[name] is not None]
     if len(given) != 1:
         raise ValueError(f"give one of TEXT, --image with --mask, or --array; got {', '.join(given) or 'none'}")
@@ -110,6 +121,8 @@ def _from_array(model: MaskedDiffusion, settings: Namespace) -> Tensor:
         raise FileNotFoundError(f"{path}: no such file") from None
     except (ValueError, OSError, EOFError) as error:
         raise ValueError(f"{path}: not a .npy file of plain numbers: {error}") from None
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{path}: expected a .npy file of one array, got an archive of several")
     if not np.issubdtype(array.dtype, np.integer) or array.shape != model.shape:
         raise ValueError(f"{path}: expected integers of shape {model.shape}, got {array.dtype} {array.shape}")
     tokens = torch.from_numpy(array.astype(np.int64))

@@ -38,8 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"unknown command {name!r}{nearest(name, COMMANDS)}; the commands are {', '.join(COMMANDS)}", 2)
     try:
         importlib.import_module(f"unmask.cli.{name}").run(rest)
-    except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+    except KeyboardInterrupt as error:
+        return _fail(str(error) or "interrupted", 130)
     except ArgumentError as error:
         return _fail(error.message, 2)
     except ModuleNotFoundError as error:

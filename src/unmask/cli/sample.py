@@ -9,9 +9,9 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from tqdm import tqdm
 
-from unmask.cli.common import load_model, new_parser, parse
-from unmask.codecs import Pixels, Symbols
-from unmask.files import replacing
+from unmask.cli.common import instantiate, load_model, new_parser, parse
+from unmask.codecs import Bytes, Characters, Pixels, Symbols
+from unmask.files import check_writable, replacing
 from unmask.forward import all_masked
 from unmask.model import MaskedDiffusion
 from unmask.networks.base import Network
@@ -34,9 +34,10 @@ def run(arguments: list[str]) -> None:
     add_sampling_arguments(parser)
     settings = parse(parser, arguments)
     check_sampling_arguments(settings)
-    made = parser.instantiate(settings)
+    made = instantiate(parser, settings)
     model = load_model(settings.model, settings.device)
     sampler = make_sampler(model, made.sampler, settings.temperature)
+    check_outputs(model, settings)
     label = make_labels(settings.label, settings.n, model.network.classes)
     canvas = all_masked(settings.n, model.shape, model.network.mask_id)
     x, frames = draw(model.network, canvas, label, sampler, settings)
@@ -112,7 +113,7 @@ def draw(
             here = slice(start, start + settings.batch_size)
             x, labels = canvas[here].to(device), None if label is None else label[here].to(device)
             hidden = int((x == network.mask_id).sum())
-            for state in sampler.trajectory(network, x, labels, generator=generators(settings.seed, len(canvas))[here]):
+            for state in sampler.trajectory(network, x, labels, generator=generators(settings.seed, len(x), start)):
                 left = int((state.x == network.mask_id).sum())
                 bar.update(hidden - left)
                 hidden, x = left, state.x
@@ -127,35 +128,41 @@ def draw(
     return torch.cat(parts), [frames[i] for i in kept]
 
 
+def check_outputs(model: MaskedDiffusion, settings: Namespace) -> None:
+    """Raise a ValueError for an output that the model's samples cannot be written to, before any is drawn."""
+    plain = isinstance(model.codec, Symbols)
+    if settings.gif and plain:
+        raise ValueError("--gif: there is no picture of plain symbols; the model's data are neither text nor images")
+    if settings.out and settings.out.endswith(".png") and plain:
+        raise ValueError(f"--out {settings.out}: there is no picture of plain symbols; write a .npy")
+    if settings.out and settings.out.endswith(".txt") and not isinstance(model.codec, Characters | Bytes):
+        raise ValueError(f"--out {settings.out}: the samples are no text; write a .npy" + " or .png" * (not plain))
+    for option in ("out", "gif"):
+        if settings[option]:
+            check_writable(Path(settings[option]), f"--{option}")
+
+
 def show(model: MaskedDiffusion, x: Tokens, frames: list[Tokens], settings: Namespace, rows: int | None) -> None:
     """Print or write samples in the form that fits the data, and the animation if wanted."""
     codec = model.codec
-    drawable = isinstance(codec, Pixels) or not isinstance(codec, Symbols)
     default = "samples.png" if isinstance(codec, Pixels) else "samples.npy" if isinstance(codec, Symbols) else None
-    out = settings.out or default
+    if out := settings.out or default:
+        with replacing(out) as path:
+            if path.suffix == ".npy":
+                np.save(path, x.numpy())
+            elif path.suffix == ".png":
+                picture(codec, x, rows).save(path)
+            else:
+                path.write_text("\n\n".join(codec.decode(x)) + "\n", encoding="utf-8")
+        print(out)
+    else:
+        print(*codec.decode(x), sep="\n\n")
     if settings.gif:
-        if not drawable:
-            raise ValueError(
-                "--gif: there is no picture of plain symbols; the model's data are neither text nor images"
-            )
         from unmask.pictures import save_animation
 
         with replacing(settings.gif) as path:
             save_animation([picture(codec, frame, rows) for frame in frames], path)
         print(settings.gif)
-    if out is None:
-        print(*codec.decode(x), sep="\n\n")
-        return
-    with replacing(out) as path:
-        if path.suffix == ".npy":
-            np.save(path, x.numpy())
-        elif path.suffix == ".png":
-            picture(codec, x, rows).save(path)
-        elif drawable and not isinstance(codec, Pixels):
-            path.write_text("\n\n".join(codec.decode(x)) + "\n", encoding="utf-8")
-        else:
-            raise ValueError(f"--out {out}: the samples are no text; write a .npy" + " or .png" * drawable)
-    print(out)
 
 
 def picture(codec: Any, x: Tokens, rows: int | None) -> Any:

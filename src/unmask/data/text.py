@@ -122,32 +122,45 @@ def encoded(path: Path, codec: Codec | None = None) -> EncodedText:
         raise FileNotFoundError(f"{path}: no such file")
     key = json.dumps([checksum(path), path.suffix, None if codec is None else describe(codec)])
     index = cache_folder() / "texts" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
-    if not (index.is_file() and index.with_suffix(".bin").is_file()):
-        _encode(path, codec or find_codec(path), index)
-    entry = json.loads(index.read_text(encoding="utf-8"))
-    codec = build(Codec, entry["codec"], str(index))
-    return EncodedText(codec, np.memmap(index.with_suffix(".bin"), dtype=_dtype(codec), mode="r"), entry["md5"])
+    return _open(index) or _encode(path, codec or find_codec(path), index)
+
+
+def _open(index: Path) -> EncodedText | None:
+    """Return an encoded text from the cache; None where it is not there, or damaged."""
+    try:
+        entry = json.loads(index.read_text(encoding="utf-8"))
+        codec = build(Codec, entry["codec"], str(index))
+        tokens: np.memmap = np.memmap(index.with_suffix(".bin"), dtype=_dtype(codec), mode="r")
+        return EncodedText(codec, tokens, entry["md5"]) if len(tokens) == entry["tokens"] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _dtype(codec: Codec) -> np.dtype:
     return np.dtype(np.uint8 if codec.vocab_size <= 256 else "<u4")
 
 
-def _encode(path: Path, codec: Codec, index: Path) -> None:
-    """Write the tokens of a text beside `index`, then `index` itself."""
-    md5, position = hashlib.md5(usedforsecurity=False), 0
+def _encode(path: Path, codec: Codec, index: Path) -> EncodedText:
+    """Write the tokens of a text beside `index`, then `index` itself, and open them."""
+    md5, position, count = hashlib.md5(usedforsecurity=False), 0, 0
     with replacing(index.with_suffix(".bin")) as target, open(target, "wb") as file:
         for text in characters(path):
             try:
-                file.write(codec.encode(text).numpy().astype(_dtype(codec)).tobytes())
+                tokens = codec.encode(text).numpy().astype(_dtype(codec))
             except ValueError as error:
                 raise ValueError(f"{path}: {f'after {position} characters: ' if position else ''}{error}") from None
+            file.write(tokens.tobytes())
             md5.update(text.encode())
-            position += len(text)
+            position, count = position + len(text), count + len(tokens)
         if not position:
             raise ValueError(f"{path}: the file is empty")
     with replacing(index) as target:
-        target.write_text(json.dumps({"codec": describe(codec), "md5": md5.hexdigest(), "source": str(path)}))
+        entry = {"codec": describe(codec), "md5": md5.hexdigest(), "tokens": count, "source": str(path)}
+        target.write_text(json.dumps(entry))
+    opened = _open(index)
+    if opened is None:
+        raise OSError(f"{index}: the cache was just written and cannot be read; is another program clearing it?")
+    return opened
 
 
 def check_lengths(length: int, stride: int | None) -> None:

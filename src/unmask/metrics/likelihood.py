@@ -20,7 +20,7 @@ class Likelihood:
 
     Attributes:
         nats: mean per example.
-        nats_error: its standard error, over examples and draws together.
+        nats_error: its standard error, over examples and draws together; NaN of a single example.
         examples: number of examples.
         length: tokens per example.
         calls: network evaluations of one example that were spent, in all.
@@ -82,8 +82,8 @@ def evaluate(
 ) -> Likelihood:
     """Average the negative ELBO over batches of examples.
 
-    The standard error treats examples as independent. Draws are spread evenly over an example and its batch, which
-    makes the mean better than this error says, never worse.
+    The standard error treats examples as independent. Draws are spread evenly over an example and its batch, which as a
+    rule makes the mean better than this error says.
 
     Args:
         network: in evaluation mode.

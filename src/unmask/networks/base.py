@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -61,8 +62,12 @@ class Network(nn.Module, ABC):
 
 
 def check_tokens(x: Tensor, count: int, name: str = "tokens") -> None:
-    """Raise a ValueError unless every value of x is in 0..count-1."""
-    if x.numel() and (x.min() < 0 or x.max() >= count):
+    """Raise a ValueError unless x is of int64, not empty, and every value in 0..count-1."""
+    if x.dtype != torch.long:
+        raise ValueError(f"{name} must be of dtype torch.int64, got {x.dtype}; x.long() converts them")
+    if not x.numel():
+        raise ValueError(f"{name} are empty: shape {tuple(x.shape)}")
+    if x.min() < 0 or x.max() >= count:
         wrong = ((x < 0) | (x >= count)).nonzero()[0].tolist()
         raise ValueError(f"{name} must be in 0..{count - 1}, got {x[tuple(wrong)].item()} at index {wrong}")
 

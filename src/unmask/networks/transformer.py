@@ -49,9 +49,17 @@ class Transformer(Network):
         rotary_base: float = 10_000.0,
     ) -> None:
         super().__init__()
-        for name, value in dict(vocab_size=vocab_size, width=width, depth=depth, heads=heads).items():
+        counts = {"vocab_size": vocab_size, "width": width, "depth": depth, "heads": heads}
+        counts |= {"classes": 1 if classes is None else classes, "hidden": 1 if hidden is None else hidden}
+        for name, value in counts.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if not isinstance(shape, tuple | list) or not shape or min(shape) < 1:
+            raise ValueError(f"shape must be a tuple of lengths of at least 1, such as (256,), got {shape}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {dropout}")
+        if not rotary_base > 0:
+            raise ValueError(f"rotary_base must be positive, got {rotary_base}")
         if width % (2 * heads):
             raise ValueError(f"width must be a multiple of 2 * heads, got width={width}, heads={heads}")
         self.vocab_size, self.shape, self.classes = vocab_size, tuple(shape), classes

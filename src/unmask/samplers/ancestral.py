@@ -18,8 +18,8 @@ Grid = Literal["uniform", "cosine"]
 
 def check_grid(steps: int, grid: Grid) -> None:
     """Raise a ValueError unless there is such a grid."""
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+    if steps != int(steps) or steps < 1:
+        raise ValueError(f"steps must be a whole number of at least 1, got {steps}")
     if grid not in ("uniform", "cosine"):
         raise ValueError(f"grid must be uniform or cosine, got {grid!r}")
 

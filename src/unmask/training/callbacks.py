@@ -1,0 +1,105 @@
+"""What happens around the steps: averaged weights, checkpoints, speed, progress."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback, Checkpoint, TQDMProgressBar, WeightAveraging
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from lightning.pytorch.plugins.io import CheckpointIO
+
+from unmask.checkpoint import load_tree, save_tree
+
+
+def logs_now(trainer: Any) -> bool:
+    """Whether this step's figures are written to the logs."""
+    return trainer.global_step % trainer.log_every_n_steps == 0
+
+
+class MovingAverage(WeightAveraging):
+    """Average the weights exponentially; validate, export and finish with the average.
+
+    The decay warms up as min(decay, (1 + n) / (10 + n)) over the steps n, so that short runs forget their start.
+    """
+
+    def __init__(self, decay: float) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"ema must be in [0, 1), got {decay}")
+        self.decay, self.step = decay, 0
+        super().__init__(multi_avg_fn=self.average)
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        self.step = step_idx or 0
+        return step_idx is not None
+
+    def average(self, average: Any, current: Any, _: Any) -> None:
+        decay = min(self.decay, (1 + self.step) / (10 + self.step))
+        if average[0].is_floating_point():
+            torch._foreach_lerp_(average, current, 1 - decay)
+        else:  # whole numbers, in a buffer, have no average
+            torch._foreach_copy_(average, current)
+
+
+class Keep(Checkpoint):
+    """Write the whole state of training to one file, every so many steps and at the last."""
+
+    def __init__(self, path: Path, every: int) -> None:
+        self.path, self.every = path, every
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        step = trainer.global_step
+        due = step % self.every == 0 or step == trainer.max_steps or trainer.should_stop  # by --trainer.max_time
+        if due and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            pl_module.check_finite(outputs["loss"])
+            trainer.save_checkpoint(self.path)
+
+
+class SafetensorsIO(CheckpointIO):
+    """Checkpoints without pickle; see `unmask.checkpoint`."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        save_tree(checkpoint, path)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        return load_tree(path)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+class Speed(Callback):
+    """Log tokens per second, counted between log lines."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.since, self.tokens = time.perf_counter(), 0
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.tokens += batch[0].numel() * trainer.world_size
+        if logs_now(trainer):
+            now = time.perf_counter()
+            pl_module.log("tokens/s", self.tokens / (now - self.since), prog_bar=True)
+            self.since, self.tokens = now, 0
+
+
+class Bar(TQDMProgressBar):
+    """A progress bar over all steps of the run; a line now and then where nobody watches."""
+
+    def __init__(self, max_steps: int) -> None:
+        super().__init__(refresh_rate=1 if sys.stderr.isatty() else max(1, max_steps // 20))
+
+    @property
+    def total_train_batches(self) -> int:
+        return self.trainer.max_steps * self.trainer.accumulate_grad_batches
+
+    def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
+        super().on_train_epoch_start(trainer, *_)
+        self.train_progress_bar.set_description("training")
+
+    def init_validation_tqdm(self) -> Tqdm:
+        return Tqdm(disable=True)
+
+    def get_metrics(self, trainer: Trainer, pl_module: Any) -> dict[str, Any]:
+        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
