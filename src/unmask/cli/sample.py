@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from jsonargparse import ArgumentParser, Namespace
+from torch import Tensor
 from tqdm import tqdm
 
 from unmask.cli.common import instantiate, load_model, new_parser, parse
@@ -103,11 +104,11 @@ def make_labels(label: str | None, n: int, classes: int | None) -> Labels | None
 
 def draw(
     network: Network, canvas: Tokens, label: Labels | None, sampler: Sampler, settings: Namespace
-) -> tuple[Tokens, list[Tokens]]:
+) -> tuple[Tokens, list[Tensor]]:
     """Sample a canvas in batches, with a progress bar; return the tokens, and moments of the first batch if wanted."""
     device = next(network.parameters()).device
-    parts: list[Tokens] = []
-    frames: list[Tokens] = []
+    parts: list[Tensor] = []
+    frames: list[Tensor] = []
     with tqdm(total=int((canvas == network.mask_id).sum()), desc="unmasking", unit="token", delay=2) as bar:
         for start in range(0, len(canvas), settings.batch_size):
             here = slice(start, start + settings.batch_size)
@@ -142,7 +143,7 @@ def check_outputs(model: MaskedDiffusion, settings: Namespace) -> None:
             check_writable(Path(settings[option]), f"--{option}")
 
 
-def show(model: MaskedDiffusion, x: Tokens, frames: list[Tokens], settings: Namespace, rows: int | None) -> None:
+def show(model: MaskedDiffusion, x: Tokens, frames: list[Tensor], settings: Namespace, rows: int | None) -> None:
     """Print or write samples in the form that fits the data, and the animation if wanted."""
     codec = model.codec
     default = "samples.png" if isinstance(codec, Pixels) else "samples.npy" if isinstance(codec, Symbols) else None

@@ -75,7 +75,7 @@ def draw_nelbo(
 def evaluate(
     network: Network,
     objective: Objective,
-    batches: Iterable[tuple[Tokens, Labels | None]],
+    batches: Iterable[tuple[Tensor, Tensor | None]],
     *,
     draws: int,
     seed: int = 0,
