@@ -124,19 +124,14 @@ def plan_training(
         KeyboardInterrupt: (from what is returned) says how to go on.
     """
     _quieten()
-    for name, default in (("max_steps", -1), ("accumulate_grad_batches", 1), ("log_every_n_steps", None)):
-        value = trainer.get(name, default)
-        if value is not None and value < 1:
-            raise ValueError(f"trainer.{name} must be at least 1, got {value}")
-    if not (trainer.get("gradient_clip_val") or 0) >= 0:
-        raise ValueError(f"trainer.gradient_clip_val must be at least 0, got {trainer['gradient_clip_val']}")
+    _check(trainer)
     every = trainer.get("accumulate_grad_batches", 1)
     callbacks = [MovingAverage(run.ema), Speed(), Keep(run.checkpoint, run.checkpoint_every)]
     if trainer.get("enable_progress_bar") is not False:
         callbacks.append(Bar(trainer["max_steps"]))
+    log_every = trainer.get("log_every_n_steps") or max(1, min(10, trainer["max_steps"] // 20))
     loop = _new_trainer(
-        **trainer
-        | {"log_every_n_steps": trainer.get("log_every_n_steps") or max(1, min(10, trainer["max_steps"] // 20))},
+        **trainer | {"log_every_n_steps": log_every},
         precision=run.precision,
         callbacks=callbacks,
         logger=[CSVLogger(run.out, name="logs"), TensorBoardLogger(run.out, name="tensorboard")],
@@ -154,11 +149,8 @@ def plan_training(
     order = Order(
         len(train_split), run.batch_size, run.seed, lambda: loop.global_step * every, loop.global_rank, loop.world_size
     )
-    loading: dict[str, Any] = {
-        "batch_size": None,
-        "collate_fn": _as_it_is,
-        "pin_memory": loop.strategy.root_device.type == "cuda",
-    }
+    on_gpu = loop.strategy.root_device.type == "cuda"
+    loading: dict[str, Any] = {"batch_size": None, "collate_fn": _as_it_is, "pin_memory": on_gpu}
     batches = DataLoader(train_split, sampler=order, num_workers=run.workers, **loading)
     held_out: Any = list(data.split("valid").batches(run.batch_size, run.evaluate_examples))
     valid: DataLoader = DataLoader(held_out, **loading)
@@ -175,16 +167,22 @@ def plan_training(
         try:
             loop.fit(trainee, batches, valid, ckpt_path=None if before is None else run.checkpoint)
         except SystemExit:  # what lightning makes of Ctrl-C
-            kept = (
-                "go on from the last checkpoint with --resume"
-                if run.checkpoint.exists()
-                else "there is no checkpoint yet"
-            )
+            kept = "go on with --resume" if run.checkpoint.exists() else "there is no checkpoint yet"
             raise KeyboardInterrupt(f"interrupted at step {loop.global_step}; {kept}") from None
         model.eval()
         return loop.global_step
 
     return go
+
+
+def _check(trainer: dict[str, Any]) -> None:
+    """Raise a ValueError for arguments of lightning's Trainer that it would only fail on later, or not at all."""
+    for name, default in (("max_steps", -1), ("accumulate_grad_batches", 1), ("log_every_n_steps", None)):
+        value = trainer.get(name, default)
+        if value is not None and value < 1:
+            raise ValueError(f"trainer.{name} must be at least 1, got {value}")
+    if not (trainer.get("gradient_clip_val") or 0) >= 0:
+        raise ValueError(f"trainer.gradient_clip_val must be at least 0, got {trainer['gradient_clip_val']}")
 
 
 def _new_trainer(**settings: Any) -> Trainer:
