@@ -267,6 +267,18 @@ def test_the_loss_is_that_of_an_independent_implementation() -> None:
     torch.testing.assert_close(nelbo, torch.tensor(each, dtype=torch.float64).view(3, -1).mean(0))
 
 
+def test_autocast_does_not_round_the_bound() -> None:
+    class Single(Table):
+        def forward(self, *arguments: object, **named: object) -> Tensor:
+            return super().forward(*arguments, **named).float()
+
+    network, x = Single(3, 3), Table(3, 3).states
+    objective = TokenELBO(schedule(UNEQUAL))
+    exact = objective(network, x, generator=seeded(0)).nelbo
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(objective(network, x, generator=seeded(0)).nelbo, exact, rtol=1e-5, atol=1e-5)
+
+
 def test_objective_refusals() -> None:
     with pytest.raises(ValueError, match="TokenELBO needs masks of at least 2, got 1"):
         TokenELBO(schedule(UNEQUAL, learned=True), masks=1)(Table(3, 3), Table(3, 3).states)

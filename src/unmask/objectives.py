@@ -200,7 +200,9 @@ class TokenELBO(Objective):
 
         def integrand(nll: Tensor, p: Tensor, w: Tensor, w_x: Tensor) -> Float[Tensor, "masks batch length"]:
             """Return g where masked, else 0."""
-            g = w_x.expand_as(hidden)[hidden] * (nll - 1) + p @ w.to(p.dtype)
+            g = w_x.expand_as(hidden)[hidden] * (nll - 1) + (p * w.to(p.dtype)).sum(
+                -1
+            )  # not @: autocast would round it
             return g.new_zeros(hidden.shape).masked_scatter(hidden, g)
 
         scale = w_x.shape[1] / torch.where(hidden, w_x.detach(), 0).sum(-1)
