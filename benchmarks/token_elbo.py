@@ -7,8 +7,8 @@ line is the standard deviation of one estimate, which costs the same number of n
 
 - The bound of one example, from one mask: t drawn uniformly, t drawn with density ~ t^(min w / 2 - 1), and t drawn at
   the masks (`TokenELBO`).
-- The gradient in the exponents, from two masks of 16 examples: REINFORCE with the other mask's bound as the baseline,
-  and with pairs of masks that share a position.
+- The whole gradient in the exponents, from two masks of 16 examples: with the other mask's bound as the baseline of
+  REINFORCE, and with pairs of masks that share a position (`TokenELBO`). Both have the same expectation.
 """
 
 import math
@@ -21,7 +21,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from oracle import MarkovChain
-from unmask.objectives import TokenELBO, draw_masks, reinforce
+from unmask.objectives import TokenELBO, draw_masks
 from unmask.randomness import seeded
 from unmask.schedules import TokenPolynomial
 
@@ -51,18 +51,23 @@ def by_time(oracle: MarkovChain, w: Tensor, x: Tensor, c: float) -> Tensor:
     return terms(oracle, w, x, at, t).sum(1) / (c * u)
 
 
-def gradients(oracle: MarkovChain, made: TokenPolynomial, x: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """Return the part of the gradient that REINFORCE gives, with the plain baseline and with pairs."""
+def plain_gradient(oracle: MarkovChain, made: TokenPolynomial, x: Tensor, seed: int) -> Tensor:
+    """Return an unbiased gradient from the masks that `TokenELBO` draws, the other mask's bound as the baseline."""
     w_x = made.powers[x]
     log_t, hidden = draw_masks(w_x.detach(), 2, seeded(seed))
-    w = made.powers.detach()
-    g = terms(oracle, w, x.repeat(2, 1), hidden.view(-1, LENGTH), log_t.exp().repeat(2)).view_as(hidden)
-    paired = reinforce(g / w_x.detach(), w_x, log_t, hidden).mean()
-    rate = w_x * log_t.unsqueeze(1)
-    law = torch.where(hidden, rate, (-rate.expm1()).log()).sum(-1)
-    bound = LENGTH * g.sum(-1) / torch.where(hidden, w_x.detach(), 0).sum(-1)
-    plain = ((bound - bound.flip(0)) * law).mean()
-    return torch.autograd.grad(plain, made.raw, retain_graph=True)[0], torch.autograd.grad(paired, made.raw)[0]
+    g = terms(oracle, made.powers, x.repeat(2, 1), hidden.view(-1, x.shape[1]), log_t.exp().repeat(2)).view_as(hidden)
+    bound = x.shape[1] * g.sum(-1) / torch.where(hidden, w_x, 0).sum(-1)
+    reward, rate = bound.detach(), w_x * log_t.unsqueeze(1)
+    of_sets = torch.where(hidden, rate, (-rate.expm1()).log()).sum(-1)
+    chance = (w_x.log() - rate).detach().masked_fill(~(hidden[0] & hidden[1]), -math.inf).softmax(-1)
+    of_time = (chance * (w_x.log() + rate)).sum(-1)  # the score of the position that is masked at t, and of its time
+    surrogate = bound + reward * of_time + (reward - reward.flip(0)) * of_sets
+    return torch.autograd.grad(surrogate.mean(), made.raw)[0]
+
+
+def paired_gradient(oracle: MarkovChain, made: TokenPolynomial, x: Tensor, seed: int) -> Tensor:
+    """Return the gradient of `TokenELBO`, from the same masks."""
+    return torch.autograd.grad(TokenELBO(made)(oracle, x, generator=seeded(seed)).loss, made.raw)[0]
 
 
 def main() -> None:
@@ -81,8 +86,10 @@ def main() -> None:
             columns = [by_time(oracle, w, x, c) for c in (1.0, min(powers) / 2)]
             columns.append(TokenELBO(made, masks=1)(oracle, x, generator=seeded(3)).nelbo)
         examples = oracle.sample(16, seeded(4))
-        parts = zip(*(gradients(oracle, made, examples, seed) for seed in range(100)), strict=True)
-        spread = [math.sqrt(torch.stack(part).var(0).sum()) for part in parts]
+        spread = [
+            math.sqrt(torch.stack([gradient(oracle, made, examples, seed) for seed in range(300)]).var(0).sum())
+            for gradient in (plain_gradient, paired_gradient)
+        ]
         line = " ".join(f"{column.std().item():10.1f}" for column in columns)
         print(f"{powers!s:>18} {exact:7.1f} | {line} | {spread[0]:9.2f} {spread[1]:7.2f}", flush=True)
 

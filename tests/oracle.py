@@ -5,8 +5,8 @@ import itertools
 import torch
 from torch import Tensor
 
-from unmask.networks.base import Network
-from unmask.types import Labels, Logits, Times, Tokens, Where
+from unmask.networks.base import At, Network, pick
+from unmask.types import Labels, Logits, Times, Tokens
 
 
 class Oracle(Network):
@@ -32,7 +32,12 @@ class Oracle(Network):
         return self
 
     def forward(
-        self, x_t: Tokens, noise: Times | None = None, label: Labels | None = None, *, at: Where | None = None
+        self,
+        x_t: Tokens,
+        noise: Times | None = None,
+        label: Labels | None = None,
+        *,
+        at: At | None = None,
     ) -> Logits:
         self.evaluations += len(x_t)
         if self.powers is None:
@@ -40,7 +45,7 @@ class Oracle(Network):
         else:
             p = self.marginals(x_t.flatten(1), noise.double().unsqueeze(1) ** (self.powers - self.powers.min()))
         logits = p.log().view(*x_t.shape, self.vocab_size)
-        return logits if at is None else logits[at]
+        return pick(logits, at)
 
 
 class Table(Oracle):

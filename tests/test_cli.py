@@ -172,7 +172,11 @@ def test_a_learned_schedule(runs: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert shown.startswith("the ") and shown.rstrip("\n").endswith(" sat")
     assert main(["plot", "schedules", run, "--out", str(tmp_path / "w.png")]) == 0
     assert main(["plot", "schedules", str(runs / "arrays"), "--out", str(tmp_path / "c.png")]) == 0
-    assert "only `schedules` takes a model" in fails(capsys, "plot", str(runs / "text"), run)
+    for model in (run, str(runs / "text"), str(runs / "arrays")):
+        assert main(["plot", "trajectory", model, "--n", "3", "--out", str(tmp_path / "t.png")]) == 0
+    assert main(["plot", "steps", "--steps", "9", "--out", str(tmp_path / "s.png")]) == 0
+    assert "only schedules and trajectory take a model" in fails(capsys, "plot", str(runs / "text"), run)
+    assert "plot trajectory needs a model" in fails(capsys, "plot", "trajectory")
 
 
 def test_a_learned_schedule_and_a_scalar_one_do_not_mix(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -181,7 +185,7 @@ def test_a_learned_schedule_and_a_scalar_one_do_not_mix(runs: Path, capsys: pyte
     assert "sample it with TokenFirstHitting or TokenAncestral, not Ancestral" in message
     assert "its bound is TokenELBO" in fails(capsys, "evaluate", learned, "--objective", "TimeFreeELBO")
     message = fails(capsys, "sample", text, "--sampler", "TokenAncestral")
-    assert "TokenAncestral needs a state-dependent schedule, the model has Linear()" in message
+    assert "TokenAncestral is for state-dependent schedules, the model has Linear()" in message
     assert "the model has Linear()" in fails(capsys, "evaluate", text, "--objective", "TokenELBO")
     message = fails(
         capsys, "train", "digits", *TINY, "--objective", "TokenELBO", "--objective.masks", "1", "--out", "x"
@@ -189,7 +193,7 @@ def test_a_learned_schedule_and_a_scalar_one_do_not_mix(runs: Path, capsys: pyte
     assert "objective.masks must be at least 2, got 1" in message
     assert not Path("x").exists()
     message = fails(capsys, "train", "digits", *TINY, "--objective", "TokenELBO", "--objective.schedule.power", "0")
-    assert "power must be positive and finite, got 0.0" in message
+    assert "power must be in [1e-6, 1e6], got 0.0" in message
 
 
 def test_plot(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

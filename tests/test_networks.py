@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from unmask.networks.layers import Rows, rotary_angles, rotate
+from unmask.networks.base import Positions
+from unmask.networks.layers import rotary_angles, rotate
 from unmask.networks.padded import Padded
 from unmask.networks.transformer import Transformer
 from unmask.objectives import TimeFreeELBO
@@ -50,7 +51,8 @@ def test_at_is_the_full_output_gathered(network: Transformer, device: torch.devi
     some = x_t == 5
     some[0] = False  # an example that wants nothing
     for at in (some, single, torch.ones_like(some), torch.zeros_like(some)):
-        torch.testing.assert_close(network(x_t, noise, label, at=at), full[at], rtol=1e-10, atol=1e-10)
+        for form in (at, Positions.of(at)):
+            torch.testing.assert_close(network(x_t, noise, label, at=form), full[at], rtol=1e-10, atol=1e-10)
 
 
 def test_gradients_are_finite_everywhere(network: Transformer) -> None:
@@ -127,12 +129,12 @@ def test_rotary_angles_turn_every_axis_at_its_own_place() -> None:
     torch.testing.assert_close(rotate(q, cos, sin).norm(dim=1), q.norm(dim=1))
 
 
-def test_rows_pack_and_pick() -> None:
+def test_positions_pack_and_pick() -> None:
     at = torch.tensor([[0, 1, 0, 1], [0, 0, 0, 0], [1, 1, 1, 0]]).bool()
-    rows = Rows.of(at)
+    positions = Positions.of(at)
     x = torch.arange(24.0).view(3, 4, 2)
-    assert torch.equal(rows.pick(x), x[at])
-    assert rows.spread(torch.tensor([[[1.0]], [[2.0]], [[3.0]]])).flatten().tolist() == [1, 1, 3, 3, 3]
+    assert torch.equal(positions.pick(x), x[at])
+    assert positions.spread(torch.tensor([[[1.0]], [[2.0]], [[3.0]]])).flatten().tolist() == [1, 1, 3, 3, 3]
 
 
 def test_padded_is_the_long_network_with_masks_behind_the_text() -> None:
@@ -159,7 +161,7 @@ def test_refusals() -> None:
         Transformer(5, (3,), width=30)
     with pytest.raises(ValueError, match="depth must be at least 1, got 0"):
         Transformer(5, (3,), depth=0)
-    with pytest.raises(ValueError, match="needs the mask rate"):
+    with pytest.raises(ValueError, match="needs `noise`: the mask rate"):
         transformer("timed colour image")(torch.zeros(1, 2, 3, 3, dtype=torch.long))
 
 

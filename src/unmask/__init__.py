@@ -16,7 +16,10 @@ from unmask.objectives import ContinuousELBO, DiscreteELBO, Loss, Objective, Tim
 from unmask.randomness import generators
 from unmask.samplers.ancestral import Ancestral
 from unmask.samplers.base import Sampler, State
+from unmask.samplers.confidence import EntropyBounded, MostConfident
 from unmask.samplers.first_hitting import FirstHitting
+from unmask.samplers.ordered import InOrder
+from unmask.samplers.remasking import Remasking
 from unmask.samplers.token import TokenAncestral, TokenFirstHitting
 from unmask.schedules import Cosine, Geometric, Linear, Polynomial, Schedule, TokenPolynomial
 
@@ -42,6 +45,10 @@ __all__ = [
     "State",
     "FirstHitting",
     "Ancestral",
+    "InOrder",
+    "MostConfident",
+    "EntropyBounded",
+    "Remasking",
     "TokenFirstHitting",
     "TokenAncestral",
     "categorical",

@@ -1,4 +1,4 @@
-"""The only place that draws tokens from logits."""
+"""The only place that draws tokens from logits, and what may be done to logits before."""
 
 import math
 
@@ -6,33 +6,85 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from unmask.types import Logits
 
-def categorical(
-    logits: Float[Tensor, "n vocab"], uniform: Float[Tensor, " n"], *, temperature: float = 1.0
-) -> Int[Tensor, " n"]:
-    """Draw one token a row from softmax(logits / temperature) by inverting its distribution function at `uniform`.
+CHUNK = 256
+"""Tokens whose weights are summed before they are searched one by one."""
 
-    No tail is cut off: weights keep the relative precision of the logits' own format (at least float32), they are
-    summed in float64, and `uniform` has 53 bits. (Gumbel-max on float32 uniforms cuts the tails off, which lowers the
-    temperature: FHS, section 5.) It needs one random number a row, not one a vocabulary entry.
+
+def categorical(logits: Float[Tensor, "n vocab"], uniform: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """Draw one token a row from softmax(logits) by inverting its distribution function at `uniform`.
+
+    No tail is cut off: each weight keeps the relative precision of the logits' own format (at least float32), sums
+    over more than a chunk of tokens are float64's, and `uniform` has 53 bits. (Gumbel-max on float32 uniforms cuts
+    the tails off, which lowers the temperature: FHS, section 5; see `unmask.gumbel`.) It needs one random number a
+    row, not one a vocabulary entry.
 
     Args:
         logits: (n, V); -inf excludes a token.
         uniform: (n,) float64 in [0, 1), see `unmask.randomness.uniform`.
-        temperature: divides the logits; positive.
 
     Returns:
         (n,) tokens in 0..V-1; V, the mask, on a row that has no finite distribution (a NaN, an +inf, all -inf).
     """
     logits = logits if logits.dtype == torch.float64 else logits.float()
-    weights = ((logits - logits.amax(-1, keepdim=True)) / temperature).exp()
-    cumulative = weights.cumsum(-1, dtype=torch.float64)
-    total = cumulative[:, -1:]
-    token = torch.searchsorted(cumulative, uniform.unsqueeze(-1) * total, right=True).squeeze(-1)
-    return torch.where(total.squeeze(-1).isfinite(), token, logits.shape[-1])
+    weights = (logits - logits.amax(-1, keepdim=True)).exp_()
+    vocab = weights.shape[1]
+    if vocab <= 2 * CHUNK:
+        cumulative = weights.cumsum(1, dtype=torch.float64)
+        token = invert(cumulative, uniform)
+    else:  # find the chunk, then the token within it: one pass over the weights, and no second table of their size
+        whole = vocab // CHUNK * CHUNK
+        sums = weights[:, :whole].unflatten(1, (-1, CHUNK)).sum(2)
+        cumulative = torch.cat((sums, weights[:, whole:].sum(1, keepdim=True)), 1).cumsum(1, dtype=torch.float64)
+        chunk = invert(cumulative, uniform).clamp(max=sums.shape[1]).unsqueeze(1)
+        before = torch.where(chunk > 0, cumulative.gather(1, (chunk - 1).clamp(min=0)), 0)
+        place = (uniform.unsqueeze(1) * cumulative[:, -1:] - before) / (cumulative.gather(1, chunk) - before)
+        inside = chunk * CHUNK + torch.arange(CHUNK, device=weights.device)
+        found = torch.where(inside < vocab, weights.gather(1, inside.clamp(max=vocab - 1)), 0)
+        token = chunk.squeeze(1) * CHUNK + invert(found.cumsum(1, dtype=torch.float64), place.squeeze(1))
+    return torch.where(cumulative[:, -1].isfinite(), token, vocab)
 
 
-def check_temperature(temperature: float) -> None:
-    """Raise a ValueError unless 1e-6 <= temperature < inf; at 1e-6 a draw is the most likely token."""
+def invert(cumulative: Float[Tensor, "n entries"], uniform: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """Return the first entry of each row whose cumulative weight exceeds `uniform` of the row's total."""
+    return torch.searchsorted(cumulative, uniform.unsqueeze(1) * cumulative[:, -1:], right=True).squeeze(1)
+
+
+def filtered(logits: Logits, temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0) -> Logits:
+    """Divide logits by the temperature, then keep the `top_k` most likely tokens, and of these the nucleus `top_p`.
+
+    What is cut off becomes -inf; softmax renormalises the rest. Of tokens of equal logits at the edge, some are kept,
+    so that top_k keeps exactly k.
+
+    Args:
+        logits: (..., V).
+        temperature: positive; see `check_filters`.
+        top_k: number of tokens to keep, None for all.
+        top_p: keep the fewest most likely tokens whose probabilities reach this together; 1 for all.
+    """
+    if temperature != 1:
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        logits = (logits - logits.amax(-1, keepdim=True)) / temperature
+    if (top_k is None or top_k >= logits.shape[-1]) and top_p == 1:
+        return logits
+    best, token = logits.sort(dim=-1, descending=True) if top_p < 1 else logits.topk(top_k or 1)
+    if top_p < 1:
+        best, token = best[..., :top_k], token[..., :top_k]
+        p = best.softmax(-1, dtype=torch.float64)
+        best = best.masked_fill(p.cumsum(-1) - p >= top_p, -math.inf)
+    return torch.full_like(logits, -math.inf).scatter(-1, token, best)
+
+
+def check_filters(temperature: float, top_k: int | None, top_p: float) -> None:
+    """Raise a ValueError for settings that `filtered` has no meaning for.
+
+    The temperature must be at least 1e-6 (a draw is then the most likely token) and finite, top_k at least 1, and
+    top_p in (0, 1].
+    """
     if not 1e-6 <= temperature < math.inf:
         raise ValueError(f"temperature must be at least 1e-6 and finite, got {temperature}")
+    if top_k is not None and (top_k != int(top_k) or top_k < 1):
+        raise ValueError(f"top_k must be a whole number of at least 1, got {top_k}")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p must be in (0, 1], got {top_p}")

@@ -63,7 +63,7 @@ class MaskedDiffusion(
                 f"the network has a vocabulary of {network.vocab_size} tokens, the codec one of {codec.vocab_size}"
             )
         if isinstance(schedule, TokenPolynomial):
-            checked(schedule, network.vocab_size, "a model")
+            checked(schedule, network.vocab_size, "a model").check()
         self.network, self.codec, self.schedule, self.about = network, codec, schedule or Linear(), about or {}
 
     @property
@@ -140,9 +140,9 @@ class MaskedDiffusion(
                     f"not {type(sampler).__name__}"
                 )
             return sampler if sampler.schedule else replace(sampler, schedule=self.schedule)
-        if isinstance(sampler, TokenSampler) and sampler.schedule is None:
+        if isinstance(sampler, TokenSampler):
             raise ValueError(
-                f"{type(sampler).__name__} needs a state-dependent schedule, the model has {self.schedule}: "
+                f"{type(sampler).__name__} is for state-dependent schedules, the model has {self.schedule}: "
                 "sample it with FirstHitting or Ancestral"
             )
         return sampler or FirstHitting()
@@ -239,6 +239,10 @@ def _load_weights(model: nn.Module, path: Path, digest: str) -> None:
         raise ValueError(f"{path}: damaged or truncated safetensors file: {error}") from error
     try:
         model.load_state_dict(weights)
+        if isinstance(model.schedule, TokenPolynomial):
+            model.schedule.check()
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     except RuntimeError as error:
         raise ValueError(f"{path}: does not fit {CONFIG}: {' '.join(str(error).split())}") from error
     if metadata.get("config", digest) != digest:

@@ -13,7 +13,7 @@ from torch import Tensor
 from unmask.forward import mask, sample_times
 from unmask.networks.base import Network
 from unmask.randomness import Generators, uniform
-from unmask.schedules import Linear, Schedule, TokenPolynomial, checked
+from unmask.schedules import Linear, Schedule, TokenPolynomial, check_kind, checked
 from unmask.types import Labels, Nats, Times, Tokens, Where
 
 
@@ -45,7 +45,8 @@ class Objective(ABC):
         """Mask x at random and weigh the network's cross-entropies.
 
         Args:
-            network: predicts the masked tokens; it is told the mask rate.
+            network: predicts the masked tokens; it is told the mask rate, or the time where the schedule depends on
+                the token.
             x: clean tokens (batch, *dims).
             label: class of each example, for a network that takes one.
             generator: see `unmask.randomness`.
@@ -74,6 +75,9 @@ class ContinuousELBO(Objective):
 
     schedule: Schedule = field(default_factory=Linear)
 
+    def __post_init__(self) -> None:
+        check_kind(self.schedule, Schedule, "ContinuousELBO")
+
     def __call__(
         self, network: Network, x: Tokens, label: Labels | None = None, *, generator: Generators = None
     ) -> Loss:
@@ -99,6 +103,7 @@ class DiscreteELBO(Objective):
     steps: int = 1000
 
     def __post_init__(self) -> None:
+        check_kind(self.schedule, Schedule, "DiscreteELBO")
         if self.steps != int(self.steps) or self.steps < 1:
             raise ValueError(f"steps must be a whole number of at least 1, got {self.steps}")
 
@@ -160,8 +165,9 @@ class TokenELBO(Objective):
         nelbo = L (sum over masked of g) / (sum over masked of w_x)
 
     is unbiased, has no singularity in t, and is `TimeFreeELBO` for equal w. Several sets are drawn with the same t and
-    the same position masked at it. They give the gradient in w: pathwise where w stands in the bound and in the law
-    of t, and by REINFORCE where it moves the rest of the set, from what two sets say of the positions that both hold.
+    the same position masked at it. They give the gradient in w: pathwise where w stands in the bound, by the score of
+    the position and its time, and by REINFORCE where w moves the rest of the set, from what two sets say of the
+    positions that both hold.
 
     Args:
         schedule: gives w, and learns it. None: that of the model (`MaskedDiffusion.nelbo` fills it in).
@@ -174,8 +180,11 @@ class TokenELBO(Objective):
     power: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.masks < 1:
-            raise ValueError(f"masks must be at least 1, got {self.masks}")
+        if self.schedule is not None:
+            check_kind(self.schedule, TokenPolynomial, "TokenELBO")
+            self.schedule.check()
+        if self.masks != int(self.masks) or self.masks < 1:
+            raise ValueError(f"masks must be a whole number of at least 1, got {self.masks}")
         if not 0 <= self.power <= 1:
             raise ValueError(f"power must be in [0, 1], got {self.power}")
 

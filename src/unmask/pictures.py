@@ -104,6 +104,62 @@ def schedule_figure(schedules: Sequence[Schedule] = ()) -> Figure:
     return figure
 
 
+def steps_figure(steps: int, length: int) -> Figure:
+    """Draw how many of `length` tokens ancestral sampling reveals in each of its steps (MD4, on its sampling grids)."""
+    from matplotlib.figure import Figure
+
+    from unmask.samplers.ancestral import grid_times
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for schedule in (Linear(), Cosine(), Geometric()):
+        for grid in ("uniform", "cosine"):
+            rate = schedule.mask_rate(grid_times(steps, grid))
+            label = f"{type(schedule).__name__.lower()} schedule, {grid} grid"
+            axes.plot(range(1, steps + 1), length * (rate[:-1] - rate[1:]), label=label)
+    axes.set(xlabel="step", ylabel=f"tokens revealed, of {length}", title="in the mean", ylim=(0, None))
+    axes.legend()
+    return figure
+
+
+def trajectory_figure(states: Sequence[torch.Tensor], vocab_size: int, symbols: Sequence[str] | None = None) -> Figure:
+    """Draw how many tokens each step of a sampler revealed, and how early each token value appeared.
+
+    Args:
+        states: the canvas, then the tokens after each step: (batch, *dims), masks of value `vocab_size`.
+        vocab_size: V.
+        symbols: what each token value is called, for bars from early to late; None for points over values.
+    """
+    from matplotlib.figure import Figure
+
+    flat = torch.stack([state.flatten(1).cpu() for state in states])
+    shown = flat != vocab_size
+    new = (shown[1:] & ~shown[:-1]).double()
+    total = (~shown[0]).sum(1).clamp(min=1)
+    place = (shown[:-1] & ~shown[0]).double().sum(2) / total  # part of the example's tokens that were there before
+    count, early = torch.zeros(vocab_size, dtype=torch.float64), torch.zeros(vocab_size, dtype=torch.float64)
+    for k in range(len(new)):
+        at = new[k].bool()
+        count.index_add_(0, flat[k + 1][at], torch.ones(int(at.sum()), dtype=torch.float64))
+        early.index_add_(0, flat[k + 1][at], place[k].unsqueeze(1).expand_as(at)[at])
+    mean = (early / count).numpy()
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1, 2))
+    left.plot(range(1, len(new) + 1), new.sum(2).mean(1))
+    left.set(xlabel="step", ylabel="tokens revealed, mean of the examples", ylim=(0, None))
+    seen = np.flatnonzero(count.numpy())
+    if symbols is None:
+        right.plot(seen, mean[seen], ".")
+        right.set(xlabel="token value")
+    else:
+        order = seen[mean[seen].argsort()].tolist()
+        right.bar(range(len(order)), mean[order])
+        right.set_xticks(range(len(order)), [symbols[i] for i in order], fontsize=min(10, 300 / len(order)))
+    right.axhline(0.5, color="grey", linewidth=0.8)
+    right.set(ylabel="part of the tokens revealed before", title="when a value appears; 0.5: any time", ylim=(0, 1))
+    return figure
+
+
 def exponent_figure(schedule: TokenPolynomial, symbols: Sequence[str] | None = None) -> Figure:
     """Draw the exponents of a state-dependent schedule, and alpha_t of each token value.
 
@@ -123,11 +179,11 @@ def exponent_figure(schedule: TokenPolynomial, symbols: Sequence[str] | None = N
     else:
         order = (-w).argsort().tolist()
         left.bar(range(len(w)), w[order])
-        left.set_xticks(range(len(w)), [symbols[i] for i in order])
+        left.set_xticks(range(len(w)), [symbols[i] for i in order], fontsize=min(10, 300 / len(w)))
     left.set(ylabel="exponent w", title="large: masked late, revealed early")
     t = torch.linspace(0, 1, 201, dtype=torch.float64)
     place = w.argsort().argsort() / max(1, len(w) - 1)
-    for value, alpha in enumerate(schedule.cpu().alpha(t).detach().T.numpy()):
+    for value, alpha in enumerate(schedule.alpha(t.to(schedule.raw.device)).detach().cpu().T.numpy()):
         right.plot(t, alpha, color=colormaps["viridis"](place[value]), alpha=0.7, linewidth=1)
     right.set(xlabel="t", ylabel=r"$\alpha_{t,i}$", title="chance to be visible, bright: large w")
     return figure
@@ -153,7 +209,7 @@ def loss_curve(run: Path | str) -> Figure:
         raise FileNotFoundError(f"{run}: no losses found in {Path(run, 'logs')}; is it the folder of a run?")
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    for name, label in (("bits", "training, one mask an example"), ("valid_bits", "validation, averaged weights")):
+    for name, label in (("bits", "training"), ("valid_bits", "validation, averaged weights")):
         steps = sorted(points[name])
         axes.plot(steps, [points[name][step] for step in steps], label=label, alpha=0.8)
     axes.set(xlabel="step", ylabel="negative ELBO, bits per token")

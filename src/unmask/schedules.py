@@ -182,10 +182,10 @@ class TokenPolynomial(nn.Module):
         self, vocab_size: int, power: float = 1.0, groups: tuple[int, ...] | None = None, learned: bool = True
     ) -> None:
         super().__init__()
-        if vocab_size < 1:
-            raise ValueError(f"vocab_size must be at least 1, got {vocab_size}")
-        if not 0 < power < math.inf:
-            raise ValueError(f"power must be positive and finite, got {power}")
+        if vocab_size != int(vocab_size) or vocab_size < 1:
+            raise ValueError(f"vocab_size must be a whole number of at least 1, got {vocab_size}")
+        if not 1e-6 <= power <= 1e6:
+            raise ValueError(f"power must be in [1e-6, 1e6], got {power}")
         if groups is not None and len(groups) != vocab_size:
             raise ValueError(f"groups must name the group of each of {vocab_size} token values, got {len(groups)}")
         group = torch.arange(vocab_size) if groups is None else torch.tensor(groups)
@@ -204,7 +204,7 @@ class TokenPolynomial(nn.Module):
         return torch.logaddexp(raw, torch.zeros_like(raw))[self.group]
 
     def check(self) -> "TokenPolynomial":
-        """Return self; raise a ValueError if learning drove an exponent to 0 or infinity, where nothing is defined."""
+        """Return self; raise a ValueError if an exponent is 0, infinite or NaN, where nothing is defined."""
         wrong = ~((self.powers > 0) & self.powers.isfinite())
         if wrong.any():
             value = int(wrong.nonzero()[0])
@@ -238,6 +238,14 @@ class TokenPolynomial(nn.Module):
     def log_snr(self, t: Tensor) -> Tensor:
         """Return log alpha_{t,i} / (1 - alpha_{t,i}): (..., V)."""
         return self.alpha(t).log() - self.mask_rate(t).log()
+
+
+def check_kind(schedule: object, kind: type[Schedule] | type[TokenPolynomial], user: str) -> None:
+    """Raise a ValueError unless a schedule is of the kind, scalar or state-dependent, that its user computes with."""
+    if not isinstance(schedule, kind):
+        other = "TokenELBO, TokenAncestral or TokenFirstHitting" if kind is Schedule else "those without Token"
+        what = "a schedule that treats all tokens alike" if kind is Schedule else "a TokenPolynomial"
+        raise ValueError(f"{user} needs {what}, got {schedule!r}; for other schedules see {other}")
 
 
 def checked(schedule: TokenPolynomial | None, vocab_size: int, user: str) -> TokenPolynomial:

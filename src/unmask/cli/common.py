@@ -24,7 +24,10 @@ from unmask.networks.transformer import Transformer  # noqa: F401
 from unmask.objectives import Objective
 from unmask.samplers.ancestral import Ancestral  # noqa: F401
 from unmask.samplers.base import Sampler
+from unmask.samplers.confidence import EntropyBounded, MostConfident  # noqa: F401
 from unmask.samplers.first_hitting import FirstHitting  # noqa: F401
+from unmask.samplers.ordered import InOrder  # noqa: F401
+from unmask.samplers.remasking import Remasking  # noqa: F401
 from unmask.samplers.token import TokenAncestral, TokenFirstHitting  # noqa: F401
 from unmask.schedules import Schedule, TokenPolynomial
 

@@ -44,7 +44,7 @@ def run(arguments: list[str]) -> None:
     check_sampling_arguments(settings)
     made = instantiate(parser, settings)
     model = load_model(settings.model, settings.device)
-    sampler = make_sampler(model, made.sampler, settings.temperature)
+    sampler = make_sampler(model, made.sampler, settings)
     if settings.label == "all":
         raise ValueError("--label all is for sample; name one class")
     check_outputs(model, settings)

@@ -2,30 +2,54 @@
 
 from pathlib import Path
 
+from jsonargparse import Namespace
 from matplotlib.figure import Figure
 
-from unmask.cli.common import load_model, new_parser, parse
+from unmask.cli.common import instantiate, load_model, new_parser, parse
+from unmask.cli.sample import add_sampler, make_sampler
 from unmask.codecs import Characters
-from unmask.pictures import exponent_figure, loss_curve, schedule_figure
+from unmask.forward import all_masked
+from unmask.model import MaskedDiffusion
+from unmask.pictures import exponent_figure, loss_curve, schedule_figure, steps_figure, trajectory_figure
+from unmask.randomness import generators
+from unmask.samplers.base import Sampler
 from unmask.schedules import TokenPolynomial
+
+WITH_MODEL = ("schedules", "trajectory")
 
 
 def run(arguments: list[str]) -> None:
     """Run `unmask plot`."""
     parser = new_parser(
-        "plot", description="Draw a figure: the masking schedules, what a model learned of its own, or a loss curve."
+        "plot",
+        description="Draw a figure. `schedules`: the masking schedules, or after it a MODEL, for its own, with what it "
+        "learned. `steps`: how many tokens ancestral sampling reveals in each step. `trajectory` MODEL: the same of "
+        "samples drawn now, and how early each token value appears. RUN, the folder of a run: its loss curve.",
     )
-    parser.add_argument("what", metavar="schedules|RUN", help="`schedules`, or the folder of a run for its loss curve")
-    parser.add_argument("model", metavar="MODEL", nargs="?", help="after `schedules`: a model, for its own schedule")
+    parser.add_argument("what", metavar="schedules|steps|trajectory|RUN", help="what to draw, see above")
+    parser.add_argument("model", metavar="MODEL", nargs="?", help="after `schedules` or `trajectory`")
     parser.add_argument("--out", type=str, help="the file to write; its ending chooses the format (.png, .pdf, .svg)")
+    parser.add_argument("--steps", type=int, default=256, help="for `steps`: number of steps")
+    parser.add_argument("--length", type=int, default=1024, help="for `steps`: number of tokens")
+    parser.add_argument("--n", type=int, default=16, help="for `trajectory`: number of examples")
+    parser.add_argument("--seed", type=int, default=0, help="for `trajectory`: seed of the examples")
+    add_sampler(parser)
     settings = parse(parser, arguments)
-    if settings.what != "schedules":
-        if settings.model:
-            raise ValueError(f"plot {settings.what} {settings.model}: only `schedules` takes a model after it")
-        figure, out = loss_curve(settings.what), settings.out or str(Path(settings.what, "loss.png"))
-    else:
+    if settings.model and settings.what not in WITH_MODEL:
+        raise ValueError(f"plot {settings.what} {settings.model}: only {' and '.join(WITH_MODEL)} take a model")
+    for name in ("steps", "length", "n"):
+        if settings[name] < 1:
+            raise ValueError(f"--{name} must be at least 1, got {settings[name]}")
+    if settings.what == "schedules":
         figure = _schedules(settings.model)
-        out = settings.out or "schedules.png"
+    elif settings.what == "steps":
+        figure = steps_figure(settings.steps, settings.length)
+    elif settings.what == "trajectory":
+        figure = _trajectory(settings, instantiate(parser, settings).sampler)
+    else:
+        figure = loss_curve(settings.what)
+    known = settings.what in (*WITH_MODEL, "steps")
+    out = settings.out or (f"{settings.what}.png" if known else str(Path(settings.what, "loss.png")))
     figure.savefig(out, dpi=150)
     print(out)
 
@@ -37,5 +61,21 @@ def _schedules(path: str | None) -> Figure:
     model = load_model(path, "cpu")
     if not isinstance(model.schedule, TokenPolynomial):
         return schedule_figure([model.schedule])
-    symbols = [c if c.strip() else "␣" for c in model.codec.alphabet] if isinstance(model.codec, Characters) else None
-    return exponent_figure(model.schedule, symbols)
+    return exponent_figure(model.schedule, _symbols(model))
+
+
+def _trajectory(settings: Namespace, sampler: Sampler | None) -> Figure:
+    """Draw how samples come about."""
+    if settings.model is None:
+        raise ValueError("plot trajectory needs a model, as in: unmask plot trajectory runs/digits")
+    model = load_model(settings.model, None)
+    canvas = all_masked(settings.n, model.shape, model.network.mask_id, device=model.device)
+    sampler = make_sampler(model, sampler, settings)
+    states = sampler.trajectory(model.network, canvas, generator=generators(settings.seed, settings.n))
+    return trajectory_figure([state.x for state in states], model.network.vocab_size, _symbols(model))
+
+
+def _symbols(model: MaskedDiffusion) -> list[str] | None:
+    """Return what to call each token value of a text, None where values are numbers."""
+    visible = {" ": "␣", "\n": "↵", "\t": "⇥"}
+    return [visible.get(c, c) for c in model.codec.alphabet] if isinstance(model.codec, Characters) else None

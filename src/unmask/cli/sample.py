@@ -20,6 +20,14 @@ from unmask.randomness import generators
 from unmask.samplers.base import Sampler
 from unmask.types import Labels, Tokens
 
+SHORT: dict[str, tuple[type, str]] = {
+    "temperature": (float, "divides the logits"),
+    "top_k": (int, "draw among the k most likely tokens only"),
+    "top_p": (float, "draw among the most likely tokens that together have this probability"),
+    "guidance": (float, "scale of classifier-free guidance for a --label; 1 is none"),
+}
+"""Settings that every sampler has, and that can be given without naming it."""
+
 FRAMES = 60
 """Most frames in an animation."""
 
@@ -37,7 +45,7 @@ def run(arguments: list[str]) -> None:
     check_sampling_arguments(settings)
     made = instantiate(parser, settings)
     model = load_model(settings.model, settings.device)
-    sampler = make_sampler(model, made.sampler, settings.temperature)
+    sampler = make_sampler(model, made.sampler, settings)
     check_outputs(model, settings)
     label = make_labels(settings.label, settings.n, model.network.classes)
     canvas = all_masked(settings.n, model.shape, model.network.mask_id)
@@ -46,17 +54,23 @@ def run(arguments: list[str]) -> None:
     show(model, x, frames, settings, rows)
 
 
-def add_sampling_arguments(parser: ArgumentParser) -> None:
-    """Add what `sample` and `infill` share."""
+def add_sampler(parser: ArgumentParser) -> None:
+    """Add the choice of a sampler."""
     parser.add_subclass_arguments(
         Sampler,
         "sampler",
         required=False,
         default=None,
-        help="FirstHitting (the default) or Ancestral, for a learned schedule TokenFirstHitting (the default) or "
-        "TokenAncestral; and its settings",
+        help="FirstHitting (the default), Ancestral, InOrder, MostConfident, EntropyBounded, Remasking; for a learned "
+        "schedule TokenFirstHitting (the default) or TokenAncestral; and its settings",
     )
-    parser.add_argument("--temperature", type=float, help="divides the logits; short for --sampler.temperature")
+    for name, (kind, text) in SHORT.items():
+        parser.add_argument(f"--{name}", type=kind, help=f"{text}; short for --sampler.{name}")
+
+
+def add_sampling_arguments(parser: ArgumentParser) -> None:
+    """Add what `sample` and `infill` share."""
+    add_sampler(parser)
     parser.add_argument("--seed", type=int, default=0, help="example i of a seed is the same whatever --n is")
     parser.add_argument("--batch_size", type=int, default=64, help="examples at a time")
     parser.add_argument("--out", type=str, help="file for the result: .txt, .png, or .npy for the tokens themselves")
@@ -77,10 +91,9 @@ def check_sampling_arguments(settings: Namespace) -> None:
         raise ValueError(f"--gif {settings.gif}: the file must end in .gif")
 
 
-def make_sampler(model: MaskedDiffusion, sampler: Sampler | None, temperature: float | None) -> Sampler:
+def make_sampler(model: MaskedDiffusion, sampler: Sampler | None, settings: Namespace) -> Sampler:
     """Return the sampler that the arguments describe, the model's own where they describe none."""
-    sampler = model.fit_sampler(sampler)
-    return sampler if temperature is None else replace(sampler, temperature=temperature)
+    return replace(model.fit_sampler(sampler), **{name: settings[name] for name in SHORT if settings[name] is not None})
 
 
 def make_labels(label: str | None, n: int, classes: int | None) -> Labels | None:

@@ -45,6 +45,7 @@ SET_HERE |= {"limit_test_batches", "limit_predict_batches", "limit_val_batches",
 SET_HERE |= {"limit_train_batches", "enable_autolog_hparams", "model_registry", "sync_batchnorm"}
 MAY_CHANGE = {"out", "workers", "evaluate_every", "evaluate_examples", "checkpoint_every", "trainer.max_steps"}
 MAY_CHANGE |= {"trainer.max_time", "trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.profiler"}
+LINKED = ("network.vocab_size", "network.shape", "network.classes", "objective.schedule.vocab_size")
 RUN_FILES = ("config.yaml", "data.json", "checkpoints", "logs", "tensorboard", "model", "loss.png")
 OLD = ".old"
 
@@ -104,6 +105,9 @@ def run(arguments: list[str]) -> None:
     name = first(arguments, "CONFIG")
     config = find_config(name) if name else None
     source = _resumed(arguments, config) or config
+    for field in LINKED:
+        if any(argument.partition("=")[0] == f"--{field}" for argument in arguments):
+            raise ArgumentError(None, f"--{field} cannot be chosen: the data decide it")
     parser = train_parser(config, source)
     settings = parse(parser, arguments, source)
     check_folder(parser, settings)

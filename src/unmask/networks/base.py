@@ -1,13 +1,66 @@
 """What a network is: it reads partly masked tokens and predicts every hidden one."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from unmask.types import Labels, Logits, Times, Tokens, Where
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Some positions of each example, packed to the left: what flags say, in the form that networks compute with.
+
+    Made beforehand (the samplers do) it spares a GPU the synchronisation that counting flags costs.
+
+    Attributes:
+        index: (batch, M) positions in the flattened dims, M the most that an example has; any position fills the rest.
+        kept: which entries of the flattened index are meant, in increasing order; None: all of them.
+    """
+
+    index: Int[Tensor, "examples most"]
+    kept: Int[Tensor, " n"] | None = None
+
+    @classmethod
+    def of(cls, at: "Where | Positions") -> "Positions":
+        """Pack the flags (batch, *dims); what is packed already is returned as it is."""
+        if isinstance(at, Positions):
+            return at
+        flags = at.flatten(1)
+        most = int(flags.sum(1).max()) if len(flags) else 0
+        index = flags.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :most]
+        return cls(index, flags.gather(1, index).flatten().nonzero().squeeze(1))
+
+    def take(self, x: Tensor) -> Tensor:
+        """Return x (batch, L, width) at the packed positions: (batch, M, width)."""
+        return x.gather(1, self.index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+
+    def flat(self, x: Tensor) -> Tensor:
+        """Return the N meant rows of the packed x (batch, M, width): (N, width)."""
+        return x.flatten(0, 1) if self.kept is None else x.flatten(0, 1).index_select(0, self.kept)
+
+    def pick(self, x: Tensor) -> Tensor:
+        """Return x (batch, L, width) at the N positions, in row-major order: (N, width)."""
+        return self.flat(self.take(x))
+
+    def spread(self, x: Tensor | None) -> Tensor | None:
+        """Repeat one vector per example (batch, 1, width) to its positions: (N, width)."""
+        return None if x is None else self.flat(x.expand(-1, self.index.shape[1], -1))
+
+
+At = Where | Positions
+"""Positions of a batch, as flags or packed."""
+
+
+def pick(logits: Tensor, at: At | None) -> Tensor:
+    """Return logits (batch, *dims, V) at the positions `at`, (N, V) in row-major order; all of them for None."""
+    if at is None:
+        return logits
+    return at.pick(logits.flatten(1, -2)) if isinstance(at, Positions) else logits[at]
 
 
 class Network(nn.Module, ABC):
@@ -34,15 +87,22 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, x_t: Tokens, noise: Times | None = None, label: Labels | None = None, *, at: Where | None = None
+        self,
+        x_t: Tokens,
+        noise: Times | None = None,
+        label: Labels | None = None,
+        *,
+        at: At | None = None,
     ) -> Logits:
         """Return logits over the V clean values.
 
         Args:
             x_t: partly masked tokens (batch, *dims).
-            noise: the mask rate 1 - alpha_t of each example; a network without time conditioning ignores it.
+            noise: the mask rate 1 - alpha_t of each example, or t itself under a state-dependent schedule; a network
+                without time conditioning ignores it.
             label: class of each example.
-            at: positions that are wanted. Given, the output head runs only there.
+            at: positions that are wanted, as flags or packed. Given, the output head runs only there; a network
+                that computes all logits anyway ends with `pick(logits, at)`.
 
         Returns:
             (batch, *dims, V), or (N, V) for the N positions of `at` in row-major order.

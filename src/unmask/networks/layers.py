@@ -1,14 +1,13 @@
 """The parts that networks are built from: rotary positions, attention, gated MLP, embedding of the mask rate."""
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unmask.types import Where
+from unmask.networks.base import Positions
 
 
 @lru_cache(maxsize=32)
@@ -42,38 +41,6 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Some positions of each example, packed to the left.
-
-    Attributes:
-        index: (batch, M) positions, M the most that an example wants; in increasing order.
-        wanted: (batch, M) which of them are wanted, the rest pads.
-    """
-
-    index: Tensor
-    wanted: Tensor
-
-    @classmethod
-    def of(cls, at: Where) -> "Rows":
-        """Pack the True positions of `at` (batch, L)."""
-        most = int(at.sum(1).max()) if len(at) else 0
-        index = at.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :most]
-        return cls(index, at.gather(1, index))
-
-    def take(self, x: Tensor) -> Tensor:
-        """Return x (batch, L, width) at the packed positions: (batch, M, width)."""
-        return x.gather(1, self.index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
-
-    def pick(self, x: Tensor) -> Tensor:
-        """Return x (batch, L, width) at the N wanted positions, in row-major order: (N, width)."""
-        return self.take(x)[self.wanted]
-
-    def spread(self, x: Tensor | None) -> Tensor | None:
-        """Repeat one vector per example (batch, 1, width) to the N wanted positions: (N, width)."""
-        return None if x is None else x.expand(-1, self.index.shape[1], -1)[self.wanted]
-
-
 class Attention(nn.Module):
     """Let every position look at every other: scaled dot products, rotary positions, no causal mask."""
 
@@ -83,18 +50,18 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
 
-    def forward(self, h: Tensor, cos: Tensor, sin: Tensor, rows: Rows | None = None) -> Tensor:
-        """Attend from h (batch, L, width), or with `rows` from its N wanted positions alone: (N, width)."""
-        if rows is None:
+    def forward(self, h: Tensor, cos: Tensor, sin: Tensor, at: Positions | None = None) -> Tensor:
+        """Attend from h (batch, L, width), or with `at` from its N positions alone: (N, width)."""
+        if at is None:
             q, k, v = self._split(self.qkv(h), 3)
             mixed = F.scaled_dot_product_attention(rotate(q, cos, sin), rotate(k, cos, sin), v)
             return self.out(self._join(mixed))
         width = h.shape[-1]
-        (q,) = self._split(F.linear(rows.take(h), self.qkv.weight[:width]), 1)
+        (q,) = self._split(F.linear(at.take(h), self.qkv.weight[:width]), 1)
         k, v = self._split(F.linear(h, self.qkv.weight[width:]), 2)
-        here = cos[rows.index].unsqueeze(1), sin[rows.index].unsqueeze(1)
+        here = cos[at.index].unsqueeze(1), sin[at.index].unsqueeze(1)
         mixed = F.scaled_dot_product_attention(rotate(q, *here), rotate(k, cos, sin), v)
-        return self.out(self._join(mixed)[rows.wanted])
+        return self.out(at.flat(self._join(mixed)))
 
     def _split(self, x: Tensor, parts: int) -> Tensor:
         """Turn (batch, L, parts * width) into (parts, batch, heads, L, head)."""
@@ -171,16 +138,16 @@ class Block(nn.Module):
         self.modulation = Modulation(width, 6) if conditioned else None
 
     def forward(
-        self, h: Tensor, cos: Tensor, sin: Tensor, condition: Tensor | None, rows: Rows | None = None
+        self, h: Tensor, cos: Tensor, sin: Tensor, condition: Tensor | None, at: Positions | None = None
     ) -> Tensor:
-        """Map (batch, L, width) to the same, or with `rows` to its N wanted positions: (N, width)."""
+        """Map (batch, L, width) to the same, or with `at` to its N positions: (N, width)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = (
             (None,) * 6 if self.modulation is None else self.modulation(condition)
         )
-        branch = self.attention(modulate(self.norm1(h), shift1, scale1), cos, sin, rows)
-        if rows is not None:
-            h = rows.pick(h)
-            gate1, shift2, scale2, gate2 = (rows.spread(x) for x in (gate1, shift2, scale2, gate2))
+        branch = self.attention(modulate(self.norm1(h), shift1, scale1), cos, sin, at)
+        if at is not None:
+            h = at.pick(h)
+            gate1, shift2, scale2, gate2 = (at.spread(x) for x in (gate1, shift2, scale2, gate2))
         h = h + gate(self.dropout(branch), gate1)
         branch = self.mlp(modulate(self.norm2(h), shift2, scale2))
         return h + gate(self.dropout(branch), gate2)

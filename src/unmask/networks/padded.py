@@ -2,8 +2,8 @@
 
 import torch.nn.functional as F
 
-from unmask.networks.base import Network
-from unmask.types import Labels, Logits, Times, Tokens, Where
+from unmask.networks.base import At, Network, Positions
+from unmask.types import Labels, Logits, Times, Tokens
 
 
 class Padded(Network):
@@ -21,11 +21,18 @@ class Padded(Network):
         self.vocab_size, self.shape, self.classes = network.vocab_size, network.shape, network.classes
 
     def forward(
-        self, x_t: Tokens, noise: Times | None = None, label: Labels | None = None, *, at: Where | None = None
+        self,
+        x_t: Tokens,
+        noise: Times | None = None,
+        label: Labels | None = None,
+        *,
+        at: At | None = None,
     ) -> Logits:
         """See `Network.forward`."""
         missing = self.shape[0] - x_t.shape[1]
         padded = F.pad(x_t, (0, missing), value=self.mask_id)
+        if isinstance(at, Positions):
+            return self.network(padded, noise, label, at=at)
         if at is not None:
             return self.network(padded, noise, label, at=F.pad(at, (0, missing)))
         return self.network(padded, noise, label)[:, : x_t.shape[1]]

@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from unmask.networks.base import Network
-from unmask.networks.layers import Block, Modulation, NoiseEmbedding, Rows, modulate, rotary_angles
-from unmask.types import Labels, Logits, Times, Tokens, Where
+from unmask.networks.base import At, Network, Positions
+from unmask.networks.layers import Block, Modulation, NoiseEmbedding, modulate, rotary_angles
+from unmask.types import Labels, Logits, Times, Tokens
 
 
 class Transformer(Network):
@@ -92,7 +92,12 @@ class Transformer(Network):
         nn.init.zeros_(self.head.bias)
 
     def forward(
-        self, x_t: Tokens, noise: Times | None = None, label: Labels | None = None, *, at: Where | None = None
+        self,
+        x_t: Tokens,
+        noise: Times | None = None,
+        label: Labels | None = None,
+        *,
+        at: At | None = None,
     ) -> Logits:
         """See `Network.forward`. With `at`, the last block's queries and MLP too run only there."""
         h = self.embed(x_t.flatten(1))
@@ -103,15 +108,15 @@ class Transformer(Network):
         condition = self._condition(noise, label, len(x_t))
         frequencies = self.width // self.heads // 2
         cos, sin = rotary_angles(tuple(x_t.shape[1:]), frequencies, self.rotary_base, h.device, h.dtype)
-        rows = None if at is None else Rows.of(at.flatten(1))
+        positions = None if at is None else Positions.of(at)
         for block in self.blocks[:-1]:
             h = block(h, cos, sin, condition)
-        h = self.blocks[-1](h, cos, sin, condition, rows)
+        h = self.blocks[-1](h, cos, sin, condition, positions)
         shift, scale = (None, None) if self.modulation is None else self.modulation(condition)
-        if rows is not None:
-            shift, scale = rows.spread(shift), rows.spread(scale)
+        if positions is not None:
+            shift, scale = positions.spread(shift), positions.spread(scale)
         logits = self.head(modulate(self.norm(h), shift, scale))
-        return logits if rows is not None else logits.view(*x_t.shape, self.vocab_size)
+        return logits if positions is not None else logits.view(*x_t.shape, self.vocab_size)
 
     def compile_body(self) -> None:
         """Compile the blocks, but not the last: it sees as many positions as are masked."""
@@ -127,7 +132,7 @@ class Transformer(Network):
             condition = self.embed_label(label)
         if self.embed_noise is not None:
             if noise is None:
-                raise ValueError("a network with time conditioning needs the mask rate `noise`")
+                raise ValueError("a network with time conditioning needs `noise`: the mask rate, or the time")
             embedded = self.embed_noise(noise)
             condition = embedded if condition is None else condition + embedded
         return condition

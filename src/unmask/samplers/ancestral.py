@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unmask.samplers.base import Plan, Planned
-from unmask.schedules import Linear, Schedule
-from unmask.types import Where
+from unmask.samplers.unmasking import Plan, Planned
+from unmask.schedules import Linear, Schedule, check_kind
+from unmask.types import Times, Where
 
 Grid = Literal["uniform", "cosine"]
 """Times i / steps, or sin(pi/2 i / steps)."""
@@ -36,14 +36,13 @@ class Ancestral(Planned):
 
     A masked position is revealed between t and s < t with probability `schedule.unmask_prob(t, s)`, and all that
     are revealed in one step are drawn from the same prediction, independently: the error of a finite grid. A step
-    that reveals nothing in an example costs it no network call.
+    that reveals nothing in an example costs it no network call. Other settings: see `Sampler` and `Unmasking`.
 
     Args:
         schedule: gives the mask rate at each time of the grid.
-        steps: number of steps, at least 1; 1 draws every token independently.
+        steps: number of steps, at least 1 (in each block); 1 draws every token independently.
         grid: times i / steps ("uniform") or sin(pi/2 i / steps) ("cosine": the first steps are small, so that few
             tokens are drawn together while the context is poor).
-        temperature: divides the logits; positive.
     """
 
     schedule: Schedule = field(default_factory=Linear)
@@ -52,11 +51,16 @@ class Ancestral(Planned):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_kind(self.schedule, Schedule, "Ancestral")
         check_grid(self.steps, self.grid)
 
-    def plan(self, v: Float[Tensor, "batch *dims"], masked: Where) -> Plan:
-        t = grid_times(self.steps, self.grid, v.device)
-        rate = self.schedule.mask_rate(t)
-        # Masked while v < rate: revealed by the first step that ends at a rate <= v.
+    def plan(self, v: Float[Tensor, "batch *dims"], wanted: Where) -> Plan:
+        """See `Planned.plan`. A position is masked while v < the mask rate."""
+        rate = self.schedule.mask_rate(grid_times(self.steps, self.grid, v.device))
+        # Revealed by the first step that ends at a rate <= v.
         step = self.steps - torch.searchsorted(rate[1:].flip(0), v.contiguous(), right=True)
-        return Plan(torch.where(masked, step, -1), rate[:-1].expand(len(v), -1), t[1:].expand(len(v), -1))
+        return Plan(torch.where(wanted, step, -1), rate[:-1].expand(len(v), -1), rate[1:].expand(len(v), -1))
+
+    def clock(self, noise: Times) -> Times:
+        """See `Unmasking.clock`."""
+        return self.schedule.inverse(1 - noise)

@@ -1,18 +1,19 @@
-"""What every sampler does: reveal the masked positions of a canvas."""
+"""What every sampler has: a trajectory of states, and the law from which it draws a token."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from unmask.categorical import categorical, check_temperature
-from unmask.networks.base import Network, check_label, check_tokens
+from unmask.categorical import check_filters, filtered
+from unmask.networks.base import At, Network, Positions, check_label, check_tokens
 from unmask.randomness import Generators, uniform
-from unmask.types import Labels, Times, Tokens, Where
+from unmask.types import Labels, Logits, Times, Tokens, Where
 
 
 class State(NamedTuple):
@@ -25,16 +26,25 @@ class State(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Sampler(ABC):
-    """Reveal the masked positions of a canvas; no other position is ever written.
+    """Reveal the masked positions of a canvas; what the canvas shows is never written.
 
     Args:
         temperature: divides the logits; positive.
+        top_k: draw among the k most likely tokens only.
+        top_p: draw among the most likely tokens that together have this probability, in (0, 1] (nucleus sampling).
+        guidance: scale s of classifier-free guidance: logits + (s - 1) (logits - logits without the label). 1: none;
+            0: the label is ignored. Any other value evaluates the network twice an example, in one batch.
     """
 
     temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    guidance: float = 1.0
 
     def __post_init__(self) -> None:
-        check_temperature(self.temperature)
+        check_filters(self.temperature, self.top_k, self.top_p)
+        if not 0 <= self.guidance < math.inf:
+            raise ValueError(f"guidance must be at least 0 and finite, got {self.guidance}")
 
     @abstractmethod
     def trajectory(
@@ -49,7 +59,7 @@ class Sampler(ABC):
             generator: see `unmask.randomness`; with one per example, an example does not depend on its batch.
 
         Raises:
-            ValueError: tokens or labels out of range, or a canvas without masks.
+            ValueError: tokens or labels out of range, a canvas without masks, or guidance without labels.
             FloatingPointError: the network's logits give no distribution; names the step.
         """
 
@@ -61,15 +71,38 @@ class Sampler(ABC):
             x = state.x
         return x
 
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations of one example in one call."""
+        return 1 if self.guidance == 1 else 2
 
-def check_canvas(network: Network, x: Tokens, label: Labels | None) -> Where:
-    """Return where a canvas is masked; raise a ValueError if that is nowhere, or a token or label is out of range."""
-    check_tokens(x, network.vocab_size + 1)
-    check_label(label, network.classes, len(x))
-    masked = x == network.mask_id
-    if not masked.any():
-        raise ValueError(f"the canvas has no masked position (value {network.mask_id}): nothing to sample")
-    return masked
+    def check(self, network: Network, x: Tokens, label: Labels | None) -> Where:
+        """Return where a canvas is masked; raise a ValueError if it, or the labels, do not fit (see `trajectory`)."""
+        check_tokens(x, network.vocab_size + 1)
+        check_label(label, network.classes, len(x))
+        if self.guidance != 1 and label is None:
+            has = "no label was given" if network.classes else "the network takes none (it was built with classes=None)"
+            raise ValueError(f"guidance {self.guidance:g} needs a label of each example; {has}")
+        masked = x == network.mask_id
+        if not masked.any():
+            raise ValueError(f"the canvas has no masked position (value {network.mask_id}): nothing to sample")
+        return masked
+
+    def predict(self, network: Network, x: Tokens, noise: Times, label: Labels | None, at: At) -> Logits:
+        """Return the network's logits at the N positions `at`, guided."""
+        if self.guidance == 1 or label is None:
+            return network(x, noise, label, at=at)
+        at, null = Positions.of(at), torch.full_like(label, network.classes or 0)
+        twice = Positions(
+            at.index.repeat(2, 1), None if at.kept is None else torch.cat((at.kept, at.kept + at.index.numel()))
+        )
+        logits = network(x.repeat(2, *[1] * (x.dim() - 1)), noise.repeat(2), torch.cat((label, null)), at=twice)
+        given, free = logits.float().chunk(2)
+        return torch.where(given == -math.inf, given, free + self.guidance * (given - free))
+
+    def law(self, network: Network, x: Tokens, noise: Times, label: Labels | None, at: At) -> Logits:
+        """Return the logits from which the tokens at the N positions `at` are drawn: guided, tempered, cut."""
+        return filtered(self.predict(network, x, noise, label, at), self.temperature, self.top_k, self.top_p)
 
 
 def check_drawn(token: Tensor, failed: int, step: int) -> None:
@@ -78,50 +111,15 @@ def check_drawn(token: Tensor, failed: int, step: int) -> None:
         raise FloatingPointError(f"step {step}: the network's logits are NaN, infinite, or all -inf")
 
 
-class Plan(NamedTuple):
-    """When each position is revealed, and what the network and the clock are told.
-
-    Attributes:
-        step: the step that reveals each position; -1 where nothing is to be revealed.
-        noise: the mask rate that the network is told at each step.
-        t: the time after each step.
-    """
-
-    step: Int[Tensor, "batch *dims"]
-    noise: Float[Tensor, "batch steps"]
-    t: Float[Tensor, "batch steps"]
+def uniform_rows(shape: tuple[int, ...], rows: Bool[Tensor, " batch"], generator: Generators) -> Tensor:
+    """Draw uniforms (rows, *shape) for some examples of a batch; with a generator per example, from theirs alone."""
+    if isinstance(generator, torch.Generator) or generator is None:
+        return uniform((int(rows.sum()), *shape), generator, rows.device)
+    chosen = [one for one, wanted in zip(generator, rows.tolist(), strict=True) if wanted]
+    return uniform((len(chosen), *shape), chosen, rows.device)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Planned(Sampler):
-    """Plan which position is revealed when, then reveal: for schedules that treat all token values alike.
-
-    *Which* position is revealed when does not depend on what it becomes, so it is planned first, from one uniform
-    number v per position: the position is masked at t exactly while v < r_t, the mask rate. *What* it becomes is
-    drawn from the network when its moment comes, from a second uniform number. Nothing else is random.
-    """
-
-    @abstractmethod
-    def plan(self, v: Float[Tensor, "batch *dims"], masked: Where) -> Plan:
-        """Turn the uniform number of each position into the step that reveals it."""
-
-    @torch.no_grad()
-    def trajectory(
-        self, network: Network, x: Tokens, label: Labels | None = None, *, generator: Generators = None
-    ) -> Iterator[State]:
-        """See `Sampler.trajectory`."""
-        masked = check_canvas(network, x, label)
-        v, u = uniform((len(x), 2, *x.shape[1:]), generator, x.device).unbind(1)
-        step, noise, t = self.plan(v, masked)
-        calls = torch.zeros(len(x), dtype=torch.long, device=x.device)
-        yield State(x, torch.ones_like(t[:, 0]), calls)
-        for k in range(noise.shape[1]):
-            at = step == k
-            rows = at.flatten(1).any(1)
-            if rows.any():  # an example in which this step reveals nothing costs no call
-                logits = network(x[rows], noise[rows, k], None if label is None else label[rows], at=at[rows])
-                token = categorical(logits, u[at], temperature=self.temperature)
-                check_drawn(token, network.mask_id, k + 1)
-                x = x.masked_scatter(at, token)
-                calls = calls + rows
-            yield State(x, t[:, k], calls)
+def nth(flags: Where, rank: Int[Tensor, " batch"]) -> Where:
+    """Keep of each example's flags only the one of that rank, in row-major order from 0."""
+    flat = flags.flatten(1)
+    return ((flat.cumsum(1) == rank.unsqueeze(1) + 1) & flat).view_as(flags)

@@ -1,6 +1,7 @@
 """Samplers for state-dependent schedules (GenMD4): when a position is revealed depends on what it becomes."""
 
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -13,8 +14,8 @@ from unmask.categorical import categorical
 from unmask.networks.base import Network
 from unmask.randomness import Generators, uniform
 from unmask.samplers.ancestral import Grid, check_grid, grid_times
-from unmask.samplers.base import Sampler, State, check_canvas, check_drawn
-from unmask.schedules import TokenPolynomial, checked
+from unmask.samplers.base import Sampler, State, check_drawn, nth
+from unmask.schedules import TokenPolynomial, check_kind, checked
 from unmask.types import Labels, Tokens
 
 
@@ -24,7 +25,7 @@ class TokenSampler(Sampler):
 
     Args:
         schedule: gives w. None: that of the model, which `MaskedDiffusion.sample` and `infill` fill in.
-        temperature: divides the logits; positive.
+        temperature, top_k, top_p, guidance: see `Sampler`.
 
     Raises:
         ValueError: an exponent that is 0 or infinite.
@@ -35,6 +36,7 @@ class TokenSampler(Sampler):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.schedule is not None:
+            check_kind(self.schedule, TokenPolynomial, type(self).__name__)
             self.schedule.check()
 
     def powers(self, network: Network) -> Float[Tensor, " vocab"]:
@@ -51,8 +53,7 @@ class TokenAncestral(TokenSampler):
     Args:
         schedule: see `TokenSampler`.
         steps: number of steps, at least 1.
-        grid: see `Ancestral`.
-        temperature: divides the logits; positive.
+        grid: see `Ancestral`; here of t^(mean w), for the scale of w is arbitrary: another one only bends the time.
     """
 
     steps: int = 256
@@ -67,9 +68,9 @@ class TokenAncestral(TokenSampler):
         self, network: Network, x: Tokens, label: Labels | None = None, *, generator: Generators = None
     ) -> Iterator[State]:
         """See `Sampler.trajectory`."""
-        masked = check_canvas(network, x, label)
+        masked = self.check(network, x, label)
         w = self.powers(network)
-        t = grid_times(self.steps, self.grid, x.device)
+        t = grid_times(self.steps, self.grid, x.device) ** (1 / w.mean())
         calls = torch.zeros(len(x), dtype=torch.long, device=x.device)
         yield State(x, t[:1].expand(len(x)), calls)
         for k in range(self.steps):
@@ -78,14 +79,15 @@ class TokenAncestral(TokenSampler):
             if rows.any():
                 at = masked[rows]
                 noise = t[k].expand(len(at))
-                p = probabilities(network, x[rows], noise, label, rows, at, self.temperature)
+                law = self.law(network, x[rows], noise, None if label is None else label[rows], at)
+                p = law.softmax(-1, dtype=torch.float64)
                 reveal = p * -torch.expm1(w * (t[k + 1] / t[k]).log())
                 stay = (1 - reveal.sum(1, keepdim=True)).clamp(min=0) * (t[k + 1] > 0)  # exactly 0 in the last step
                 token = categorical(torch.cat((reveal, stay), 1).log(), u[masked])
                 check_drawn(token, network.mask_id + 1, k + 1)
                 x = x.masked_scatter(masked, token)
                 masked = x == network.mask_id
-                calls = calls + rows
+                calls = calls + self.evaluations * rows
             yield State(x, t[k + 1].expand(len(x)), calls)
 
 
@@ -96,14 +98,13 @@ class TokenFirstHitting(TokenSampler):
     Every example has its own clock. Two forms:
 
     - "thinned" proposes a reveal at rate n max w, asks the network at that moment about one masked position drawn at
-      random, and accepts its token i with probability w_i / max w. Exact; max w / (mean w) calls a token.
+      random, and accepts its token i with probability w_i / max w. Exact; token i costs max w / w_i calls in the mean.
     - "frozen" draws a token i ~ p and a waiting time of rate w_i for every masked position from one call; the earliest
       wins. One call a token; exact if all w are equal, else off by what p changes between two reveals.
 
     Args:
         schedule: see `TokenSampler`.
         form: "thinned" or "frozen".
-        temperature: divides the logits; positive.
     """
 
     form: Literal["thinned", "frozen"] = "thinned"
@@ -112,13 +113,21 @@ class TokenFirstHitting(TokenSampler):
         super().__post_init__()
         if self.form not in ("thinned", "frozen"):
             raise ValueError(f"form must be thinned or frozen, got {self.form!r}")
+        if self.schedule is not None and self.form == "thinned":
+            w = self.schedule.powers.detach()
+            if w.max() > 1000 * w.min():
+                warnings.warn(
+                    f"exponents from {w.min():.2g} to {w.max():.2g}: a token of the smallest costs "
+                    f"{w.max() / w.min():.0f} network calls when sampled exactly; form='frozen' takes one",
+                    stacklevel=3,
+                )
 
     @torch.no_grad()
     def trajectory(
         self, network: Network, x: Tokens, label: Labels | None = None, *, generator: Generators = None
     ) -> Iterator[State]:
         """See `Sampler.trajectory`."""
-        masked = check_canvas(network, x, label)
+        masked = self.check(network, x, label)
         w = self.powers(network)
         jump = self._thinned if self.form == "thinned" else self._frozen
         tau = torch.zeros(len(x), dtype=torch.float64, device=x.device)
@@ -129,7 +138,7 @@ class TokenFirstHitting(TokenSampler):
             step += 1
             x, tau = jump(network, x, tau, label, rows, w, generator, step)
             masked = x == network.mask_id
-            calls = calls + rows
+            calls = calls + self.evaluations * rows
             yield State(x, (-tau).exp(), calls)
 
     def _thinned(
@@ -148,10 +157,9 @@ class TokenFirstHitting(TokenSampler):
         masked = (x == network.mask_id).flatten(1)[rows]
         n = masked.sum(1)
         tau = tau.masked_scatter(rows, tau[rows] - torch.log1p(-wait) / (n * w.max()))
-        at = (masked.cumsum(1) == (place * n).long().unsqueeze(1) + 1) & masked
-        at = at.view(-1, *x.shape[1:])
-        logits = network(x[rows], (-tau[rows]).exp(), None if label is None else label[rows], at=at)
-        token = categorical(logits, choice, temperature=self.temperature)
+        at = nth(masked.view(-1, *x.shape[1:]), (place * n).long())
+        law = self.law(network, x[rows], (-tau[rows]).exp(), None if label is None else label[rows], at)
+        token = categorical(law, choice)
         check_drawn(token, network.mask_id, step)
         token = torch.where(accept < w[token] / w.max(), token, network.mask_id)
         return x.masked_scatter(rows.view(-1, *[1] * (x.dim() - 1)), x[rows].masked_scatter(at, token)), tau
@@ -171,8 +179,8 @@ class TokenFirstHitting(TokenSampler):
         choice, wait = uniform((len(x), 2, *x.shape[1:]), generator, x.device)[rows].unbind(1)
         here = x[rows]
         at = here == network.mask_id
-        logits = network(here, (-tau[rows]).exp(), None if label is None else label[rows], at=at)
-        token = categorical(logits, choice[at], temperature=self.temperature)
+        law = self.law(network, here, (-tau[rows]).exp(), None if label is None else label[rows], at)
+        token = categorical(law, choice[at])
         check_drawn(token, network.mask_id, step)
         times = torch.full(at.shape, math.inf, dtype=torch.float64, device=x.device)
         times = times.masked_scatter(at, -torch.log1p(-wait[at]) / w[token]).flatten(1)
@@ -181,17 +189,3 @@ class TokenFirstHitting(TokenSampler):
         here = here.flatten(1).scatter(1, winner.unsqueeze(1), found).view_as(here)
         spread = rows.view(-1, *[1] * (x.dim() - 1))
         return x.masked_scatter(spread, here), tau.masked_scatter(rows, tau[rows] + first)
-
-
-def probabilities(
-    network: Network,
-    x: Tokens,
-    noise: Tensor,
-    label: Labels | None,
-    rows: Tensor,
-    at: Tensor,
-    temperature: float,
-) -> Float[Tensor, "n vocab"]:
-    """Return the network's distribution at the positions `at` of the `rows` of a batch, in float64."""
-    logits = network(x, noise, None if label is None else label[rows], at=at)
-    return (logits.double() / temperature).softmax(-1)

@@ -20,6 +20,7 @@ from unmask.metrics.likelihood import draw_nelbo
 from unmask.model import MaskedDiffusion
 from unmask.objectives import Objective
 from unmask.randomness import seeded
+from unmask.schedules import TokenPolynomial
 from unmask.training.callbacks import Bar, Keep, MovingAverage, SafetensorsIO, Speed, logs_now
 from unmask.training.settings import Optimizer, Run
 
@@ -60,9 +61,12 @@ class Trainee(LightningModule):
     def check_finite(self, loss: Tensor) -> None:
         """Raise a FloatingPointError unless the loss is finite."""
         if not loss.isfinite():
+            cause = "--optimizer.lr"
+            if isinstance(self.model.schedule, TokenPolynomial) and self.model.schedule.learned:
+                cause += " or --optimizer.schedule_lr"
             raise FloatingPointError(
                 f"step {self.trainer.global_step}: the loss is {loss.item()}; training stops. "
-                "A checkpoint that was written before is kept. Try a lower --optimizer.lr"
+                f"A checkpoint that was written before is kept. Try a lower {cause}"
             )
 
     def validation_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
@@ -87,6 +91,10 @@ class Trainee(LightningModule):
         decays = [p for m in network.modules() if isinstance(m, nn.Linear) for p in (m.weight,)]
         ids = {id(p) for p in decays}
         others = [p for p in network.parameters() if id(p) not in ids]
+        if settings.schedule_lr and not isinstance(self.model.schedule, TokenPolynomial):
+            raise ValueError(
+                "optimizer.schedule_lr is for the exponents of TokenELBO; this objective learns no schedule"
+            )
         exponents = [p for name, p in self.model.named_parameters() if name.startswith("schedule.") and p.requires_grad]
         groups: list[dict[str, Any]] = [{"params": decays, "weight_decay": settings.weight_decay}]
         groups += [{"params": others, "weight_decay": 0.0}]
