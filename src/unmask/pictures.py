@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -157,6 +157,43 @@ def trajectory_figure(states: Sequence[torch.Tensor], vocab_size: int, symbols: 
         right.set_xticks(range(len(order)), [symbols[i] for i in order], fontsize=min(10, 300 / len(order)))
     right.axhline(0.5, color="grey", linewidth=0.8)
     right.set(ylabel="part of the tokens revealed before", title="when a value appears; 0.5: any time", ylim=(0, 1))
+    return figure
+
+
+def study_figure(rows: Sequence[dict[str, Any]], real: dict[str, Any], unit: str) -> Figure:
+    """Draw the figures of `unmask study` against network calls, and those of test data as a line.
+
+    Args:
+        rows: `sampler`, `calls`, and `entropy`, `judge`, `temperature` where known, as [value, standard error].
+        real: the same of test data.
+        unit: what a token is called.
+    """
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    titles = {
+        "judge": f"n-gram judge, nats per {unit}",
+        "entropy": "entropy of an example's tokens, nats",
+        "temperature": "effective temperature",
+    }
+    shown = [name for name in titles if any(row.get(name) for row in rows)]
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        kind, _, rest = row["sampler"].partition("(")
+        named = [part for part in rest.rstrip(")").split(", ") if part.split("=")[0] in ("order", "form", "precision")]
+        kinds.setdefault(" ".join((kind, *named)), []).append(row)
+    figure = Figure(figsize=(5 * len(shown), 4.6), layout="constrained")
+    for axes, name in zip(np.atleast_1d(figure.subplots(1, len(shown))), shown, strict=True):
+        for i, (kind, members) in enumerate(kinds.items()):
+            known = sorted((row["calls"], *row[name]) for row in members if row.get(name))
+            if known:
+                calls, values, errors = zip(*known, strict=True)
+                style = {"color": colormaps["tab20"](i % 20), "marker": "osv^D*"[i % 6], "linewidth": 0.8}
+                axes.errorbar(calls, values, errors, label=kind, capsize=2, **style)
+        if real.get(name):
+            axes.axhline(real[name][0], color="black", linestyle=":", label="test data")
+        axes.set(xscale="log", xlabel="network calls an example", title=titles[name])
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     return figure
 
 

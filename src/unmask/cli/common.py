@@ -140,3 +140,10 @@ def first(arguments: list[str], what: str) -> str | None:
     if {"-h", "--help"} & set(arguments):
         return None
     raise ArgumentError(None, f"{what} comes first, before any option" + (f"; got {arguments[0]}" if arguments else ""))
+
+
+def own_data(model: MaskedDiffusion | None) -> dict[str, Any] | None:
+    """Return the data that a model was trained with, as jsonargparse wants it."""
+    described = dict(model.about.get("data", {})) if model else {}
+    name = described.pop("class", None)
+    return {"class_path": name, "init_args": described} if name in subclasses(DataSet) else None

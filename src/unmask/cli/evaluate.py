@@ -11,9 +11,9 @@ import torch
 from jsonargparse import Namespace
 from tqdm import tqdm
 
-from unmask.cli.common import find_model, first, instantiate, load_model, new_parser, parse
+from unmask.cli.common import find_model, first, instantiate, load_model, new_parser, own_data, parse
 from unmask.data.base import DataSet
-from unmask.description import describe, subclasses
+from unmask.description import describe
 from unmask.files import check_writable, checksum, replacing
 from unmask.metrics.likelihood import Likelihood, evaluate
 from unmask.model import WEIGHTS, MaskedDiffusion
@@ -46,7 +46,7 @@ def run(arguments: list[str]) -> None:
         DataSet,
         "data",
         required=False,
-        default=_own_data(model),
+        default=own_data(model),
         help="what to measure; by default what was trained on",
     )
     settings = parse(parser, arguments)
@@ -133,10 +133,3 @@ def table(report: dict[str, Any]) -> str:
             value = ", ".join(f"{item}" if key == "class" else f"{key}={item}" for key, item in value.items())
         lines.append(f"{name.replace('_', ' '):24} {value}")
     return "\n".join(lines)
-
-
-def _own_data(model: MaskedDiffusion | None) -> dict[str, Any] | None:
-    """Return the data that a model was trained with, as jsonargparse wants it."""
-    described = dict(model.about.get("data", {})) if model else {}
-    name = described.pop("class", None)
-    return {"class_path": name, "init_args": described} if name in subclasses(DataSet) else None

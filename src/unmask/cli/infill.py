@@ -51,7 +51,7 @@ def run(arguments: list[str]) -> None:
     label = make_labels(settings.label, settings.n, model.network.classes)
     canvas = make_canvas(model, settings)
     network = Padded(model.network).eval() if canvas.dim() == 1 and canvas.shape != model.shape else model.network
-    x, frames = draw(network, canvas.expand(settings.n, *canvas.shape), label, sampler, settings)
+    x, frames = draw(network, canvas.expand(settings.n, *canvas.shape), label, sampler, settings, model.codec)
     show(model, x, frames, settings, rows=None)
 
 

@@ -13,6 +13,7 @@ COMMANDS = {
     "evaluate": "measure a model's likelihood on a data set, with standard error and protocol",
     "sample": "draw new examples from a model: text, images or arrays",
     "infill": "draw the unknown part of a text, an image or an array, and keep the rest",
+    "study": "compare all samplers on a model, or what float32 draws do to its samples",
     "plot": "draw the masking schedules side by side, or the loss curve of a run",
 }
 

@@ -1,5 +1,6 @@
 """unmask sample MODEL: new examples, as text, as a grid of images, or as an array."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from unmask.cli.common import instantiate, load_model, new_parser, parse
-from unmask.codecs import Bytes, Characters, Pixels, Symbols
+from unmask.codecs import Bytes, Characters, Codec, Pixels, Symbols
 from unmask.files import check_writable, replacing
 from unmask.forward import all_masked
 from unmask.model import MaskedDiffusion
 from unmask.networks.base import Network
 from unmask.randomness import generators
 from unmask.samplers.base import Sampler
+from unmask.terminal import Live
 from unmask.types import Labels, Tokens
 
 SHORT: dict[str, tuple[type, str]] = {
@@ -49,7 +51,7 @@ def run(arguments: list[str]) -> None:
     check_outputs(model, settings)
     label = make_labels(settings.label, settings.n, model.network.classes)
     canvas = all_masked(settings.n, model.shape, model.network.mask_id)
-    x, frames = draw(model.network, canvas, label, sampler, settings)
+    x, frames = draw(model.network, canvas, label, sampler, settings, model.codec)
     rows = model.network.classes if settings.label == "all" else None
     show(model, x, frames, settings, rows)
 
@@ -75,6 +77,7 @@ def add_sampling_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--batch_size", type=int, default=64, help="examples at a time")
     parser.add_argument("--out", type=str, help="file for the result: .txt, .png, or .npy for the tokens themselves")
     parser.add_argument("--gif", type=str, help="file for an animation of the unmasking (of the first batch)")
+    parser.add_argument("--live", action="store_true", help="show the first examples in the terminal as they appear")
     parser.add_argument("--device", type=str, help="cpu, cuda, cuda:1, ...; a GPU where there is one if not given")
 
 
@@ -116,13 +119,16 @@ def make_labels(label: str | None, n: int, classes: int | None) -> Labels | None
 
 
 def draw(
-    network: Network, canvas: Tokens, label: Labels | None, sampler: Sampler, settings: Namespace
+    network: Network, canvas: Tokens, label: Labels | None, sampler: Sampler, settings: Namespace, codec: Codec
 ) -> tuple[Tokens, list[Tensor]]:
     """Sample a canvas in batches, with a progress bar; return the tokens, and moments of the first batch if wanted."""
     device = next(network.parameters()).device
+    live = Live(codec, canvas[: settings.batch_size], sys.stdout) if settings.live else None
     parts: list[Tensor] = []
     frames: list[Tensor] = []
-    with tqdm(total=int((canvas == network.mask_id).sum()), desc="unmasking", unit="token", delay=2) as bar:
+    with tqdm(
+        total=int((canvas == network.mask_id).sum()), desc="unmasking", unit="token", delay=2, disable=settings.live
+    ) as bar:
         for start in range(0, len(canvas), settings.batch_size):
             here = slice(start, start + settings.batch_size)
             x, labels = canvas[here].to(device), None if label is None else label[here].to(device)
@@ -130,6 +136,8 @@ def draw(
             for state in sampler.trajectory(network, x, labels, generator=generators(settings.seed, len(x), start)):
                 left = int((state.x == network.mask_id).sum())
                 bar.update(hidden - left)
+                if live and not parts:
+                    live.show(x, state.x, last=left == 0)
                 hidden, x = left, state.x
                 if settings.gif and not parts:
                     frames.append(x.cpu())
@@ -145,6 +153,8 @@ def draw(
 def check_outputs(model: MaskedDiffusion, settings: Namespace) -> None:
     """Raise a ValueError for an output that the model's samples cannot be written to, before any is drawn."""
     plain = isinstance(model.codec, Symbols)
+    if settings.live and plain:
+        raise ValueError("--live: there is no view of plain symbols; the model's data are neither text nor images")
     if settings.gif and plain:
         raise ValueError("--gif: there is no picture of plain symbols; the model's data are neither text nor images")
     if settings.out and settings.out.endswith(".png") and plain:
