@@ -1,12 +1,13 @@
 # make demo    train, evaluate and sample the digits model in minutes, from nothing but Python, pip, make and git
 # make test    every test, lint and type check
+# make bench   speed and memory, as ratios in one run: half an hour on 2 cores
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: demo test clean
+.PHONY: demo test bench clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "unmask needs Python 3.11 or newer, this is " + sys.version)'
@@ -30,6 +31,9 @@ test: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks.sampling
 
 clean:
 	rm -rf $(VENV) runs build dist

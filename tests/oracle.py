@@ -1,6 +1,7 @@
 """Networks that return the exact conditionals p(x_i | visible) of a known distribution: nothing has to be trained."""
 
 import itertools
+import math
 
 import torch
 from torch import Tensor
@@ -103,6 +104,51 @@ class MarkovChain(Oracle):
         for _ in range(self.shape[0] - 1):
             x.append(torch.multinomial(self.step[x[-1]], 1, generator=generator).squeeze(1))
         return torch.stack(x, 1)
+
+
+def tied_in_pairs(length: int, strength: float) -> Table:
+    """Return a table of spins: log p is a sum over pairs of positions, of random ties, and a random field."""
+    oracle, generator = Table(2, length), torch.Generator().manual_seed(0)
+    spin = 2.0 * oracle.states.double() - 1
+    ties = torch.randn(length, length, dtype=torch.float64, generator=generator)
+    field = torch.randn(length, dtype=torch.float64, generator=generator)
+    oracle.p = (strength * (spin @ ties * spin).sum(1) + 0.3 * spin @ field).softmax(0)
+    return oracle
+
+
+def law_of_parallel_draws(oracle: Table, size: int, form: str | None) -> Tensor:
+    """The law of tokens drawn `size` at a time in random order, by enumeration over orders and outcomes."""
+    length, states = oracle.shape[0], oracle.states
+    cache: dict[frozenset[int], Tensor] = {}
+
+    def predictions(shown: frozenset[int]) -> Tensor:
+        if shown not in cache:
+            hidden = torch.tensor([i not in shown for i in range(length)])
+            cache[shown] = oracle.marginals(states.masked_fill(hidden, oracle.mask_id))
+        return cache[shown]
+
+    total = torch.zeros(len(states), dtype=torch.float64)
+    orders = list(itertools.permutations(range(length)))
+    for order in orders:
+        law, last = torch.ones(len(states), dtype=torch.float64), None
+        for call, start in enumerate(range(0, length, size)):
+            p = predictions(frozenset(order[:start]))
+            group = order[start : start + size]
+            lost = math.comb(len(group), 2)  # pairs that are drawn as if independent
+            for i, position in enumerate(group):
+                push = 0.0
+                if form == "extrapolation" and call:
+                    push = i / size + (math.comb(size, 2) / size**2 if call == 1 else 0)
+                if form == "predictor-corrector" and call % 2:
+                    push = (math.comb(size, 2) + lost) / (size * len(group))
+                elif form == "predictor-corrector" and call and start + size >= length:
+                    push = i / size
+                q = p[:, position] if last is None else p[:, position] + push * (p - last)[:, position]
+                q = q.clamp(min=0) / q.clamp(min=0).sum(1, keepdim=True)
+                law = law * q.gather(1, states[:, position : position + 1]).squeeze(1)
+            last = p
+        total += law
+    return total / len(orders)
 
 
 def normalised(x: Tensor) -> Tensor:

@@ -7,10 +7,12 @@ import torch
 from jaxtyping import TypeCheckError
 from scipy import stats
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from oracle import MarkovChain, Oracle, Table
+from oracle import MarkovChain, Oracle, Table, law_of_parallel_draws, tied_in_pairs
 from unmask.forward import all_masked
 from unmask.networks.base import Network, pick
+from unmask.networks.transformer import Transformer
 from unmask.randomness import generators, seeded
 from unmask.samplers.ancestral import Ancestral, grid_times
 from unmask.samplers.base import Sampler, State
@@ -342,41 +344,6 @@ def test_corrections_leave_the_law_of_a_partly_masked_state_unchanged() -> None:
         assert stats.chisquare(counts, counts.sum() * cube.sum(position).flatten()).pvalue > 1e-3
 
 
-def law_of_parallel_draws(oracle: Table, size: int, form: str | None) -> Tensor:
-    """The law of tokens drawn `size` at a time in random order, by enumeration over orders and outcomes."""
-    length, states = oracle.shape[0], oracle.states
-    cache: dict[frozenset[int], Tensor] = {}
-
-    def predictions(shown: frozenset[int]) -> Tensor:
-        if shown not in cache:
-            hidden = torch.tensor([i not in shown for i in range(length)])
-            cache[shown] = oracle.marginals(states.masked_fill(hidden, oracle.mask_id))
-        return cache[shown]
-
-    total = torch.zeros(len(states), dtype=torch.float64)
-    orders = list(itertools.permutations(range(length)))
-    for order in orders:
-        law, last = torch.ones(len(states), dtype=torch.float64), None
-        for call, start in enumerate(range(0, length, size)):
-            p = predictions(frozenset(order[:start]))
-            group = order[start : start + size]
-            lost = math.comb(len(group), 2)  # pairs that are drawn as if independent
-            for i, position in enumerate(group):
-                push = 0.0
-                if form == "extrapolation" and call:
-                    push = i / size + (math.comb(size, 2) / size**2 if call == 1 else 0)
-                if form == "predictor-corrector" and call % 2:
-                    push = (math.comb(size, 2) + lost) / (size * len(group))
-                elif form == "predictor-corrector" and call and start + size >= length:
-                    push = i / size
-                q = p[:, position] if last is None else p[:, position] + push * (p - last)[:, position]
-                q = q.clamp(min=0) / q.clamp(min=0).sum(1, keepdim=True)
-                law = law * q.gather(1, states[:, position : position + 1]).squeeze(1)
-            last = p
-        total += law
-    return total / len(orders)
-
-
 FORMS = [None, "extrapolation", "predictor-corrector"]
 
 
@@ -393,13 +360,10 @@ def test_parallel_draws_follow_their_law(size: int, form: str | None, device: to
 
 def test_second_order_is_second_order() -> None:
     """Where tokens are tied in pairs, weakly, first order is off by the strength of a tie, second by its square."""
-    oracle, generator = Table(2, 6), seeded(0)
-    spin = 2.0 * oracle.states.double() - 1
-    ties, field = (torch.randn(shape, dtype=torch.float64, generator=generator) for shape in ((6, 6), (6,)))
     for form in FORMS[1:]:
         errors = {}
         for strength in (0.05, 0.1):
-            oracle.p = (strength * (spin @ ties * spin).sum(1) + 0.3 * spin @ field).softmax(0)
+            oracle = tied_in_pairs(6, strength)
             for order in (None, form):
                 for size in (3, 2):
                     law = law_of_parallel_draws(oracle, size, order)
@@ -599,3 +563,44 @@ def test_new_samplers_refuse() -> None:
         FirstHitting(guidance=2.0)(oracle, blank(oracle, 1))
     with pytest.raises(ValueError, match="guidance 2 needs a label of each example; no label was given"):
         FirstHitting(guidance=2.0)(Labelled(), blank(Labelled(), 1))
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations for whose result a GPU would make the host wait."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        name = function.overloadpacket.__name__
+        flags = name in ("index", "index_put", "index_put_") and any(
+            i is not None and i.dtype == torch.bool for i in args[1]
+        )
+        self.count += flags or name in ("_local_scalar_dense", "nonzero", "masked_select", "unique", "_unique2")
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        FirstHitting(),
+        FirstHitting(Cosine(), tokens_per_call=2, order=2, guidance=2.0, top_p=0.9),
+        InOrder(tokens_per_call=2, top_k=2),
+        Ancestral(steps=40),
+    ],
+    ids=str,
+)
+def test_planned_samplers_do_not_wait_for_the_device_in_their_loop(
+    sampler: Sampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unmask.samplers.unmasking.check_failed", lambda step: None)  # at each step on a CPU alone
+    waits = []
+    for length in (8, 24):
+        network = Transformer(5, (24,), classes=2, width=16, depth=2, heads=2, time_conditioning=True).eval()
+        canvas = torch.full((3, length), 5)
+        canvas[0, 3:] = 1
+        label = torch.tensor([0, 1, 0])
+        sampler(network, canvas, label, generator=seeded(0))  # fills the cache of rotary angles
+        with Waits() as counter:
+            sampler(network, canvas, label, generator=seeded(0))
+        waits.append(counter.count)
+    assert waits[0] == waits[1] > 0

@@ -27,8 +27,7 @@ def categorical(logits: Float[Tensor, "n vocab"], uniform: Float[Tensor, " n"]) 
     Returns:
         (n,) tokens in 0..V-1; V, the mask, on a row that has no finite distribution (a NaN, an +inf, all -inf).
     """
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    weights = (logits - logits.amax(-1, keepdim=True)).exp_()
+    weights = logits.softmax(-1, dtype=torch.float64 if logits.dtype == torch.float64 else torch.float32)
     vocab = weights.shape[1]
     if vocab <= 2 * CHUNK:
         cumulative = weights.cumsum(1, dtype=torch.float64)

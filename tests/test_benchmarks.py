@@ -1,0 +1,30 @@
+"""The benchmarks run; their figures are not asserted."""
+
+import json
+from pathlib import Path
+
+import pytest
+from benchmarks import sampler_quality, sampling, token_samplers
+from benchmarks.timing import interleaved
+
+
+def test_interleaved_takes_turns() -> None:
+    calls: list[str] = []
+    found = interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=2)
+    assert calls == ["a", "b"] * 3 and set(found) == {"a", "b"} and min(found.values()) > 0
+
+
+def test_sampling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "figures.json"
+    monkeypatch.setattr("sys.argv", ["sampling", "--small", "--json", str(path)])
+    sampling.main()
+    written = json.loads(path.read_text())
+    assert written["machine"]["threads"] >= 1 and len(written["rows"]) == 7
+    assert "overhead over bare calls" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("module", [sampler_quality, token_samplers])
+def test_quality(module, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(module, "SAMPLES", 50)
+    module.main()
+    assert "exact draws" in capsys.readouterr().out
