@@ -34,6 +34,7 @@ test: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.sampling
+	$(BIN)/python -m benchmarks.training
 
 clean:
 	rm -rf $(VENV) runs build dist

@@ -15,3 +15,29 @@ def plain_ancestral_step(network: Network, x: Tensor, t: float, s: float) -> Ten
     gumbel = torch.rand_like(p).log_().neg_()
     drawn = p.div_(gumbel).argmax(-1)
     return torch.where(x == network.mask_id, drawn, x)
+
+
+def plain_training_step(network: Network, optimizer: torch.optim.Optimizer, average: list[Tensor], x: Tensor) -> None:
+    """Train on one batch: all logits, one-hot cross-entropy at every position, then AdamW and a loop of averages."""
+    t = torch.rand(len(x)).clamp(min=1e-3)
+    masked = torch.rand(x.shape) < t.unsqueeze(1)
+    logits = network(x.masked_fill(masked, network.mask_id), t)
+    one_hot = torch.nn.functional.one_hot(x, network.vocab_size).to(logits.dtype)
+    nll = -(one_hot * logits.log_softmax(-1)).sum(-1)
+    loss = ((nll * masked).sum(1) / t).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    with torch.no_grad():
+        for mean, parameter in zip(average, network.parameters(), strict=True):
+            mean.mul_(0.999).add_(parameter, alpha=0.001)
+
+
+@torch.no_grad()
+def plain_evaluation(network: Network, x: Tensor) -> Tensor:
+    """Estimate the bound of a batch: all logits, one-hot cross-entropy at every position, independent times."""
+    t = torch.rand(len(x)).clamp(min=1e-3)
+    masked = torch.rand(x.shape) < t.unsqueeze(1)
+    logits = network(x.masked_fill(masked, network.mask_id), t)
+    one_hot = torch.nn.functional.one_hot(x, network.vocab_size).to(logits.dtype)
+    return (-(one_hot * logits.log_softmax(-1)).sum(-1) * masked).sum(1) / t

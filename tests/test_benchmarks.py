@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from benchmarks import sampler_quality, sampling, token_samplers
+from benchmarks import sampler_quality, sampling, token_samplers, training
 from benchmarks.timing import interleaved
 
 
@@ -21,6 +21,13 @@ def test_sampling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     written = json.loads(path.read_text())
     assert written["machine"]["threads"] >= 1 and len(written["rows"]) == 7
     assert "overhead over bare calls" in capsys.readouterr().out
+
+
+def test_training(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["training", "--size", "tiny", "--vocab", "27", "--rounds", "1"])
+    monkeypatch.setattr(training, "TRICKS", training.TRICKS[:-1])  # compiling takes longer than all the rest
+    training.main()
+    assert "head at masks alone, ratio" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("module", [sampler_quality, token_samplers])
