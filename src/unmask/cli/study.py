@@ -115,7 +115,7 @@ def samplers(model: MaskedDiffusion, _: list[int]) -> list[Sampler]:
             MostConfident(steps=steps, noise=4.0),
             Remasking(steps=steps, form="rescale", eta=0.1),
         ]
-    return [*chosen, EntropyBounded(0.1), EntropyBounded(1.0), FirstHitting(top_p=0.9)]
+    return [*chosen, EntropyBounded(1.0), EntropyBounded(10.0), FirstHitting(top_p=0.9)]
 
 
 def precisions(model: MaskedDiffusion, steps: list[int]) -> list[Sampler]:
