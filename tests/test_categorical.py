@@ -40,6 +40,15 @@ def test_a_tail_that_float32_noise_would_cut_is_drawn(device: torch.device) -> N
     assert stats.binomtest(hits, 8000, share).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_largest_uniform_number_finds_a_token(dtype: torch.dtype) -> None:
+    u = torch.full((2000,), 1 - 2**-53, dtype=torch.float64)
+    for vocab in (512, 513, 600, 767, 768, 769, 1000):
+        logits = 3 * torch.randn(2000, vocab, dtype=dtype, generator=seeded(vocab))
+        logits[:, -1] = -torch.inf
+        assert categorical(logits, u).max() < vocab - 1
+
+
 def test_excluded_tokens_are_never_drawn() -> None:
     logits = torch.tensor([-torch.inf, 0.0, -torch.inf, 1.0, -torch.inf])
     assert set(draw(logits, 10_000).tolist()) == {1, 3}

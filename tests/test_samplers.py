@@ -20,6 +20,7 @@ from unmask.samplers.confidence import EntropyBounded, MostConfident, sureness
 from unmask.samplers.first_hitting import FirstHitting
 from unmask.samplers.ordered import InOrder
 from unmask.samplers.remasking import Remasking
+from unmask.samplers.unmasking import Span
 from unmask.schedules import Cosine, Geometric, Linear, Polynomial, Schedule
 
 SAMPLERS = [
@@ -334,7 +335,8 @@ def test_corrections_leave_the_law_of_a_partly_masked_state_unchanged() -> None:
     state = State(x_t, torch.ones(n, dtype=torch.float64), torch.zeros(n, dtype=torch.long))
     everything = torch.ones_like(x, dtype=torch.bool)
     noise = torch.full((n,), 0.3, dtype=torch.float64)
-    after = FirstHitting(corrections=1).correct(oracle, state, everything, everything[:, 0], noise, None, seeded(1)).x
+    span = Span(everything, everything, torch.zeros(n, 1, dtype=torch.float64), 0)
+    after = FirstHitting(corrections=1).correct(oracle, state, span, everything[:, 0], noise, None, seeded(1), 1).x
     assert ((after != x_t).sum(1) <= 1).all() and (after != x_t).any()
     assert torch.equal(after == oracle.mask_id, x_t == oracle.mask_id)
     cube = oracle.p.view(3, 3, 3)
@@ -395,10 +397,30 @@ def test_pairs_of_tokens_are_right_in_second_order() -> None:
 def test_remasking_comes_to_the_law_with_small_steps_whatever_sigma() -> None:
     oracle = Table(3, 3)
     n = 20_000
-    for settings in ({"eta": 0.1}, {"form": "rescale", "eta": 0.3}, {"eta": 0.1, "loop": (0.6, 0.1, 0.7)}):
+    for settings in ({"eta": 0.1}, {"form": "rescale", "eta": 0.3}):
         far = distance(oracle, Remasking(steps=4, **settings), n)
         near = distance(oracle, Remasking(steps=300, grid="uniform", **settings), n)
         assert near < 2 * chance(oracle, n) + 0.004 and far > 3 * near
+
+
+class Coins(Oracle):
+    """Independent coins, one side of probability 0.1."""
+
+    def __init__(self) -> None:
+        super().__init__(2, (8,))
+        self.register_buffer("p", torch.tensor([0.9, 0.1], dtype=torch.float64))
+
+    def marginals(self, x_t: Tensor) -> Tensor:
+        return self.p.expand(*x_t.shape, 2)
+
+
+def test_remasking_by_confidence_makes_the_unlikely_unlikelier_and_the_plain_form_does_not() -> None:
+    network = Coins()
+    settings = {"steps": 100, "eta": 0.1}
+    plain = Remasking(**settings)(network, blank(network, 2000), generator=seeded(0))
+    assert stats.binomtest(int(plain.sum()), plain.numel(), 0.1).pvalue > 1e-3
+    biased = Remasking(**settings, confidence=True)(network, blank(network, 2000), generator=seeded(0))
+    assert biased.double().mean() < 0.08
 
 
 @pytest.mark.parametrize(
@@ -442,6 +464,73 @@ def test_blocks_are_finished_one_by_one() -> None:
                 begun = max((i for i, many in enumerate(done) if many), default=0)
                 assert done[:begun] == [6] * begun
             assert torch.allclose(state.t, (state.x == oracle.mask_id).double().mean(1), atol=0.31)
+
+
+@pytest.mark.parametrize("schedule", [Linear(), Polynomial(2.0), Cosine(), Geometric()], ids=str)
+def test_clocks_run_down_in_blocks(schedule: Schedule) -> None:
+    """For any number of blocks the time and the mask rate that the network is told stay in [0, 1] and never rise."""
+
+    class Listener(MarkovChain):
+        def forward(self, x_t, noise=None, label=None, *, at=None):  # type: ignore[no-untyped-def]
+            assert noise.min() >= 0 and noise.max() <= 1
+            return super().forward(x_t, noise, label, at=at)
+
+    for length in (3, 7, 11):
+        network = Listener(2, length)
+        for sampler in (
+            Ancestral(schedule, 500, block_length=1),
+            FirstHitting(schedule, block_length=2),
+            InOrder(block_length=2),
+            MostConfident(steps=5, block_length=2),
+            EntropyBounded(block_length=2),
+        ):
+            times = torch.stack([s.t for s in sampler.trajectory(network, blank(network, 2), generator=seeded(0))])
+            assert times.min() >= 0 and times[0].tolist() == [1, 1] and (times.diff(dim=0) <= 0).all()
+
+
+def test_most_confident_reveals_as_many_as_planned() -> None:
+    for n in range(2, 60):
+        sampler = MostConfident(steps=n, grid="uniform")
+        left = [int(sampler._left(torch.tensor([n]), step)) for step in range(n)]
+        assert left == list(range(n - 1, -1, -1))
+
+
+def test_errors_name_the_step_of_the_trajectory() -> None:
+    class Late(MarkovChain):
+        def forward(self, x_t, noise=None, label=None, *, at=None):  # type: ignore[no-untyped-def]
+            logits = super().forward(x_t, noise, label, at=at)
+            return logits * math.nan if self.evaluations > 5 else logits
+
+    for sampler in (
+        FirstHitting(block_length=2),
+        InOrder(block_length=4),
+        MostConfident(steps=1, block_length=1),
+        FirstHitting(corrections=1, block_length=3),
+    ):
+        network = Late(2, 12)
+        count = 0
+        with pytest.raises(FloatingPointError) as failure:  # noqa: PT012
+            for _ in sampler.trajectory(network, blank(network, 1), generator=seeded(0)):
+                count += 1
+        assert f"step {count}:" in str(failure.value)  # the canvas, then count - 1 steps, then the one that failed
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 2.0])
+def test_guidance_where_a_token_has_no_chance(scale: float) -> None:
+    """Without the label impossible, with it possible, and the other way round: never NaN."""
+
+    class Two(Oracle):
+        classes = 1
+
+        def forward(self, x_t, noise=None, label=None, *, at=None):  # type: ignore[no-untyped-def]
+            rows = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.5, 0.5]], dtype=torch.float64).log()
+            return pick(rows[label].unsqueeze(1).expand(-1, 2, -1), at)
+
+    network = Two(3, (2,))
+    network.register_buffer("place", torch.zeros(1))
+    label = torch.zeros(200, dtype=torch.long)
+    x = FirstHitting(guidance=scale)(network, blank(network, 200), label, generator=seeded(0))
+    assert set(x.flatten().tolist()) == {0.0: {1, 2}, 0.5: {1}, 2.0: {0, 1}}[scale]
 
 
 def test_orders_are_kept() -> None:
@@ -539,9 +628,9 @@ def test_filters_cut_in_samplers_too() -> None:
 
 def test_new_samplers_refuse() -> None:
     for make, message in (
-        (lambda: FirstHitting(tokens_per_call=0), "tokens_per_call must be at least 1, got 0"),
-        (lambda: FirstHitting(block_length=0), "block_length must be at least 1, got 0"),
-        (lambda: FirstHitting(corrections=-1), "corrections must be at least 0, got -1"),
+        (lambda: FirstHitting(tokens_per_call=0), "tokens_per_call must be a whole number of at least 1, got 0"),
+        (lambda: FirstHitting(block_length=0), "block_length must be a whole number of at least 1, got 0"),
+        (lambda: FirstHitting(corrections=-1), "corrections must be a whole number of at least 0, got -1"),
         (lambda: FirstHitting(top_k=0), "top_k must be a whole number of at least 1, got 0"),
         (lambda: FirstHitting(top_p=0.0), r"top_p must be in \(0, 1\], got 0.0"),
         (lambda: FirstHitting(top_p=1.1), r"top_p must be in \(0, 1\], got 1.1"),

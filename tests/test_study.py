@@ -73,7 +73,7 @@ def test_study_samplers(digits: str, tmp_path: Path, capsys: pytest.CaptureFixtu
     written = json.loads(report.read_text())
     rows = {row["sampler"]: row for row in written["rows"]}
     assert rows["FirstHitting()"]["calls"] == 64 and rows["FirstHitting(tokens_per_call=4)"]["calls"] == 16
-    assert set(rows["FirstHitting()"]) == {"sampler", "calls", "seconds", "entropy", "judge"}
+    assert set(rows["FirstHitting()"]) == {"sampler", "calls", "seconds_per_example", "entropy", "judge"}
     assert written["protocol"]["examples"] == 2 and written["test_data"]["judge"][0] > 0
 
 
@@ -104,6 +104,8 @@ def test_study_refuses(digits: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["samplers", digits, "--ngram", "9"], "choose a smaller order"),
         (["samplers", digits, "--data", "PyDocs"], "but the model was trained on"),
         (["samplers", "nowhere"], "nowhere: no such folder"),
+        (["samplers", "--n", "4", digits], "MODEL comes first, before any option"),
+        (["samplers", digits, "--guidance", "2"], "guidance 2 needs a label"),
     ):
         assert main(["study", *arguments]) != 0
         assert message in capsys.readouterr().err

@@ -57,6 +57,25 @@ def test_a_file_gets_the_last_frame_alone_and_no_colour_if_so_wished(monkeypatch
     assert stream.getvalue() == "hello yo\nu \n"
 
 
+def test_images_without_colours_are_shades(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    stream = io.StringIO()
+    canvas = torch.full((1, 4, 2, 1), 2)
+    live = Live(Pixels(2), canvas, stream)
+    x = torch.tensor([0, 1, 0, 1, 1, 0, 1, 2]).view(1, 4, 2, 1)
+    live.show(canvas, x, last=True)
+    assert stream.getvalue() == " █\n█?\n"
+
+
+def test_no_frame_is_taller_than_the_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LINES", "5")
+    stream = Terminal()
+    canvas = torch.full((1, 90), 2)
+    live = Live(Characters("ab"), canvas, stream)
+    live.show(canvas, canvas, last=True)
+    assert live.height == 3 == stream.getvalue().count("\n")
+
+
 def test_images_stand_side_by_side_as_many_as_fit() -> None:
     stream = io.StringIO()
     canvas = torch.full((9, 3, 3, 1), 2)

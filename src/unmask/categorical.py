@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from unmask.checks import check_whole
 from unmask.types import Logits
 
 CHUNK = 256
@@ -15,10 +16,10 @@ CHUNK = 256
 def categorical(logits: Float[Tensor, "n vocab"], uniform: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
     """Draw one token a row from softmax(logits) by inverting its distribution function at `uniform`.
 
-    No tail is cut off: each weight keeps the relative precision of the logits' own format (at least float32), sums
-    over more than a chunk of tokens are float64's, and `uniform` has 53 bits. (Gumbel-max on float32 uniforms cuts
-    the tails off, which lowers the temperature: FHS, section 5; see `unmask.gumbel`.) It needs one random number a
-    row, not one a vocabulary entry.
+    No tail is cut off down to 1e-16, the grain of the sums: each weight keeps the relative precision of the logits'
+    own format (at least float32), sums over more than a chunk of tokens are float64's, and `uniform` has 53 bits.
+    (Gumbel-max on float32 uniforms cuts the tails off, which lowers the temperature: FHS, section 5; see
+    `unmask.gumbel`.) It needs one random number a row, not one a vocabulary entry.
 
     Args:
         logits: (n, V); -inf excludes a token.
@@ -41,7 +42,8 @@ def categorical(logits: Float[Tensor, "n vocab"], uniform: Float[Tensor, " n"]) 
         place = (uniform.unsqueeze(1) * cumulative[:, -1:] - before) / (cumulative.gather(1, chunk) - before)
         inside = chunk * CHUNK + torch.arange(CHUNK, device=weights.device)
         found = torch.where(inside < vocab, weights.gather(1, inside.clamp(max=vocab - 1)), 0)
-        token = chunk.squeeze(1) * CHUNK + invert(found.cumsum(1, dtype=torch.float64), place.squeeze(1))
+        place = place.squeeze(1).clamp(max=1 - 2**-53)  # the quotient may have been rounded to 1
+        token = chunk.squeeze(1) * CHUNK + invert(found.cumsum(1, dtype=torch.float64), place)
     return torch.where(cumulative[:, -1].isfinite(), token, vocab)
 
 
@@ -83,7 +85,6 @@ def check_filters(temperature: float, top_k: int | None, top_p: float) -> None:
     """
     if not 1e-6 <= temperature < math.inf:
         raise ValueError(f"temperature must be at least 1e-6 and finite, got {temperature}")
-    if top_k is not None and (top_k != int(top_k) or top_k < 1):
-        raise ValueError(f"top_k must be a whole number of at least 1, got {top_k}")
+    check_whole(1, top_k=top_k)
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p must be in (0, 1], got {top_p}")

@@ -125,9 +125,10 @@ class MaskedDiffusion(
         return objective or TimeFreeELBO()
 
     def fit_sampler(self, sampler: Sampler | None = None) -> Sampler:
-        """Return the exact sampler for this model, or the one given with the model's schedule filled in.
+        """Return the exact sampler for this model, or the one given.
 
-        It is `FirstHitting`, or `TokenFirstHitting` for a model with a state-dependent schedule.
+        It is `FirstHitting`, or `TokenFirstHitting` for a model with a state-dependent schedule, which is filled in.
+        Other samplers keep the schedule that they were made with: the network knows of mask rates alone.
 
         Raises:
             ValueError: the sampler is for the other kind of schedule.

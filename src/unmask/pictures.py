@@ -112,7 +112,7 @@ def steps_figure(steps: int, length: int) -> Figure:
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    for schedule in (Linear(), Cosine(), Geometric()):
+    for schedule in (Linear(), Polynomial(2.0), Cosine(), Geometric()):
         for grid in ("uniform", "cosine"):
             rate = schedule.mask_rate(grid_times(steps, grid))
             label = f"{type(schedule).__name__.lower()} schedule, {grid} grid"

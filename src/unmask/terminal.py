@@ -12,6 +12,7 @@ from unmask.codecs import Bytes, Characters, Codec, Pixels
 from unmask.types import Tokens
 
 EARLY, LATE, MASKED = (90, 140, 255), (255, 190, 60), (70, 110, 190)
+RAMP = " \N{LIGHT SHADE}\N{MEDIUM SHADE}\N{DARK SHADE}\N{FULL BLOCK}"  # where there are no colours
 PAUSE = 0.05
 """Least seconds between two frames."""
 
@@ -33,8 +34,8 @@ class Live:
             raise ValueError("there is no live view of plain symbols; the model's data are neither text nor images")
         self.codec, self.stream, self.moving = codec, stream, stream.isatty()
         self.colours = not os.environ.get("NO_COLOR")
-        self.columns, lines = shutil.get_terminal_size()
-        canvas = canvas[: self._fitting(tuple(canvas.shape[1:]), lines)]
+        self.columns, self.lines = shutil.get_terminal_size()
+        canvas = canvas[: self._fitting(tuple(canvas.shape[1:]), self.lines)]
         self.count, self.height, self.last = len(canvas), 0, 0.0
         self.total = (canvas == codec.vocab_size).flatten(1).sum(1).clamp(min=1)
         self.when = torch.full(canvas.shape, -1.0)  # below 0: given, or not there yet
@@ -57,10 +58,17 @@ class Live:
             return
         self.last = time.monotonic()
         lines = self._image(x) if isinstance(self.codec, Pixels) else self._text(x)
+        lines = lines[: self.lines - 2] if self.moving else lines  # the cursor cannot go above the screen
         up = f"\x1b[{self.height}F\x1b[J" if self.height and self.moving else ""
         self.stream.write(up + "\n".join(lines) + "\n")
         self.stream.flush()
         self.height = len(lines)
+
+    def _pixels(self, above: tuple[int, ...], below: tuple[int, ...]) -> str:
+        """Draw one pixel above another in a cell."""
+        if self.colours:
+            return self._paint("\N{UPPER HALF BLOCK}", above, below)
+        return "?" if MASKED in (tuple(above), tuple(below)) else RAMP[sum((*above, *below)) * len(RAMP) // (6 * 256)]
 
     def _paint(self, text: str, colour: tuple[int, ...], background: tuple[int, ...] | None = None) -> str:
         if not self.colours:
@@ -94,7 +102,7 @@ class Live:
         return [
             " ".join(
                 "".join(
-                    self._paint("\N{UPPER HALF BLOCK}", tuple(above), tuple(below))
+                    self._pixels(tuple(above), tuple(below))
                     for above, below in zip(image[row], image[row + 1], strict=True)
                 )
                 for image in colour.tolist()

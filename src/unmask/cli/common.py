@@ -96,7 +96,8 @@ def _explain(message: str, parser: ArgumentParser) -> str:
         return f"{where}expected {found[1].removeprefix('<class ').rstrip('>')}, got {found[2]!r}"
     if found := re.search(r"Given value: NestedArg\(key='(?:init_args\.)?([^'.]+)", message):
         owners = [title for title, cls in classes.items() if found[1] in inspect.signature(cls).parameters]
-        return f"{where}{found[1]!r} belongs to {', '.join(owners) or 'no class'}: name the class first"
+        belongs = f"{where}{found[1]!r} belongs to {', '.join(owners) or 'no class'}"
+        return f"{belongs}: name the class first, and give a value of its type"
     return message
 
 

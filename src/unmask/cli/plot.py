@@ -6,8 +6,9 @@ from jsonargparse import Namespace
 from matplotlib.figure import Figure
 
 from unmask.cli.common import instantiate, load_model, new_parser, parse
-from unmask.cli.sample import add_sampler, make_sampler
+from unmask.cli.sample import add_sampler, make_labels, make_sampler
 from unmask.codecs import Characters
+from unmask.files import check_writable
 from unmask.forward import all_masked
 from unmask.model import MaskedDiffusion
 from unmask.pictures import exponent_figure, loss_curve, schedule_figure, steps_figure, trajectory_figure
@@ -34,7 +35,11 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--n", type=int, default=16, help="for `trajectory`: number of examples")
     parser.add_argument("--seed", type=int, default=0, help="for `trajectory`: seed of the examples")
     add_sampler(parser)
+    parser.add_argument("--label", type=str, help="for `trajectory`: class of all examples")
+    parser.add_argument("--device", type=str, help="for `trajectory`: cpu, cuda, cuda:1, ...")
     settings = parse(parser, arguments)
+    if settings.out:
+        check_writable(Path(settings.out), "--out")
     if settings.model and settings.what not in WITH_MODEL:
         raise ValueError(f"plot {settings.what} {settings.model}: only {' and '.join(WITH_MODEL)} take a model")
     for name in ("steps", "length", "n"):
@@ -68,10 +73,12 @@ def _trajectory(settings: Namespace, sampler: Sampler | None) -> Figure:
     """Draw how samples come about."""
     if settings.model is None:
         raise ValueError("plot trajectory needs a model, as in: unmask plot trajectory runs/digits")
-    model = load_model(settings.model, None)
+    model = load_model(settings.model, settings.device)
+    label = make_labels(settings.label, settings.n, model.network.classes)
+    label = None if label is None else label.to(model.device)
     canvas = all_masked(settings.n, model.shape, model.network.mask_id, device=model.device)
     sampler = make_sampler(model, sampler, settings)
-    states = sampler.trajectory(model.network, canvas, generator=generators(settings.seed, settings.n))
+    states = sampler.trajectory(model.network, canvas, label, generator=generators(settings.seed, settings.n))
     return trajectory_figure([state.x for state in states], model.network.vocab_size, _symbols(model))
 
 

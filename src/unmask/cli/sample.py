@@ -134,13 +134,19 @@ def draw(
             x, labels = canvas[here].to(device), None if label is None else label[here].to(device)
             hidden = int((x == network.mask_id).sum())
             for state in sampler.trajectory(network, x, labels, generator=generators(settings.seed, len(x), start)):
-                left = int((state.x == network.mask_id).sum())
-                bar.update(hidden - left)
+                if device.type == "cpu":  # counting would make a GPU wait
+                    left = int((state.x == network.mask_id).sum())
+                    bar.update(hidden - left)
+                    hidden = left
                 if live and not parts:
-                    live.show(x, state.x, last=left == 0)
-                hidden, x = left, state.x
+                    live.show(x, state.x)
+                x = state.x
                 if settings.gif and not parts:
                     frames.append(x.cpu())
+            if device.type != "cpu":
+                bar.update(hidden)
+            if live and not parts:
+                live.show(x, x, last=True)
             parts.append(x.cpu())
     kept: list[int] = (
         np.unique(np.linspace(0, len(frames) - 1, min(FRAMES, len(frames))).round().astype(int)).tolist()
@@ -179,7 +185,7 @@ def show(model: MaskedDiffusion, x: Tokens, frames: list[Tensor], settings: Name
             else:
                 path.write_text("\n\n".join(codec.decode(x)) + "\n", encoding="utf-8")
         print(out)
-    else:
+    elif not settings.live or len(x) > 1:
         print(*codec.decode(x), sep="\n\n")
     if settings.gif:
         from unmask.pictures import save_animation

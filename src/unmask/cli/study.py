@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from jsonargparse import Namespace
 from torch import Tensor
 from tqdm import tqdm
 
-from unmask.cli.common import instantiate, load_model, new_parser, own_data, parse
+from unmask.cli.common import first, instantiate, load_model, new_parser, own_data, parse
+from unmask.cli.sample import make_labels
 from unmask.data.base import DataSet
 from unmask.description import describe
 from unmask.files import check_writable, replacing
@@ -41,8 +42,9 @@ KEPT = 20_000_000
 
 def run(arguments: list[str]) -> None:
     """Run `unmask study`."""
-    known = [argument for argument in arguments if not argument.startswith("-")]
-    own = load_model(known[1], None) if len(known) > 1 and known[0] in STUDIES else None
+    what = first(arguments, "samplers or precision")
+    path = first(arguments[1:], "after that the MODEL") if what in STUDIES else None
+    own = load_model(path, None) if path else None
     parser = new_parser(
         "study",
         description="`samplers` MODEL: calls, time and quality of every kind of sampler. `precision` MODEL: what "
@@ -54,6 +56,8 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--steps", type=str, help="for `precision`: numbers of steps, as in 64,256,1024")
     parser.add_argument("--ngram", type=int, help="order of the n-gram model that judges, 0 for none; a fitting one")
     parser.add_argument("--seed", type=int, default=0, help="of the examples")
+    parser.add_argument("--label", type=str, help="class of all examples, or `all`: n / classes of each")
+    parser.add_argument("--guidance", type=float, default=1.0, help="scale of classifier-free guidance for a --label")
     parser.add_argument("--device", type=str, help="cpu, cuda, cuda:1, ...; a GPU where there is one if not given")
     parser.add_argument("--out", type=str, help="file for the figure; its ending chooses the format")
     parser.add_argument("--json", type=str, help="file for all figures and their protocol")
@@ -68,22 +72,25 @@ def run(arguments: list[str]) -> None:
         if settings[name] < least:
             raise ValueError(f"--{name} must be at least {least}, got {settings[name]}")
     out = settings.out or f"{settings.what}.png"
-    for option, path in (("out", out), ("json", settings.json)):
-        if path:
-            check_writable(Path(path), f"--{option}")
+    for option, target in (("out", out), ("json", settings.json)):
+        if target:
+            check_writable(Path(target), f"--{option}")
     model = own if own and not settings.device else load_model(settings.model, settings.device)
     judge, real = fit_judge(model, instantiate(parser, settings).data, settings.ngram)
-    chosen = STUDIES[settings.what](model, steps)
+    chosen = [replace(one, guidance=settings.guidance) for one in STUDIES[settings.what](model, steps)]
+    settings.label = make_labels(settings.label, settings.n, model.network.classes)
+    if settings.label is not None:
+        settings.label = settings.label.to(model.device)
     rows = [measure(model, sampler, judge, settings) for sampler in tqdm(chosen, desc="samplers", unit="sampler")]
     unit = model.codec.unit
     print(table(rows, real, unit))
-    with replacing(out) as path:
-        study_figure(rows, real, unit).savefig(path, dpi=150)
+    with replacing(out) as figure:
+        study_figure(rows, real, unit).savefig(figure, dpi=150)
     print(out)
     if settings.json:
         report = {"rows": rows, "test_data": real, "protocol": protocol(settings, model, judge)}
-        with replacing(settings.json) as path:
-            path.write_text(json.dumps(report, indent=2) + "\n")
+        with replacing(settings.json) as file:
+            file.write_text(json.dumps(report, indent=2) + "\n")
 
 
 def whole_numbers(text: str) -> list[int]:
@@ -99,7 +106,8 @@ def samplers(model: MaskedDiffusion, _: list[int]) -> list[Sampler]:
     length = math.prod(model.shape)
     if isinstance(model.schedule, TokenPolynomial):
         frozen = [TokenFirstHitting(model.schedule, form) for form in ("thinned", "frozen")]
-        return [*frozen, *(TokenAncestral(model.schedule, steps) for steps in (length // 16, length // 4, length))]
+        budgets = sorted({max(1, length // 16), max(1, length // 4), length})
+        return [*frozen, *(TokenAncestral(model.schedule, steps) for steps in budgets)]
     chosen: list[Sampler] = [FirstHitting(), InOrder(), FirstHitting(block_length=max(1, length // 8))]
     for many in sorted({max(1, length // 64), max(1, length // 16)} - {1}):
         steps = -(-length // many)
@@ -124,9 +132,9 @@ def precisions(model: MaskedDiffusion, steps: list[int]) -> list[Sampler]:
         raise ValueError("the precision study is for models without a learned schedule")
     chosen: list[Sampler] = []
     for many in steps:
-        chosen.append(Ancestral(model.schedule, many, "uniform"))
+        chosen.append(Ancestral(steps=many, grid="uniform"))
         for precision in ("float64", "float32", "truncated"):
-            chosen.append(GumbelAncestral(model.schedule, many, "uniform", precision))
+            chosen.append(GumbelAncestral(steps=many, precision=precision))
     return chosen
 
 
@@ -177,12 +185,12 @@ def measure(model: MaskedDiffusion, sampler: Sampler, judge: NGram | None, setti
         else generators(settings.seed, settings.n)
     )
     start = time.perf_counter()
-    *_, state = sampler.trajectory(network, canvas, generator=generator)
+    *_, state = sampler.trajectory(network, canvas, settings.label, generator=generator)
     seconds = (time.perf_counter() - start) / settings.n
     row = {
         "sampler": short_name(sampler),
         "calls": state.calls.double().mean().item(),
-        "seconds": seconds,
+        "seconds_per_example": seconds,
         **figures(state.x.cpu(), judge, network.vocab_size),
     }
     if studied:
@@ -197,14 +205,15 @@ def temperature(model: MaskedDiffusion, sampler: Any, settings: Namespace) -> li
     share = min(1.0, KEPT / (canvas.numel() * network.vocab_size))
     pick = seeded(settings.seed, 1)
     logits, tokens = [], []
-    for before, after in pairs(sampler, network, canvas, settings.seed):
+    for before, after in pairs(sampler, network, canvas, settings):
         new = (before.x == network.mask_id) & (after.x != network.mask_id)
         new &= (torch.rand(new.shape, generator=pick) < share).to(new.device)
         rows = new.flatten(1).any(1)
         if rows.any():
             noise = sampler.schedule.mask_rate(before.t)[rows]
             with torch.no_grad():
-                logits.append(sampler.predict(network, before.x[rows], noise, None, new[rows]).cpu())
+                label = None if settings.label is None else settings.label[rows]
+                logits.append(sampler.predict(network, before.x[rows], noise, label, new[rows]).cpu())
             tokens.append(after.x[new].cpu())
     try:
         return list(effective_temperature(torch.cat(logits), torch.cat(tokens)))
@@ -212,9 +221,10 @@ def temperature(model: MaskedDiffusion, sampler: Any, settings: Namespace) -> li
         return None
 
 
-def pairs(sampler: Sampler, network: Any, canvas: Tensor, seed: int) -> Iterator[tuple[Any, Any]]:
+def pairs(sampler: Sampler, network: Any, canvas: Tensor, settings: Namespace) -> Iterator[tuple[Any, Any]]:
     """Yield each state of a trajectory with the one before it."""
-    states = sampler.trajectory(network, canvas, generator=seeded(seed, 2, device=canvas.device))
+    generator = seeded(settings.seed, 2, device=canvas.device)
+    states = sampler.trajectory(network, canvas, settings.label, generator=generator)
     before = next(states)
     for after in states:
         yield before, after
@@ -227,7 +237,8 @@ def short_name(sampler: Sampler) -> str:
     parts = [
         f"{field.name}={getattr(sampler, field.name)}"
         for field in fields(sampler)
-        if getattr(sampler, field.name) != getattr(plain, field.name) and field.name != "schedule"
+        if (getattr(sampler, field.name) != getattr(plain, field.name) or field.name == "precision")
+        and field.name != "schedule"
     ]
     return f"{type(sampler).__name__}({', '.join(parts)})"
 
@@ -239,9 +250,9 @@ def table(rows: list[dict[str, Any]], real: dict[str, Any], unit: str) -> str:
         return f"{row[name][0]:.3f} ± {row[name][1]:.3f}" if row.get(name) else ""
 
     width = max(len(row["sampler"]) for row in rows)
-    head = f"{'':{width}} {'calls':>7} {'seconds':>8}  {'entropy, nats':16} {f'judge, nats/{unit}':22} temperature"
+    head = f"{'':{width}} {'calls':>7} {'s/sample':>8}  {'entropy, nats':16} {f'judge, nats/{unit}':22} temperature"
     lines = [
-        f"{row['sampler']:{width}} {row['calls']:7.1f} {row['seconds']:8.3f}  {figure(row, 'entropy'):16} "
+        f"{row['sampler']:{width}} {row['calls']:7.1f} {row['seconds_per_example']:8.3f}  {figure(row, 'entropy'):16} "
         f"{figure(row, 'judge'):22} {figure(row, 'temperature')}"
         for row in rows
     ]
@@ -256,6 +267,8 @@ def protocol(settings: Namespace, model: MaskedDiffusion, judge: NGram | None) -
         "study": settings.what,
         "examples": settings.n,
         "seed": settings.seed,
+        "labels": None if settings.label is None else settings.label.tolist(),
+        "guidance": settings.guidance,
         "judge": f"{len(judge.tables)}-gram, Witten-Bell, of up to 200,000 training examples" if judge else None,
         "entropy": "of each example's own histogram of tokens, nats",
         "error": "standard error over examples",

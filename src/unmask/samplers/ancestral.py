@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unmask.checks import check_whole
 from unmask.samplers.unmasking import Plan, Planned
 from unmask.schedules import Linear, Schedule, check_kind
 from unmask.types import Times, Where
@@ -18,8 +19,7 @@ Grid = Literal["uniform", "cosine"]
 
 def check_grid(steps: int, grid: Grid) -> None:
     """Raise a ValueError unless there is such a grid."""
-    if steps != int(steps) or steps < 1:
-        raise ValueError(f"steps must be a whole number of at least 1, got {steps}")
+    check_whole(1, steps=steps)
     if grid not in ("uniform", "cosine"):
         raise ValueError(f"grid must be uniform or cosine, got {grid!r}")
 

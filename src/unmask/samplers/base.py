@@ -33,7 +33,8 @@ class Sampler(ABC):
         top_k: draw among the k most likely tokens only.
         top_p: draw among the most likely tokens that together have this probability, in (0, 1] (nucleus sampling).
         guidance: scale s of classifier-free guidance: logits + (s - 1) (logits - logits without the label). 1: none;
-            0: the label is ignored. Any other value evaluates the network twice an example, in one batch.
+            0: the label is ignored. Any other value evaluates the network twice an example, in one batch; what has
+            no chance with the label keeps none.
     """
 
     temperature: float = 1.0
@@ -74,7 +75,7 @@ class Sampler(ABC):
     @property
     def evaluations(self) -> int:
         """Network evaluations of one example in one call."""
-        return 1 if self.guidance == 1 else 2
+        return 1 if self.guidance in (0, 1) else 2
 
     def check(self, network: Network, x: Tokens, label: Labels | None) -> Where:
         """Return where a canvas is masked; raise a ValueError if it, or the labels, do not fit (see `trajectory`)."""
@@ -92,13 +93,18 @@ class Sampler(ABC):
         """Return the network's logits at the N positions `at`, guided."""
         if self.guidance == 1 or label is None:
             return network(x, noise, label, at=at)
-        at, null = Positions.of(at), torch.full_like(label, network.classes or 0)
+        null = torch.full_like(label, network.classes or 0)
+        if self.guidance == 0:
+            return network(x, noise, null, at=at)
+        at = Positions.of(at)
         twice = Positions(
             at.index.repeat(2, 1), None if at.kept is None else torch.cat((at.kept, at.kept + at.index.numel()))
         )
         logits = network(x.repeat(2, *[1] * (x.dim() - 1)), noise.repeat(2), torch.cat((label, null)), at=twice)
-        given, free = logits.float().chunk(2)
-        return torch.where(given == -math.inf, given, free + self.guidance * (given - free))
+        given, free = (logits if logits.dtype == torch.float64 else logits.float()).chunk(2)
+        guided = free + self.guidance * (given - free)
+        limit = torch.minimum(given, free) if self.guidance < 1 else given  # where one of them is -inf
+        return torch.where(given.isneginf() | free.isneginf(), limit, guided)
 
     def law(self, network: Network, x: Tokens, noise: Times, label: Labels | None, at: At) -> Logits:
         """Return the logits from which the tokens at the N positions `at` are drawn: guided, tempered, cut."""

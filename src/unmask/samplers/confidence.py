@@ -89,20 +89,20 @@ class SurestFirst(Unmasking):
             if rows.any():
                 u, what = uniform_rows((2, *x.shape[1:]), rows, generator).unbind(1)
                 at, here = masked[rows], x[rows]
-                noise = span.noise((left / n.clamp(min=1)).double().unsqueeze(1))[rows, 0]
+                noise = span.noise((left.double() / n.clamp(min=1)).unsqueeze(1))[rows, 0]
                 logits = self.predict(network, here, noise, None if label is None else label[rows], at)
                 token = categorical(filtered(logits, self.temperature, self.top_k, self.top_p), what[at])
-                check_drawn(token, network.mask_id, step + 1)
+                check_drawn(token, network.mask_id, span.steps + step + 1)
                 chosen = self.choose(Drawn(at, logits, token, u), n[rows], step)
                 here = torch.where(chosen, here.masked_scatter(at, token), here)
                 x = x.index_put((rows.nonzero().squeeze(1),), here)
                 masked = span.wanted & (x == network.mask_id)
                 left = masked.flatten(1).sum(1)
                 calls = calls + self.evaluations * rows
-            noise = span.noise((left / n.clamp(min=1)).double().unsqueeze(1)).squeeze(1)
+            noise = span.noise((left.double() / n.clamp(min=1)).unsqueeze(1)).squeeze(1)
             state = State(x, self.clock(noise), calls)
             if self.corrections and rows.any():
-                state = self.correct(network, state, span.masked, rows, noise, label, generator)
+                state = self.correct(network, state, span, rows, noise, label, generator, span.steps + step + 1)
                 x, _, calls = state
             yield state
             step += 1
@@ -119,7 +119,8 @@ class MostConfident(SurestFirst):
         measure: "confidence", "margin" or "entropy", see `sureness`.
         grid: the part of the positions that stays masked after step i of T is 1 - i / T ("uniform"), or
             cos(pi/2 i / T) ("cosine").
-        noise: scale of Gumbel noise that is added to the measure, and falls to 0 with the part that is masked.
+        noise: scale of Gumbel noise that is added to the measure, and falls to 0 with the part that is masked (in
+            MaskGIT, in a straight line over the steps: the uniform grid).
     """
 
     steps: int = 64
@@ -136,8 +137,13 @@ class MostConfident(SurestFirst):
             raise ValueError(f"noise must be at least 0 and finite, got {self.noise}")
 
     def _left(self, n: Int[Tensor, " batch"], step: int) -> Int[Tensor, " batch"]:
-        rate = float(grid_times(self.steps, self.grid)[step + 1])
-        return (n * rate).floor().long()
+        if self.grid == "uniform":
+            return torch.div(n * (self.steps - step - 1), self.steps, rounding_mode="floor")
+        return (n.double() * self._rate(step) + 1e-9).floor().long()
+
+    def _rate(self, step: int) -> float:
+        """Return the part that may stay masked after a step."""
+        return float(grid_times(self.steps, self.grid)[step + 1])
 
     def busy(self, n: Int[Tensor, " batch"], masked: Int[Tensor, " batch"], step: int) -> Bool[Tensor, " batch"]:
         """See `SurestFirst.busy`."""
@@ -148,8 +154,7 @@ class MostConfident(SurestFirst):
         at, logits, token, u = drawn
         score = sureness(logits, token, self.measure).clamp(min=-1e300)
         if self.noise:
-            rate = float(grid_times(self.steps, self.grid)[step + 1])
-            score = score - self.noise * rate * (-u[at].clamp(min=1e-300).log()).log()
+            score = score - self.noise * self._rate(step) * (-u[at].clamp(min=1e-300).log()).log()
         count = at.flatten(1).sum(1) - self._left(n, step)
         table = torch.full_like(u, -math.inf).masked_scatter(at, score).flatten(1)
         rank = table.argsort(dim=1, descending=True).argsort(dim=1)
@@ -161,7 +166,8 @@ class EntropyBounded(SurestFirst):
     """Reveal in each call as many tokens as the entropies of their predictions allow (arXiv:2505.24857).
 
     In the order of growing entropy, tokens are taken while the entropies of those before them sum to `bound` at most:
-    the sum bounds what drawing them independently can lose. Other settings: see `Sampler` and `Unmasking`.
+    the sum bounds what drawing them independently can lose. Entropies are those before temperature and cuts. Other
+    settings: see `Sampler` and `Unmasking`.
 
     Args:
         bound: nats; 0 reveals one token a call (and those that are certain), infinity all.

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from unmask.checks import check_whole
 from unmask.samplers.unmasking import Plan, Planned
 from unmask.schedules import Linear, Schedule, check_kind
 from unmask.types import Times, Where
@@ -30,8 +31,8 @@ class FirstHitting(Planned):
     Args:
         schedule: only turns mask rates into times; the tokens do not depend on it.
         tokens_per_call: reveals from one network call (parallel decoding); 1 is exact.
-        order: 1, or 2 to continue the predictions; no more network calls, and memory for the probabilities of the
-            tokens of one more call.
+        order: 1, or 2 to continue the predictions (with one token a call there is nothing to gain, and it is the same);
+            no more network calls, and memory for the probabilities of the tokens of one more call.
         form: of second order: "extrapolation" continues every prediction linearly in the number of masked tokens, from
             the call before; "predictor-corrector" takes calls in pairs and continues the second of each.
     """
@@ -44,8 +45,7 @@ class FirstHitting(Planned):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_kind(self.schedule, Schedule, "FirstHitting")
-        if self.tokens_per_call < 1:
-            raise ValueError(f"tokens_per_call must be at least 1, got {self.tokens_per_call}")
+        check_whole(1, tokens_per_call=self.tokens_per_call)
         if self.order not in (1, 2):
             raise ValueError(f"order must be 1 or 2, got {self.order}")
         if self.form not in ("extrapolation", "predictor-corrector"):

@@ -46,9 +46,10 @@ class GumbelAncestral(Sampler):
     def trajectory(
         self, network: Network, x: Tokens, label: Labels | None = None, *, generator: Generators = None
     ) -> Iterator[State]:
-        """See `Sampler.trajectory`. One generator draws for the whole batch; of several, the first."""
+        """See `Sampler.trajectory`; but one generator draws for the whole batch."""
         masked = self.check(network, x, label)
-        one = generator if isinstance(generator, torch.Generator) or generator is None else generator[0]
+        if not isinstance(generator, torch.Generator | None):
+            raise ValueError("GumbelAncestral draws a batch from one generator, not from one per example")
         rate = self.schedule.mask_rate(grid_times(self.steps, self.grid, x.device))
         t = self.schedule.inverse(1 - rate)
         calls = torch.zeros(len(x), dtype=torch.long, device=x.device)
@@ -63,7 +64,7 @@ class GumbelAncestral(Sampler):
                     raise FloatingPointError(f"step {k + 1}: the network's logits are NaN, infinite, or all -inf")
                 stay = rate[k + 1] / rate[k]
                 law = torch.cat((law + torch.log1p(-stay), stay.log().to(law.dtype).expand(len(law), 1)), 1)
-                x = x.masked_scatter(masked, gumbel_max(law, self.precision, one))
+                x = x.masked_scatter(masked, gumbel_max(law, self.precision, generator))
                 masked = x == network.mask_id
                 calls = calls + self.evaluations * rows
             yield State(x, t[k + 1].expand(len(x)), calls)

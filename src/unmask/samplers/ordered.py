@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unmask.checks import check_whole
 from unmask.samplers.first_hitting import groups, ranked
 from unmask.samplers.unmasking import Plan, Planned
 from unmask.types import Where
@@ -29,8 +30,7 @@ class InOrder(Planned):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.tokens_per_call < 1:
-            raise ValueError(f"tokens_per_call must be at least 1, got {self.tokens_per_call}")
+        check_whole(1, tokens_per_call=self.tokens_per_call)
         if self.order is not None and sorted(self.order) != list(range(len(self.order))):
             raise ValueError(f"order must be a permutation of 0..{len(self.order) - 1}, got {self.order}")
 
@@ -44,6 +44,6 @@ class InOrder(Planned):
         rank = ranked(early, wanted)[1]
         n = wanted.flatten(1).sum(1, keepdim=True)
         left = n - torch.arange(size, device=v.device)  # what is still masked
-        plan = groups(rank, torch.where(left > 0, left / n, -1.0).double(), self.tokens_per_call)
+        plan = groups(rank, torch.where(left > 0, left.double() / n, -1.0), self.tokens_per_call)
         after = plan.rate - self.tokens_per_call / n.clamp(min=1)
         return plan._replace(after=after.clamp(min=0))

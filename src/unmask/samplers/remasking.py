@@ -23,9 +23,12 @@ class Remasking(Sampler):
     """Go from t = 1 to 0 in `steps` steps; in each, mask some revealed tokens again, and reveal the more for it.
 
     Between t and s < t a revealed token is masked with probability sigma, and a masked one revealed with probability
-    (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t), so that as many are visible as without remasking. With an exact
-    network and small steps the law of the tokens is that of the reverse process, whatever sigma. sigma can be at
+    (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t), so that as many are visible as without remasking. sigma can be at
     most sigma_max = min(1, (1 - alpha_s) / alpha_t). Tokens that the canvas shows are never touched.
+
+    With an exact network, without `confidence` and `loop`, the law of the tokens is that of the reverse process in the
+    limit of small steps. `confidence` takes back unlikely tokens and so makes them rarer than they should be, however
+    small the steps; in a `loop` sigma does not fall with the steps, so tokens go on being drawn in company.
 
     Args:
         schedule: gives alpha.
@@ -34,7 +37,8 @@ class Remasking(Sampler):
         form: sigma = min(eta, sigma_max) for "cap", eta sigma_max for "rescale".
         eta: strength, in [0, 1]; 0 is `Ancestral`.
         confidence: whether the tokens that had small probabilities when they were drawn are masked rather than the
-            others: sigma is shared out in proportion to exp(-probability), with the same mean.
+            others: sigma is shared out in proportion to exp(-probability), with the same mean (in the paper, with
+            the same sum as a single token's sigma; eta divided by the number of tokens gives that).
         loop: (t_on, t_off, alpha_on). Until t_on, tokens are revealed without remasking to alpha_on; until t_off alpha
             stays and tokens are only exchanged; then the rest is revealed without remasking. None: remask throughout.
         temperature, top_k, top_p, guidance: see `Sampler`.

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unmask.categorical import categorical
+from unmask.checks import check_whole
 from unmask.networks.base import Network, Positions
 from unmask.randomness import Generators, uniform
 from unmask.samplers.base import Sampler, State, check_drawn, nth, uniform_rows
@@ -23,18 +24,23 @@ class Span(NamedTuple):
     Attributes:
         masked: what is masked in the canvas.
         wanted: the positions to reveal.
-        share: part of the example's masks that they are.
-        later: part that the following spans hold.
+        later: how many masks the following spans hold.
+        steps: how many steps were taken before.
     """
 
     masked: Where
     wanted: Where
-    share: Float[Tensor, "batch 1"]
     later: Float[Tensor, "batch 1"]
+    steps: int
 
     def noise(self, rate: Float[Tensor, "batch steps"]) -> Float[Tensor, "batch steps"]:
-        """Turn the mask rate within the span into that of the canvas."""
-        return rate * self.share + self.later
+        """Turn the mask rate within the span into that of the canvas, which began at 1."""
+        return (rate * count(self.wanted) + self.later) / count(self.masked).clamp(min=1)
+
+
+def count(flags: Where) -> Float[Tensor, "batch 1"]:
+    """Count the flags of each example."""
+    return flags.flatten(1).sum(1, keepdim=True).double()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +60,8 @@ class Unmasking(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.block_length is not None and self.block_length < 1:
-            raise ValueError(f"block_length must be at least 1, got {self.block_length}")
-        if self.corrections < 0:
-            raise ValueError(f"corrections must be at least 0, got {self.corrections}")
+        check_whole(1, block_length=self.block_length)
+        check_whole(0, corrections=self.corrections)
 
     @abstractmethod
     def reveal(
@@ -78,55 +82,57 @@ class Unmasking(Sampler):
         one = torch.ones(len(x), dtype=torch.float64, device=x.device)
         state = State(x, one, torch.zeros_like(one, dtype=torch.long))
         yield state
-        for span in spans(masked, self.block_length):
+        steps = 0
+        for wanted, later in spans(masked, self.block_length):
+            span = Span(masked, wanted, count(later), steps)
             for following in self.reveal(network, state, span, label, generator):
                 yield following
                 state = following
+                steps += 1
 
     def correct(
         self,
         network: Network,
         state: State,
-        masked: Where,
+        span: Span,
         rows: Bool[Tensor, " batch"],
         noise: Times,
         label: Labels | None,
         generator: Generators,
+        step: int,
     ) -> State:
         """Draw single revealed positions anew, in `corrections` rounds.
 
         Args:
             network: says what may stand there.
             state: at least one position of the `rows` is revealed.
-            masked: what was masked in the canvas: the positions to choose from.
+            span: says what was masked in the canvas: the positions to choose from.
             rows: the examples to correct.
             noise: the mask rate that the network is told.
             label: class of each example.
             generator: see `unmask.randomness`.
+            step: its number, for errors.
         """
         x, t, calls = state
         for _ in range(self.corrections):
-            revealed = masked & (x != network.mask_id)
+            revealed = span.masked & (x != network.mask_id)
             place, u = uniform_rows((2,), rows, generator).unbind(1)
             at = nth(revealed[rows], (place * revealed[rows].flatten(1).sum(1)).long())
             here = x[rows].masked_fill(at, network.mask_id)
             token = categorical(self.law(network, here, noise[rows], None if label is None else label[rows], at), u)
-            check_drawn(token, network.mask_id, int(calls.max()) + 1)
+            check_drawn(token, network.mask_id, step)
             x = x.index_put((rows.nonzero().squeeze(1),), here.masked_scatter(at, token))
             calls = calls + self.evaluations * rows
         return State(x, t, calls)
 
 
-def spans(masked: Where, length: int | None) -> Iterator[Span]:
-    """Cut a canvas into blocks of `length` positions."""
-    total = masked.flatten(1).sum(1, keepdim=True).clamp(min=1)
+def spans(masked: Where, length: int | None) -> Iterator[tuple[Where, Where]]:
+    """Cut a canvas into blocks of `length` positions (None: one block): what is masked in each, and after it."""
     size = masked[0].numel()
+    length = length or size
     position = torch.arange(size, device=masked.device).view(masked.shape[1:])
-    for start in range(0, size, length or size):
-        wanted = masked & (position >= start) & (position < start + (length or size))
-        later = (masked & (position >= start + (length or size))).flatten(1).sum(1, keepdim=True) / total
-        share = wanted.flatten(1).sum(1, keepdim=True) / total
-        yield Span(masked, wanted, share.double() if length else torch.ones_like(share).double(), later.double())
+    for start in range(0, size, length):
+        yield masked & (position >= start) & (position < start + length), masked & (position >= start + length)
 
 
 class Plan(NamedTuple):
@@ -176,7 +182,7 @@ class Planned(Unmasking):
                 if plan.push is not None:
                     law, earlier = push_on(law, earlier, plan.push.flatten()[move.flat], move)
                 token = categorical(law, u.flatten()[move.flat])
-                failed = torch.where(failed == 0, (k + 1) * (token == network.mask_id).any(), failed)
+                failed = torch.where(failed == 0, (span.steps + k + 1) * (token == network.mask_id).any(), failed)
                 if x.device.type == "cpu":
                     check_failed(failed)
                 x = x.flatten().index_copy(0, move.flat, token).view_as(x)
@@ -184,7 +190,7 @@ class Planned(Unmasking):
             state = State(x, self.clock(after[:, k]), calls)
             if self.corrections and move is not None:
                 busy = torch.zeros_like(calls, dtype=torch.bool).index_fill(0, move.rows, True)
-                state = self.correct(network, state, span.masked, busy, after[:, k], label, generator)
+                state = self.correct(network, state, span, busy, after[:, k], label, generator, span.steps + k + 1)
                 x, _, calls = state
             yield state
         check_failed(failed)
