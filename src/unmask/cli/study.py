@@ -81,9 +81,14 @@ def run(arguments: list[str]) -> None:
     settings.label = make_labels(settings.label, settings.n, model.network.classes)
     if settings.label is not None:
         settings.label = settings.label.to(model.device)
-    rows = [measure(model, sampler, judge, settings) for sampler in tqdm(chosen, desc="samplers", unit="sampler")]
-    unit = model.codec.unit
-    print(table(rows, real, unit))
+    rows: list[dict[str, Any]] = []
+    unit, width = model.codec.unit, max(len(short_name(sampler)) for sampler in chosen)
+    print(f"{'':{width}} {'calls':>7} {'s/sample':>8}  {'entropy, nats':16} {f'judge, nats/{unit}':22} temperature")
+    for sampler in tqdm(chosen, desc="samplers", unit="sampler"):
+        rows.append(measure(model, sampler, judge, settings))
+        tqdm.write(line(rows[-1], width))  # at once: a study that is cut short has shown what it found
+    if real:
+        print(line({"sampler": "test data"} | real, width))
     with replacing(out) as figure:
         study_figure(rows, real, unit).savefig(figure, dpi=150)
     print(out)
@@ -243,22 +248,16 @@ def short_name(sampler: Sampler) -> str:
     return f"{type(sampler).__name__}({', '.join(parts)})"
 
 
-def table(rows: list[dict[str, Any]], real: dict[str, Any], unit: str) -> str:
-    """Lay the rows out, figures with their standard errors."""
+def line(row: dict[str, Any], width: int) -> str:
+    """Lay a row out, figures with their standard errors."""
 
-    def figure(row: dict[str, Any], name: str) -> str:
+    def figure(name: str) -> str:
         return f"{row[name][0]:.3f} ± {row[name][1]:.3f}" if row.get(name) else ""
 
-    width = max(len(row["sampler"]) for row in rows)
-    head = f"{'':{width}} {'calls':>7} {'s/sample':>8}  {'entropy, nats':16} {f'judge, nats/{unit}':22} temperature"
-    lines = [
-        f"{row['sampler']:{width}} {row['calls']:7.1f} {row['seconds_per_example']:8.3f}  {figure(row, 'entropy'):16} "
-        f"{figure(row, 'judge'):22} {figure(row, 'temperature')}"
-        for row in rows
-    ]
-    if real:
-        lines.append(f"{'test data':{width}} {'':16}  {figure(real, 'entropy'):16} {figure(real, 'judge')}")
-    return "\n".join(line.rstrip() for line in (head, *lines))
+    cost = f"{row['calls']:7.1f} {row['seconds_per_example']:8.3f}" if "calls" in row else f"{'':16}"
+    return (
+        f"{row['sampler']:{width}} {cost}  {figure('entropy'):16} {figure('judge'):22} {figure('temperature')}".rstrip()
+    )
 
 
 def protocol(settings: Namespace, model: MaskedDiffusion, judge: NGram | None) -> dict[str, Any]:
