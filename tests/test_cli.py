@@ -18,6 +18,12 @@ TINY += ["--precision", "32-true", "--trainer.accelerator", "cpu", "--trainer.en
 TINY += ["--trainer.max_steps", "3", "--evaluate_every", "2", "--evaluate_examples", "8", "--ema", "0.5"]
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no folder `runs`, as `make demo` leaves one."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs of three steps: digits, text and plain symbols."""
