@@ -202,6 +202,15 @@ def test_a_learned_schedule_and_a_scalar_one_do_not_mix(runs: Path, capsys: pyte
     assert "power must be in [1e-6, 1e6], got 0.0" in message
 
 
+def test_the_live_view_leaves_the_output_alone(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sample", str(runs / "text"), "--n", "1"]) == 0
+    plain = capsys.readouterr().out
+    assert main(["sample", str(runs / "text"), "--n", "1", "--live"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == plain and "\x1b[38;2;" in shown.err
+    assert "no view of plain symbols" in fails(capsys, "sample", str(runs / "arrays"), "--live")
+
+
 def test_plot(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plot", "schedules", "--out", str(tmp_path / "s.png")]) == 0
     assert Image.open(tmp_path / "s.png").width > 1000

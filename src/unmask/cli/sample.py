@@ -77,7 +77,9 @@ def add_sampling_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--batch_size", type=int, default=64, help="examples at a time")
     parser.add_argument("--out", type=str, help="file for the result: .txt, .png, or .npy for the tokens themselves")
     parser.add_argument("--gif", type=str, help="file for an animation of the unmasking (of the first batch)")
-    parser.add_argument("--live", action="store_true", help="show the first examples in the terminal as they appear")
+    parser.add_argument(
+        "--live", action="store_true", help="show the first examples in the terminal (on standard error) as they appear"
+    )
     parser.add_argument("--device", type=str, help="cpu, cuda, cuda:1, ...; a GPU where there is one if not given")
 
 
@@ -123,7 +125,7 @@ def draw(
 ) -> tuple[Tokens, list[Tensor]]:
     """Sample a canvas in batches, with a progress bar; return the tokens, and moments of the first batch if wanted."""
     device = next(network.parameters()).device
-    live = Live(codec, canvas[: settings.batch_size], sys.stdout) if settings.live else None
+    live = Live(codec, canvas[: settings.batch_size], sys.stderr) if settings.live else None
     parts: list[Tensor] = []
     frames: list[Tensor] = []
     with tqdm(
@@ -185,7 +187,7 @@ def show(model: MaskedDiffusion, x: Tokens, frames: list[Tensor], settings: Name
             else:
                 path.write_text("\n\n".join(codec.decode(x)) + "\n", encoding="utf-8")
         print(out)
-    elif not settings.live or len(x) > 1:
+    else:
         print(*codec.decode(x), sep="\n\n")
     if settings.gif:
         from unmask.pictures import save_animation

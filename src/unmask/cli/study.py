@@ -43,7 +43,9 @@ KEPT = 20_000_000
 def run(arguments: list[str]) -> None:
     """Run `unmask study`."""
     what = first(arguments, "samplers or precision")
-    path = first(arguments[1:], "after that the MODEL") if what in STUDIES else None
+    if what is not None and what not in STUDIES:
+        raise ValueError(f"study {what}: there are {' and '.join(STUDIES)}")
+    path = first(arguments[1:], "after that the MODEL") if what else None
     own = load_model(path, None) if path else None
     parser = new_parser(
         "study",
@@ -65,8 +67,6 @@ def run(arguments: list[str]) -> None:
         DataSet, "data", required=False, default=own_data(own), help="trains the judge; by default the model's own data"
     )
     settings = parse(parser, arguments)
-    if settings.what not in STUDIES:
-        raise ValueError(f"study {settings.what}: there are {' and '.join(STUDIES)}")
     steps = whole_numbers(settings.steps or "64,256,1024")
     for name, least in (("n", 2), ("seed", 0)):
         if settings[name] < least:

@@ -25,8 +25,8 @@ class FirstHitting(Planned):
     Tokens drawn from one prediction are independent of each other, which they should not be. Second order makes up
     for it: a prediction continued beyond the last one, p + c (p - p_last), ties its tokens more closely than is due to
     those of the call before. In the mean over the random order the one pays for the other: the law of any two tokens
-    is then right to first order, and the error falls with the square of the number of calls. Other settings: see
-    `Sampler` and `Unmasking`.
+    is then right to first order in the strength of their tie, and the error is of its square (docs/mathematics.md).
+    Other settings: see `Sampler` and `Unmasking`.
 
     Args:
         schedule: only turns mask rates into times; the tokens do not depend on it.
