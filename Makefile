@@ -35,6 +35,7 @@ test: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks.sampling
 	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.trainer
 
 clean:
 	rm -rf $(VENV) runs build dist

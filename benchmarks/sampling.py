@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks.baselines import plain_ancestral_step
 from benchmarks.timing import interleaved, report
@@ -40,6 +41,11 @@ def seconds_of(sampler: Sampler, net: Transformer, canvas: torch.Tensor) -> floa
     return time.perf_counter() - start
 
 
+def one_each(position: Tensor) -> Positions:
+    """Pack one position (batch, 1) of each example."""
+    return Positions(torch.arange(len(position)), position.squeeze(1), position)
+
+
 @torch.no_grad()
 def first_hitting(vocab: int, length: int, batch: int, width: int, rounds: int = 3) -> dict[str, Any]:
     """First hitting in full, against its own bare network calls and the plain sampler."""
@@ -47,7 +53,7 @@ def first_hitting(vocab: int, length: int, batch: int, width: int, rounds: int =
     canvas = all_masked(batch, (length,), vocab)
     noise = torch.full((batch,), 0.5, dtype=torch.float64)
     half = torch.where(torch.rand(canvas.shape, generator=seeded(1)) < 0.5, 0, canvas)
-    one = Positions(torch.randint(0, length, (batch, 1), generator=seeded(2)))
+    one = one_each(torch.randint(0, length, (batch, 1), generator=seeded(2)))
 
     def bare() -> None:
         for _ in range(length):
@@ -84,7 +90,7 @@ def skipping(length: int, batch: int, width: int, steps: int) -> dict[str, Any]:
     sampler = Ancestral(steps=steps, grid="uniform")
     *_, state = sampler.trajectory(net, canvas, generator=seeded(0))
     ours = seconds_of(sampler, net, canvas)
-    noise, one = torch.full((batch,), 0.5, dtype=torch.float64), Positions(torch.zeros(batch, 1, dtype=torch.long))
+    noise, one = torch.full((batch,), 0.5, dtype=torch.float64), one_each(torch.zeros(batch, 1, dtype=torch.long))
     call = interleaved({"call": lambda: net(canvas, noise, at=one)}, rounds=9)["call"]
     return {"steps": steps, "calls an example": state.calls.double().mean().item(), "ratio": steps * call / ours}
 

@@ -1,23 +1,25 @@
 """Speed and memory of training and of likelihood, each trick added to the ones before.
 
-Against the plain way of `benchmarks/baselines.py`, on the same network, in turns, medians. Utilisation is the FLOP/s of
-a step, counted by `flops`, over those of a product of large matrices in float32, measured in the same run.
+Against the plain way of `benchmarks/baselines.py`, on the same weights, in turns, medians. Utilisation is the FLOP/s of
+a step, counted by `flops`, over those of a product of large matrices of the same type, measured in the same run.
 
     python -m benchmarks.training [--size a|b] [--vocab 27|50257] [--json FILE]
 """
 
 import argparse
+import copy
 import subprocess
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from benchmarks.baselines import plain_evaluation, plain_training_step
 from benchmarks.sampling import peak, show
 from benchmarks.timing import interleaved, report
 from unmask.metrics.likelihood import draw_nelbo
+from unmask.networks import layers
 from unmask.networks.transformer import Transformer
 from unmask.objectives import ContinuousELBO, Objective, TimeFreeELBO
 from unmask.randomness import seeded
@@ -28,74 +30,131 @@ SIZES = {
     "b": ({"width": 768, "depth": 12, "heads": 12}, 4),
     "tiny": ({"width": 16, "depth": 2, "heads": 2}, 2),
 }
-TRICKS = ("plain", "head at masks alone", "fused optimizer", "bfloat16", "compiled")
+TRICKS = ("plain", "head at masks alone", "fused optimizer", "bfloat16", "plain attention", "compiled")
 
 
-def flops(network: Transformer, batch: int, length: int) -> float:
-    """Count the FLOPs of one training step: 6 a matrix entry and token, 12 d L a layer and token."""
-    matrices = sum(p.numel() for name, p in network.named_parameters() if p.dim() > 1 and not name.startswith("embed"))
-    return batch * length * (6.0 * matrices + 12.0 * network.depth * network.width * length)
+def new_network(size: str, vocab: int, **settings: int) -> Transformer:
+    """Return a network of that size with its first weights."""
+    torch.manual_seed(0)
+    return Transformer(vocab, (LENGTH,), **SIZES[size][0] | settings)  # type: ignore[arg-type]
 
 
-def peak_flops() -> float:
-    """Measure the FLOP/s of a product of large float32 matrices."""
-    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
+def flops(network: Transformer, batch: int, length: int, asked: float) -> float:
+    """Count the FLOPs of the products in one training step: 6 a matrix entry and token, 12 d L a layer and token.
+
+    Args:
+        network: its matrices count, its embeddings do not.
+        batch: examples.
+        length: tokens of an example.
+        asked: share of them that the head and the last block, but for its attention, see.
+    """
+    rate = length * batch * 6.0
+    every = sum(p.numel() for block in network.blocks for p in block.parameters() if p.dim() > 1)
+    last = network.blocks[-1]
+    some = sum(p.numel() for p in (*last.mlp.parameters(), *last.attention.out.parameters(), network.head.weight))
+    dense = every + network.head.weight.numel() - (1 - asked) * some
+    return rate * (dense + 2.0 * network.depth * network.width * length)
+
+
+def peak_flops(dtype: torch.dtype) -> float:
+    """Measure the FLOP/s of a product of large matrices."""
+    a, b = torch.randn(2048, 2048, dtype=dtype), torch.randn(2048, 2048, dtype=dtype)
     return 2 * 2048**3 / interleaved({"product": lambda: a @ b})["product"]
 
 
-def training_step(trick: str, size: str, vocab: int) -> tuple[Callable[[], None], Transformer]:
-    """Return one step of training with the tricks up to `trick`, and its network."""
-    settings, batch = SIZES[size]
-    torch.manual_seed(0)
-    network = Transformer(vocab, (LENGTH,), **settings)  # type: ignore[arg-type]
-    level = TRICKS.index(trick)
-    optimizer = torch.optim.AdamW(network.parameters(), fused=level >= TRICKS.index("fused optimizer"))
-    average = [p.detach().clone() for p in network.parameters()]
-    x = torch.randint(0, vocab, (batch, LENGTH), generator=seeded(0))
-    if trick == "compiled":
-        network.compile_body()
-    objective, parameters = TimeFreeELBO(), list(network.parameters())
+class Step:
+    """One step of training with the tricks up to one. Steps of one `Step.all` share weights and averages."""
 
-    def step() -> None:
-        if trick == "plain":
-            plain_training_step(network, optimizer, average, x)
+    def __init__(self, trick: str, network: Transformer, batch: int) -> None:
+        self.trick, self.level, self.network = trick, TRICKS.index(trick), network
+        self.parameters = list(network.parameters())
+        if trick == "compiled":  # another network of the same weights
+            self.network = copy.deepcopy(network, {id(p): p for p in self.parameters})
+            self.network.compile_body()
+        self.average = [p.detach().clone() for p in self.parameters]
+        self.fused = self.has("fused optimizer")
+        self.optimizer = torch.optim.AdamW(self.parameters, fused=self.fused)
+        self.x = torch.randint(0, network.vocab_size, (batch, LENGTH), generator=seeded(0))
+
+    @classmethod
+    def all(cls, size: str, vocab: int, tricks: tuple[str, ...]) -> "list[Step]":
+        """Return a step for each trick; what is as large as the weights is there but twice."""
+        network, made = new_network(size, vocab), []
+        for trick in tricks:
+            step = cls(trick, network, SIZES[size][1])
+            for other in made:
+                step.average = other.average
+                if other.fused == step.fused:
+                    step.optimizer = other.optimizer
+            made.append(step)
+        return made
+
+    def has(self, trick: str) -> bool:
+        return self.level >= TRICKS.index(trick)
+
+    def __call__(self) -> None:
+        if self.trick == "plain":
+            plain_training_step(self.network, self.optimizer, self.average, self.x)
             return
-        with torch.autocast("cpu", torch.bfloat16, enabled=level >= TRICKS.index("bfloat16")):
-            loss = objective(network, x).loss
-        optimizer.zero_grad()
+        attend = layers.attend
+        if not self.has("plain attention"):
+            layers.attend = F.scaled_dot_product_attention
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.has("bfloat16")):
+            loss = TimeFreeELBO()(self.network, self.x).loss
+        layers.attend = attend
         loss.backward()
-        optimizer.step()
+        self.optimizer.step()
+        self.optimizer.zero_grad()  # now, not after the next forward pass: gradients take no memory in it
         with torch.no_grad():
-            if level >= TRICKS.index("fused optimizer"):
-                torch._foreach_lerp_(average, parameters, 0.001)
+            if self.fused:
+                torch._foreach_lerp_(self.average, self.parameters, 0.001)
                 return
-            for mean, parameter in zip(average, parameters, strict=True):
+            for mean, parameter in zip(self.average, self.parameters, strict=True):
                 mean.mul_(0.999).add_(parameter, alpha=0.001)
-
-    return step, network
 
 
 def training(size: str, vocab: int, rounds: int) -> dict[str, Any]:
     """Time a step of training, one trick after the other."""
-    work = {trick: training_step(trick, size, vocab) for trick in TRICKS}
-    seconds = interleaved({trick: step for trick, (step, _) in work.items()}, rounds)
-    batch = SIZES[size][1]
-    count = flops(work["plain"][1], batch, LENGTH)
-    row: dict[str, Any] = {"parameters": sum(p.numel() for p in work["plain"][1].parameters())}
+    steps = Step.all(size, vocab, TRICKS)
+    seconds = interleaved({step.trick: step for step in steps}, rounds)
+    network, batch = steps[0].network, SIZES[size][1]
+    row: dict[str, Any] = {"parameters": sum(p.numel() for p in network.parameters())}
     row |= {f"{trick}, tokens/s": batch * LENGTH / s for trick, s in seconds.items()}
     row |= {f"{trick}, ratio": seconds["plain"] / s for trick, s in seconds.items() if trick != "plain"}
     best = min(seconds.values())
     return row | {
-        "utilisation, plain": count / seconds["plain"] / peak_flops(),
-        "and best": count / best / peak_flops(),
+        "utilisation, plain": flops(network, batch, LENGTH, 1) / seconds["plain"] / peak_flops(torch.float32),
+        "and best, of bfloat16": flops(network, batch, LENGTH, 0.5) / best / peak_flops(torch.bfloat16),
     }
+
+
+def scaling(rounds: int) -> dict[str, Any]:
+    """Time the step in bfloat16, not compiled, as one thing grows at a time, in microseconds a token."""
+    row: dict[str, Any] = {}
+    base = {"width": 256, "depth": 4, "heads": 4}
+    for name, values in {
+        "length": (64, 256, 1024),
+        "vocabulary": (27, 5_000, 50_257),
+        "depth": (2, 4, 8),
+        "width": (128, 256, 512),
+        "batch": (4, 16, 64),
+    }.items():
+        steps = {}
+        for value in values:
+            made = {"vocabulary": 27, "length": 256, "batch": 16} | base | {name: value}
+            network = Transformer(made["vocabulary"], (made["length"],), **{key: made[key] for key in base})  # type: ignore[arg-type]
+            step = Step("plain attention", network, 1)
+            step.x = torch.randint(0, made["vocabulary"], (made["batch"], made["length"]), generator=seeded(0))
+            steps[value] = step
+        for value, seconds in interleaved({str(v): step for v, step in steps.items()}, rounds).items():
+            row[f"{name} {value}, us/token"] = 1e6 * seconds / steps[int(value)].x.numel()
+    return row
 
 
 def evaluation(size: str, vocab: int, rounds: int) -> dict[str, Any]:
     """Time the bound of a batch."""
-    settings, batch = SIZES[size]
-    network = Transformer(vocab, (LENGTH,), **settings).eval()  # type: ignore[arg-type]
-    x = torch.randint(0, vocab, (batch, LENGTH), generator=seeded(0))
+    network = new_network(size, vocab).eval()
+    x = torch.randint(0, vocab, (SIZES[size][1], LENGTH), generator=seeded(0))
 
     def ours(bf16: bool) -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
@@ -105,23 +164,25 @@ def evaluation(size: str, vocab: int, rounds: int) -> dict[str, Any]:
         {"plain": lambda: plain_evaluation(network, x), "float32": lambda: ours(False), "bfloat16": lambda: ours(True)},
         rounds,
     )
-    return {f"{name}, ratio": seconds["plain"] / value for name, value in seconds.items()}
+    row = {f"{name}, tokens/s": x.numel() / value for name, value in seconds.items()}
+    return row | {f"{name}, ratio": seconds["plain"] / value for name, value in seconds.items() if name != "plain"}
 
 
 def memory(trick: str, size: str, vocab: int) -> None:
-    """Print the MiB that three steps lift the peak by, above weights, averages and the optimizer's state."""
-    step, network = training_step(trick, size, vocab)
+    """Print the MiB that three steps lift the peak by, and those of the gradients and moments among them."""
+    (step,) = Step.all(size, vocab, (trick,))
     before = peak()
     for _ in range(3):
         step()
-    state = 3 * sum(p.numel() for p in network.parameters()) * 4 / 2**20  # gradients and two moments
-    print(peak() - before - state)
+    print(peak() - before, 3 * sum(p.numel() for p in step.parameters) * 4 / 2**20)
 
 
-def measure_memory(trick: str, size: str, vocab: int) -> float:
+def measure_memory(trick: str, size: str, vocab: int) -> dict[str, float]:
     """Run `memory` in a process of its own."""
     code = f"from benchmarks.training import memory; memory({trick!r}, {size!r}, {vocab})"
-    return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    whole, state = map(float, out.split())
+    return {f"{trick}, all": whole, f"{trick}, without gradients and moments": whole - state}
 
 
 def variance(draws: int) -> dict[str, Any]:
@@ -157,8 +218,10 @@ def main() -> None:
         for vocab in (settings.vocab,) if settings.vocab else (27, 50_257):
             rows.append(show(f"training, size {size}, V={vocab}", training(size, vocab, settings.rounds)))
             rows.append(show(f"evaluation, size {size}, V={vocab}", evaluation(size, vocab, settings.rounds)))
-            used = {f"{trick}, MiB": measure_memory(trick, size, vocab) for trick in ("plain", "bfloat16")}
-            rows.append(show(f"peak memory above the state, size {size}, V={vocab}", used))
+            used = measure_memory("plain", size, vocab) | measure_memory(TRICKS[-1], size, vocab)
+            rows.append(show(f"peak memory in MiB, size {size}, V={vocab}", used))
+    if not settings.size:
+        rows.append(show("cost of a step", scaling(settings.rounds)))
     rows.append(show("variance of one network call, times smaller", variance(20 if settings.size == "tiny" else 400)))
     report(rows, settings.json)
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from benchmarks import sampler_quality, sampling, token_samplers, training
+from benchmarks import sampler_quality, sampling, token_samplers, trainer, training
 from benchmarks.timing import interleaved
 
 
@@ -28,6 +28,13 @@ def test_training(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     monkeypatch.setattr(training, "TRICKS", training.TRICKS[:-1])  # compiling takes longer than all the rest
     training.main()
     assert "head at masks alone, ratio" in capsys.readouterr().out
+
+
+def test_trainer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["trainer", "--small"])
+    monkeypatch.setattr(trainer, "STEPS", 2)
+    trainer.main()
+    assert "import torch and unmask, s" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("module", [sampler_quality, token_samplers])

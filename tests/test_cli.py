@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
+from torch import Tensor
 
 from unmask import MaskedDiffusion, TokenPolynomial
 from unmask.cli.main import main
 from unmask.cli.train import shipped
 from unmask.data.digits import Digits
+from unmask.networks.transformer import Transformer
 
 TINY = ["--network.width", "16", "--network.depth", "1", "--network.heads", "2", "--batch_size", "8"]
 TINY += ["--precision", "32-true", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
@@ -303,10 +304,14 @@ def test_a_loss_that_is_not_finite_stops_training(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
-    nll = torch.nn.functional.cross_entropy
+    cross_entropy = Transformer.cross_entropy
     calls = iter(range(1000))
-    poison = lambda *a, **k: nll(*a, **k) * (float("nan") if next(calls) >= 5 else 1)  # noqa: E731
-    monkeypatch.setattr("unmask.networks.base.F.cross_entropy", poison)
+
+    def poison(*arguments: object, **settings: object) -> tuple[Tensor, Tensor]:
+        loss, nll = cross_entropy(*arguments, **settings)
+        return loss * (float("nan") if next(calls) >= 5 else 1), nll
+
+    monkeypatch.setattr(Transformer, "cross_entropy", poison)
     settings = ["--trainer.max_steps", "9", "--checkpoint_every", "2", "--evaluate_every", "100", "--out", str(out)]
     message = fails(capsys, "train", "digits", *TINY, *settings)
     assert "step 6: the loss is nan; training stops" in message

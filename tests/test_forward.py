@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from unmask.forward import all_masked, mask, sample_times
+from unmask.forward import all_masked, mask, sample_counts, sample_times
 from unmask.randomness import generators, seeded, uniform
 from unmask.schedules import Cosine, Linear, Schedule
 
@@ -31,13 +31,28 @@ def test_all_masked() -> None:
     assert all_masked(2, (3, 4), 7).tolist() == [[[7] * 4] * 3] * 2
 
 
-def test_times_are_spread_evenly_and_each_is_uniform() -> None:
-    draws = torch.stack([sample_times(8, generator=seeded(i)) for i in range(4000)])
-    assert ((draws > 0) & (draws <= 1)).all()
-    gaps = draws.sort(1).values.diff(dim=1)
-    torch.testing.assert_close(gaps, torch.full_like(gaps, 1 / 8))
+@pytest.mark.parametrize("batch", [1, 2, 7, 8])
+def test_times_are_spread_evenly_and_each_is_uniform(batch: int) -> None:
+    draws = torch.stack([sample_times(batch, generator=seeded(i)) for i in range(4000)])
+    assert draws.shape[1] == batch and ((draws > 0) & (draws <= 1)).all()
+    half = (batch + 1) // 2
+    gaps = draws[:, :half].sort(1).values.diff(dim=1)
+    torch.testing.assert_close(gaps, torch.full_like(gaps, 1 / half))
+    torch.testing.assert_close(draws[:, half:], 1 - draws[:, : batch - half])
     for column in draws.T:
         assert stats.kstest(column.numpy(), "uniform").pvalue > 1e-3
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 6])
+def test_counts_are_uniform_and_their_sum_is_the_same(batch: int) -> None:
+    draws = torch.stack([sample_counts(batch, 4, generator=seeded(i)) for i in range(4000)])
+    for column in draws.T:
+        assert stats.chisquare(column.bincount(minlength=5)[1:].numpy()).pvalue > 1e-3
+    if batch % 2 == 0:
+        assert (draws.sum(1) == batch // 2 * 5).all()
+    alone = torch.stack([sample_counts(batch, 4, generator=generators(i, batch)) for i in range(4000)])
+    assert stats.chisquare(alone[:, -1].bincount(minlength=5)[1:].numpy()).pvalue > 1e-3
+    assert torch.equal(alone[0, :1], sample_counts(1, 4, generator=generators(0, 1)))
 
 
 def test_an_example_of_its_own_generator_does_not_depend_on_its_batch() -> None:

@@ -71,7 +71,6 @@ def test_nelbo_averages_draws() -> None:
     singles = torch.stack([model.nelbo(x, draws=1, generator=seeded(100 + i)) for i in range(180)])
     error = (means.var(0) / 30 + singles.var(0) / 180).sqrt()
     assert ((means.mean(0) - singles.mean(0)).abs() < 4 * error).all()
-    assert (means.var(0) < singles.var(0) / 6).all()  # evenly spread draws beat independent ones
     with pytest.raises(ValueError, match="draws must be at least 1, got 0"):
         model.nelbo(x, draws=0)
     with pytest.raises(ValueError, match=r"tokens must be in 0..3, got 4 at index \[0, 2\]"):

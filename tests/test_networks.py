@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from unmask.networks.base import Positions
-from unmask.networks.layers import rotary_angles, rotate
+from unmask.networks import head
+from unmask.networks.base import Network, Positions
+from unmask.networks.layers import attend, rotary_angles, rotate
 from unmask.networks.padded import Padded
 from unmask.networks.transformer import Transformer
 from unmask.objectives import TimeFreeELBO
@@ -58,18 +59,85 @@ def test_at_is_the_full_output_gathered(network: Transformer, device: torch.devi
 def test_gradients_are_finite_everywhere(network: Transformer) -> None:
     x_t, noise, label = inputs(network)
     x = x_t.clamp(max=4)
-    network.nll(x_t, x, noise, label, at=x_t == 5).sum().backward()
+    at = Positions.of(x_t == 5)
+    network.cross_entropy(x_t, x, noise, label, at=at, weight=torch.ones(len(at.example)))[0].backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
         if not name.startswith("embed_label"):
             assert parameter.grad.abs().sum() > 0, name
 
 
-def test_nll_is_the_cross_entropy(network: Transformer) -> None:
-    x_t, noise, label = inputs(network)
+def cross_entropies(
+    network: Network, inputs: tuple[Tensor, ...], weight: Tensor, plain: bool = False
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Return the sum, the nll and the gradients, from the network's own way or from all its logits."""
+    x_t, noise, label = inputs
     x, at = x_t.clamp(max=4), x_t == 5
-    expected = -network(x_t, noise, label).log_softmax(-1).gather(-1, x.unsqueeze(-1)).squeeze(-1)[at]
-    torch.testing.assert_close(network.nll(x_t, x, noise, label, at=at), expected)
+    if plain:
+        nll = -network(x_t, noise, label).log_softmax(-1).gather(-1, x.unsqueeze(-1)).squeeze(-1)[at]
+        loss = (weight * nll).sum()
+    else:
+        loss, nll = network.cross_entropy(x_t, x, noise, label, at=Positions.of(at), weight=weight)
+        assert not nll.requires_grad
+    grads = torch.autograd.grad(3 * loss, list(network.parameters()), allow_unused=True)
+    return loss, nll, [torch.zeros(()) if grad is None else grad for grad in grads]
+
+
+@pytest.mark.parametrize("few", [False, True])
+@pytest.mark.parametrize("pieces", [False, True])
+def test_cross_entropy_is_the_plain_way(
+    network: Transformer, few: bool, pieces: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if pieces:  # of 3 rows and 1
+        monkeypatch.setattr(head, "PRODUCT", 17)
+        monkeypatch.setattr(head, "SOFTMAX", 5)
+    x_t, noise, label = inputs(network)
+    if few:
+        x_t = torch.where(torch.arange(x_t.numel()).view_as(x_t) % 6 == 1, 5, x_t.clamp(max=4))
+    weight = torch.rand(int((x_t == 5).sum()), generator=seeded(0), dtype=torch.float64)
+    ours = cross_entropies(network, (x_t, noise, label), weight)
+    plain = cross_entropies(network, (x_t, noise, label), weight, plain=True)
+    for one, other in zip((*ours[:2], *ours[2]), (*plain[:2], *plain[2]), strict=True):
+        torch.testing.assert_close(one, other.expand_as(one), rtol=1e-10, atol=1e-10)
+
+
+def test_cross_entropy_in_bfloat16_stays_within_one_percent(device: torch.device) -> None:
+    width, vocab, n = 64, 1000, 500
+    layer = torch.nn.Linear(width, vocab).to(device)
+    h = torch.randn(n, width, generator=seeded(0)).to(device).requires_grad_()
+    torch.nn.init.normal_(layer.weight, std=0.2, generator=seeded(1, device=device))
+    target = torch.randint(vocab, (n,), generator=seeded(2)).to(device)
+    weight = torch.rand(n, generator=seeded(3)).to(device)
+    wanted = [h, *layer.parameters()]
+    exact_nll = torch.nn.functional.cross_entropy(layer(h), target, reduction="none")
+    exact = torch.autograd.grad((weight * exact_nll).sum(), wanted)
+    with torch.autocast(device.type, torch.bfloat16):
+        loss, nll = head.linear_cross_entropy(h, layer, target, weight)
+    rounded = torch.autograd.grad(loss, wanted)
+    assert nll.dtype == torch.float32 and loss.dtype == torch.float64
+    assert (nll - exact_nll).abs().max() < 0.05 and (nll - exact_nll).mean().abs() < 1e-3
+    for one, other in zip(rounded, exact, strict=True):
+        assert one.dtype == torch.float32 and (one - other).norm() < 0.01 * other.norm()
+
+
+def test_cross_entropy_goes_backward_once_and_not_where_nothing_learns() -> None:
+    network = transformer("text")
+    x_t = inputs(network)[0]
+    at = Positions.of(x_t == 5)
+    loss, nll = network.cross_entropy(x_t, x_t.clamp(max=4), at=at, weight=torch.ones(len(at.example)))
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="goes backward once"):
+        loss.backward()
+    with torch.no_grad():
+        again = network.cross_entropy(x_t, x_t.clamp(max=4), at=at, weight=torch.ones(len(at.example)))
+    assert not again[0].requires_grad and torch.equal(again[1], nll)
+
+
+def test_cross_entropy_of_nothing_is_nothing(network: Transformer) -> None:
+    x_t, noise, label = inputs(network)
+    loss, nll, grads = cross_entropies(network, (x_t.clamp(max=4), noise, label), torch.ones(0))
+    assert loss == 0 and nll.shape == (0,)
+    assert all((grad == 0).all() for grad in grads)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -103,8 +171,6 @@ def test_bfloat16_autocast_stays_close(network: Transformer, device: torch.devic
     exact = network(x_t, noise, label)
     with torch.autocast(device.type, torch.bfloat16):
         rounded = network(x_t, noise, label)
-        nll = network.nll(x_t, x_t.clamp(max=4), noise, label, at=x_t == 5)
-    assert nll.dtype == torch.float32
     torch.testing.assert_close(rounded.float(), exact, rtol=0.05, atol=0.05 * exact.abs().max().item())
 
 
@@ -129,12 +195,40 @@ def test_rotary_angles_turn_every_axis_at_its_own_place() -> None:
     torch.testing.assert_close(rotate(q, cos, sin).norm(dim=1), q.norm(dim=1))
 
 
-def test_positions_pack_and_pick() -> None:
-    at = torch.tensor([[0, 1, 0, 1], [0, 0, 0, 0], [1, 1, 1, 0]]).bool()
-    positions = Positions.of(at)
-    x = torch.arange(24.0).view(3, 4, 2)
-    assert torch.equal(positions.pick(x), x[at])
-    assert positions.spread(torch.tensor([[[1.0]], [[2.0]], [[3.0]]])).flatten().tolist() == [1, 1, 3, 3, 3]
+@pytest.mark.parametrize(
+    "at",
+    [
+        [[0, 1, 0, 1], [0, 0, 0, 0], [1, 1, 1, 0]],
+        [[0, 1, 0, 1], [0, 0, 0, 0], [1, 0, 0, 0]],
+        [[0, 0, 1, 1], [1, 1, 0, 0], [0, 1, 1, 0]],
+        [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]],
+    ],
+)
+def test_positions(at: list[list[int]]) -> None:
+    flags = torch.tensor(at).bool()
+    positions = Positions.of(flags)
+    x, one = torch.arange(24.0).view(3, 4, 2), torch.tensor([[1.0], [2.0], [3.0]])
+    for form in (positions, Positions.of(flags, int(flags.sum()))):
+        assert torch.equal(form.pick(x), x[flags])
+        assert torch.equal(form.spread(one), one[flags.nonzero()[:, 0]])
+        assert torch.equal(form.sums(x[flags][:, 0], 3, 4), (x[..., 0] * flags).sum(1))
+    assert (positions.index is None) == (max(map(sum, at)) > 2)
+    if positions.index is not None and positions.kept is not None:
+        assert torch.equal(positions.index.flatten()[positions.kept], positions.position)
+    twice, both = positions.repeat(2, 3), Positions.of(flags.repeat(2, 1))
+    for part in ("example", "position", "index", "kept"):
+        a, b = getattr(twice, part), getattr(both, part)
+        assert a is b or torch.equal(a, b), part
+
+
+@pytest.mark.parametrize("heads", [1, 4])
+def test_attention_in_bfloat16_on_a_cpu_stays_close(heads: int) -> None:
+    q, k, v = (3 * torch.randn(2, heads, 64, 32, generator=seeded(i)) for i in range(3))
+    exact = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    plain = attend(q.bfloat16(), k.bfloat16(), v.bfloat16()).float()
+    fused = torch.nn.functional.scaled_dot_product_attention(q.bfloat16(), k.bfloat16(), v.bfloat16()).float()
+    assert (plain - exact).norm() < 0.02 * exact.norm()
+    assert (plain - exact).norm() < 2 * (fused - exact).norm()
 
 
 def test_padded_is_the_long_network_with_masks_behind_the_text() -> None:
@@ -200,7 +294,7 @@ def numpy_nelbo(weights: dict[str, np.ndarray], heads: int, base: float, x: np.n
 def test_the_bound_agrees_with_an_independent_numpy_version() -> None:
     network = transformer("text")
     seen = []
-    network.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].numpy()))
+    network.embed.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].numpy()))
     x = torch.randint(0, 5, (6, 11), generator=seeded(2))
     nelbo = TimeFreeELBO()(network, x, generator=seeded(3)).nelbo
     weights = {name: value.detach().numpy() for name, value in network.state_dict().items()}

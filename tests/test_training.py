@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,10 +16,11 @@ from safetensors.torch import load_file
 from unmask.checkpoint import load_tree, save_tree
 from unmask.data.digits import Digits
 from unmask.data.order import Order
+from unmask.model import MaskedDiffusion
 from unmask.networks.transformer import Transformer
 from unmask.objectives import TimeFreeELBO
 from unmask.precision import fastest_precision
-from unmask.training import MovingAverage, Optimizer, Run
+from unmask.training import MovingAverage, Optimizer, Run, plan_training
 
 SMALL = ["digits", "--network.width", "32", "--network.depth", "2", "--network.heads", "2", "--batch_size", "16"]
 SMALL += ["--precision", "32-true", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
@@ -36,6 +38,21 @@ def test_order_is_a_permutation_each_epoch() -> None:
     for epoch in epochs:
         assert len(set(epoch.tolist())) == 9 and epoch.max() < 10
     assert not np.array_equal(epochs[0], epochs[1])
+
+
+def test_compilation_is_announced_and_gradients_are_freed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network, compiled = Transformer(17, (8, 8, 1), classes=10, width=16, depth=1, heads=1), []
+    monkeypatch.setattr(network, "compile_body", lambda: compiled.append(True))
+    data = Digits(labels=True)
+    run = Run(str(tmp_path / "run"), batch_size=4, compile=True, precision="32-true", evaluate_examples=4)
+    settings = {"max_steps": 2, "accelerator": "cpu", "enable_progress_bar": False}
+    plan_training(MaskedDiffusion(network, data.codec), data, TimeFreeELBO(), Optimizer(), run, settings)()
+    shown = capsys.readouterr()
+    assert compiled and "compiling" in shown.err
+    assert re.search(r"first step after \d+\.\d s", shown.err)
+    assert all(parameter.grad is None for parameter in network.parameters())
 
 
 @pytest.mark.parametrize("start", [0, 1, 2, 3, 7])

@@ -1,6 +1,7 @@
 """The forward process: how data becomes masks."""
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from unmask.randomness import Generators, uniform
@@ -30,14 +31,28 @@ def all_masked(batch: int, dims: tuple[int, ...], mask_id: int, *, device: torch
 def sample_times(batch: int, *, generator: Generators = None, device: torch.device | str | None = None) -> Times:
     """Draw times in (0, 1], each uniform, together evenly spread over the batch (low discrepancy, arXiv:2107.00630).
 
-    One uniform shift is shared: t_i = (u + i / batch) mod 1. With one generator per example the times are
-    independent, so that an example does not depend on its batch.
+    One uniform shift u is shared: half of the times are (u + 2 i / batch) mod 1, the others 1 minus these, which
+    takes away the error that a lattice makes where the integrand differs between the ends. With one generator per
+    example the times are independent, so that an example does not depend on its batch.
     """
     device = torch.device(device or "cpu")
     if generator is None or isinstance(generator, torch.Generator):
-        shift: Tensor = (
-            uniform((1,), generator, device) + torch.arange(batch, dtype=torch.float64, device=device) / batch
-        )
-    else:
-        shift = uniform((batch,), generator, device)
-    return 1 - shift % 1
+        half = (batch + 1) // 2
+        lattice = torch.arange(half, dtype=torch.float64, device=device) / max(half, 1)
+        t = (uniform((1,), generator, device) + lattice) % 1
+        return torch.cat((1 - t, t[: batch - half].clamp(min=2**-53)))
+    return 1 - uniform((batch,), generator, device)
+
+
+def sample_counts(
+    batch: int, length: int, *, generator: Generators = None, device: torch.device | str | None = None
+) -> Int[Tensor, " batch"]:
+    """Draw numbers of masks n, each uniform in 1..length, spread over the batch as `sample_times` does.
+
+    From one generator, example i + batch / 2 has length + 1 - n_i: for an even batch the sum is always the same.
+    """
+    n = (length * sample_times(batch, generator=generator, device=device)).ceil().long()
+    if generator is None or isinstance(generator, torch.Generator):
+        half = (batch + 1) // 2
+        n[half:] = length + 1 - n[: batch - half]
+    return n

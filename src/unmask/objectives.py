@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from unmask.forward import mask, sample_times
-from unmask.networks.base import Network
+from unmask.forward import mask, sample_counts, sample_times
+from unmask.networks.base import Network, Positions
 from unmask.randomness import Generators, uniform
 from unmask.schedules import Linear, Schedule, TokenPolynomial, check_kind, checked
-from unmask.types import Labels, Nats, Times, Tokens, Where
+from unmask.types import Labels, Nats, Times, Tokens
 
 
 class Loss(NamedTuple):
@@ -53,16 +53,30 @@ class Objective(ABC):
         """
 
 
-def masked_nll(network: Network, x_t: Tokens, x: Tokens, noise: Times, label: Labels | None) -> Nats:
-    """Sum -log p(x_i | x_t) over the masked positions i of each example: the cross-entropy of every objective."""
-    at = x_t == network.mask_id
-    nll = network.nll(x_t, x, noise, label, at=at)
-    return sum_at(nll, at)
+def masked_cross_entropy(
+    network: Network,
+    x_t: Tokens,
+    x: Tokens,
+    noise: Times,
+    label: Labels | None,
+    *,
+    weight: Times,
+    power: float = 1.0,
+    count: int | None = None,
+) -> Loss:
+    """Weigh the sum over masked positions i of -log p(x_i | x_t) of each example: what every scalar objective does.
 
-
-def sum_at(values: Float[Tensor, " n"], at: Where) -> Nats:
-    """Sum the values of the positions `at`, in row-major order, over each example."""
-    return values.new_zeros(at.shape).masked_scatter(at, values).flatten(1).sum(1)
+    Args:
+        network: see `Objective`; so are x and label.
+        x_t: partly masked tokens.
+        noise: what the network is told.
+        weight: of each example in the bound; to this power in the loss.
+        power: see `TimeFreeELBO`.
+        count: number of masks in the batch, where it is known.
+    """
+    at = Positions.of(x_t == network.mask_id, count)
+    loss, nll = network.cross_entropy(x_t, x, noise, label, at=at, weight=at.spread(weight**power / len(x)))
+    return Loss(loss, weight * at.sums(nll, len(x), x[0].numel()))
 
 
 @dataclass(frozen=True)
@@ -83,8 +97,8 @@ class ContinuousELBO(Objective):
     ) -> Loss:
         t = sample_times(len(x), generator=generator, device=x.device)
         x_t = mask(x, t, self.schedule, network.mask_id, generator=generator)
-        nelbo = self.schedule.weight(t) * masked_nll(network, x_t, x, self.schedule.mask_rate(t), label)
-        return Loss(nelbo.mean(), nelbo.detach())
+        rate, weight = self.schedule.mask_rate(t), self.schedule.weight(t)
+        return masked_cross_entropy(network, x_t, x, rate, label, weight=weight)
 
 
 @dataclass(frozen=True)
@@ -114,8 +128,7 @@ class DiscreteELBO(Objective):
         t, s = k / self.steps, (k - 1) / self.steps
         x_t = mask(x, t, self.schedule, network.mask_id, generator=generator)
         weight = self.steps * self.schedule.unmask_prob(t, s)
-        nelbo = weight * masked_nll(network, x_t, x, self.schedule.mask_rate(t), label)
-        return Loss(nelbo.mean(), nelbo.detach())
+        return masked_cross_entropy(network, x_t, x, self.schedule.mask_rate(t), label, weight=weight)
 
 
 @dataclass(frozen=True)
@@ -141,13 +154,14 @@ class TimeFreeELBO(Objective):
         self, network: Network, x: Tokens, label: Labels | None = None, *, generator: Generators = None
     ) -> Loss:
         length = x[0].numel()
-        n = (length * sample_times(len(x), generator=generator, device=x.device)).ceil().long()
+        n = sample_counts(len(x), length, generator=generator, device=x.device)
         v = uniform((len(x), length), generator, x.device)
         last = v.sort(dim=1).values.gather(1, n[:, None] - 1)
         x_t = torch.where((v <= last).view_as(x), network.mask_id, x)
+        shared = generator is None or isinstance(generator, torch.Generator)
+        count = len(x) // 2 * (length + 1) if shared and len(x) % 2 == 0 else None
         rate = n.double() / length
-        nll = masked_nll(network, x_t, x, rate, label)
-        return Loss((nll / rate**self.power).mean(), nll.detach() / rate)
+        return masked_cross_entropy(network, x_t, x, rate, label, weight=1 / rate, power=self.power, count=count)
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,7 +254,7 @@ def draw_masks(
         log t, and the sets: each holds the position, and any other with probability t^(w_x), independently.
     """
     batch, length = w_x.shape
-    n = (length * sample_times(batch, generator=generator, device=w_x.device)).ceil().long()
+    n = sample_counts(batch, length, generator=generator, device=w_x.device)
     u = 1 - uniform((batch, masks, length), generator, w_x.device)
     log_tau = u.transpose(0, 1).contiguous().log() / w_x
     log_t, position = (part.gather(1, n[:, None] - 1) for part in log_tau[0].sort(dim=1))

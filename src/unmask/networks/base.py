@@ -13,47 +13,72 @@ from unmask.types import Labels, Logits, Times, Tokens, Where
 
 @dataclass(frozen=True)
 class Positions:
-    """Some positions of each example, packed to the left: what flags say, in the form that networks compute with.
+    """Some positions of each example: what flags say, in the form that networks compute with.
 
-    Made beforehand (the samplers do) it spares a GPU the synchronisation that counting flags costs.
+    Made beforehand it spares a GPU the synchronisation that counting flags costs.
 
     Attributes:
-        index: (batch, M) positions in the flattened dims, M the most that an example has; any position fills the rest.
+        example: (N,) which example each is of; examples and then positions in increasing order.
+        position: (N,) its place in the flattened dims.
+        index: (batch, M) where every example has few: the positions packed to the left, M the most that an example
+            has; any position fills the rest. None where packing would not pay.
         kept: which entries of the flattened index are meant, in increasing order; None: all of them.
     """
 
-    index: Int[Tensor, "examples most"]
-    kept: Int[Tensor, " n"] | None = None
+    example: Int[Tensor, " n"]
+    position: Int[Tensor, " n"]
+    index: Int[Tensor, "examples most"] | None = None
+    kept: Int[Tensor, " kept"] | None = None
 
     @classmethod
-    def of(cls, at: "Where | Positions") -> "Positions":
-        """Pack the flags (batch, *dims); what is packed already is returned as it is."""
+    def of(cls, at: "Where | Positions", count: int | None = None) -> "Positions":
+        """Turn flags (batch, *dims) into positions; what is that already is returned as it is.
+
+        Args:
+            at: flags.
+            count: their number where it is known, which spares counting.
+        """
         if isinstance(at, Positions):
             return at
         flags = at.flatten(1)
-        most = int(flags.sum(1).max()) if len(flags) else 0
-        index = flags.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :most]
-        return cls(index, flags.gather(1, index).flatten().nonzero().squeeze(1))
+        batch, length = flags.shape
+        if count is not None:
+            rows = torch.nonzero_static(flags.flatten(), size=count).squeeze(1)
+            return cls(rows // length, rows % length)
+        rows = flags.flatten().nonzero().squeeze(1)
+        example, position = rows // length, rows % length
+        many = flags.sum(1)
+        most = int(many.max()) if batch else 0
+        if 2 * most > length:
+            return cls(example, position)
+        kept = torch.arange(len(rows), device=rows.device) - (many.cumsum(0) - many)[example] + example * most
+        return cls(
+            example, position, position.new_zeros(batch * most).scatter(0, kept, position).view(batch, most), kept
+        )
 
-    def take(self, x: Tensor) -> Tensor:
-        """Return x (batch, L, width) at the packed positions: (batch, M, width)."""
-        return x.gather(1, self.index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
-
-    def flat(self, x: Tensor) -> Tensor:
-        """Return the N meant rows of the packed x (batch, M, width): (N, width)."""
-        return x.flatten(0, 1) if self.kept is None else x.flatten(0, 1).index_select(0, self.kept)
+    def repeat(self, times: int, batch: int) -> "Positions":
+        """Return the same positions in a batch that is repeated."""
+        shift = torch.arange(times, device=self.example.device).unsqueeze(1)
+        kept = None if self.kept is None or self.index is None else (self.kept + shift * self.index.numel()).flatten()
+        index = None if self.index is None else self.index.repeat(times, 1)
+        return Positions((self.example + shift * batch).flatten(), self.position.repeat(times), index, kept)
 
     def pick(self, x: Tensor) -> Tensor:
-        """Return x (batch, L, width) at the N positions, in row-major order: (N, width)."""
-        return self.flat(self.take(x))
+        """Return x (batch, L, ...) at the N positions: (N, ...)."""
+        return x.flatten(0, 1).index_select(0, self.example * x.shape[1] + self.position)
 
-    def spread(self, x: Tensor | None) -> Tensor | None:
-        """Repeat one vector per example (batch, 1, width) to its positions: (N, width)."""
-        return None if x is None else self.flat(x.expand(-1, self.index.shape[1], -1))
+    def spread(self, x: Tensor) -> Tensor:
+        """Repeat what there is one of per example (batch, ...) to its positions: (N, ...)."""
+        return x.index_select(0, self.example)
+
+    def sums(self, x: Tensor, batch: int, length: int) -> Tensor:
+        """Sum the values (N,) of an example: (batch,), in the same order each time."""
+        rows = self.example * length + self.position
+        return x.new_zeros(batch * length).scatter(0, rows, x).view(batch, length).sum(1)
 
 
 At = Where | Positions
-"""Positions of a batch, as flags or packed."""
+"""Positions of a batch, in either form."""
 
 
 def pick(logits: Tensor, at: At | None) -> Tensor:
@@ -112,13 +137,21 @@ class Network(nn.Module, ABC):
         """Compile the part whose shapes stay the same from step to step, in place; by default all of `forward`."""
         self.compile()
 
-    def nll(
-        self, x_t: Tokens, x: Tokens, noise: Times | None = None, label: Labels | None = None, *, at: Where
-    ) -> Float[Tensor, " n"]:
-        """Return -log p(x_i | x_t) in nats at the N positions of `at`, in row-major order."""
+    def cross_entropy(
+        self,
+        x_t: Tokens,
+        x: Tokens,
+        noise: Times | None = None,
+        label: Labels | None = None,
+        *,
+        at: Positions,
+        weight: Float[Tensor, " n"],
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
+        """Return the sum of weight * nll, and nll = -log p(x_i | x_t) in nats at the N positions, without gradient."""
         logits = self(x_t, noise, label, at=at)
         logits = logits if logits.dtype.itemsize >= 4 else logits.float()
-        return F.cross_entropy(logits, x[at], reduction="none")
+        nll = F.cross_entropy(logits, at.pick(x.flatten(1)), reduction="none")
+        return (weight * nll).sum(), nll.detach()
 
 
 def check_tokens(x: Tensor, count: int, name: str = "tokens") -> None:

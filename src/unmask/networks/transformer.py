@@ -3,9 +3,11 @@
 import math
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from unmask.networks.base import At, Network, Positions
+from unmask.networks.head import linear_cross_entropy
 from unmask.networks.layers import Block, Modulation, NoiseEmbedding, modulate, rotary_angles
 from unmask.types import Labels, Logits, Times, Tokens
 
@@ -99,7 +101,31 @@ class Transformer(Network):
         *,
         at: At | None = None,
     ) -> Logits:
-        """See `Network.forward`. With `at`, the last block's queries and MLP too run only there."""
+        """See `Network.forward`. With `at`, the last block's MLP too runs only there, and few queries alone."""
+        h = self._features(x_t, noise, label, None if at is None else Positions.of(at))
+        logits = self.head(h)
+        return logits if at is not None else logits.view(*x_t.shape, self.vocab_size)
+
+    def cross_entropy(
+        self,
+        x_t: Tokens,
+        x: Tokens,
+        noise: Times | None = None,
+        label: Labels | None = None,
+        *,
+        at: Positions,
+        weight: Float[Tensor, " n"],
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
+        """See `Network.cross_entropy`. The logits are never held all at once."""
+        return linear_cross_entropy(self._features(x_t, noise, label, at), self.head, at.pick(x.flatten(1)), weight)
+
+    def compile_body(self) -> None:
+        """Compile the blocks."""
+        for block in self.blocks:
+            block.compile()
+
+    def _features(self, x_t: Tokens, noise: Times | None, label: Labels | None, at: Positions | None) -> Tensor:
+        """Return what the head reads: (batch, L, width), or (N, width) at the N positions."""
         h = self.embed(x_t.flatten(1))
         if self.embed_position is not None:
             if tuple(x_t.shape[1:]) != self.shape:
@@ -108,20 +134,13 @@ class Transformer(Network):
         condition = self._condition(noise, label, len(x_t))
         frequencies = self.width // self.heads // 2
         cos, sin = rotary_angles(tuple(x_t.shape[1:]), frequencies, self.rotary_base, h.device, h.dtype)
-        positions = None if at is None else Positions.of(at)
         for block in self.blocks[:-1]:
             h = block(h, cos, sin, condition)
-        h = self.blocks[-1](h, cos, sin, condition, positions)
+        h = self.blocks[-1](h, cos, sin, condition, at)
         shift, scale = (None, None) if self.modulation is None else self.modulation(condition)
-        if positions is not None:
-            shift, scale = positions.spread(shift), positions.spread(scale)
-        logits = self.head(modulate(self.norm(h), shift, scale))
-        return logits if positions is not None else logits.view(*x_t.shape, self.vocab_size)
-
-    def compile_body(self) -> None:
-        """Compile the blocks, but not the last: it sees as many positions as are masked."""
-        for block in self.blocks[:-1]:
-            block.compile()
+        if at is not None and shift is not None and scale is not None:
+            shift, scale = at.spread(shift.squeeze(1)), at.spread(scale.squeeze(1))
+        return modulate(self.norm(h), shift, scale)
 
     def _condition(self, noise: Times | None, label: Labels | None, batch: int) -> Tensor | None:
         """Sum the embeddings of the mask rate and the label (the null label if none is given): (batch, width)."""

@@ -96,10 +96,7 @@ class Sampler(ABC):
         null = torch.full_like(label, network.classes or 0)
         if self.guidance == 0:
             return network(x, noise, null, at=at)
-        at = Positions.of(at)
-        twice = Positions(
-            at.index.repeat(2, 1), None if at.kept is None else torch.cat((at.kept, at.kept + at.index.numel()))
-        )
+        twice = Positions.of(at).repeat(2, len(x))
         logits = network(x.repeat(2, *[1] * (x.dim() - 1)), noise.repeat(2), torch.cat((label, null)), at=twice)
         given, free = (logits if logits.dtype == torch.float64 else logits.float()).chunk(2)
         guided = free + self.guidance * (given - free)

@@ -240,22 +240,22 @@ def moves(step: Int[Tensor, "batch *dims"], count: int, ahead: bool) -> list[Mov
         index[row, slot] = position
         now = plan.ravel()[asked] == k
         kept = row * index.shape[1] + slot
-        pieces += [rows, index.ravel(), kept, revealed, now.nonzero()[0], (~now).nonzero()[0]]
+        pieces += [rows, row, position, index.ravel(), kept, revealed, now.nonzero()[0], (~now).nonzero()[0]]
         widths.append(index.shape[1])
     if not pieces:
         return [None] * count
     sizes = [len(piece) for piece in pieces]
     parts = torch.from_numpy(np.concatenate(pieces)).to(step.device).split(sizes)
     made: list[Move | None] = []
-    busy = iter(range(0, len(parts), 6))
+    busy = iter(range(0, len(parts), 8))
     for k in range(count):
         if ends[k] == ends[k + 1]:
             made.append(None)
             continue
         start = next(busy)
-        rows, index, kept, flat, now, later = parts[start : start + 6]
+        rows, example, position, index, kept, flat, now, later = parts[start : start + 8]
         full = len(kept) == len(index)
-        at = Positions(index.view(-1, widths[start // 6]), None if full else kept)
+        at = Positions(example, position, index.view(-1, widths[start // 8]), None if full else kept)
         made.append(Move(rows, at, flat, now, later))
     return made
 

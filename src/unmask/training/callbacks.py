@@ -71,12 +71,21 @@ class SafetensorsIO(CheckpointIO):
 
 
 class Speed(Callback):
-    """Log tokens per second, counted between log lines."""
+    """Log tokens per second, counted between log lines; say how long compilation took, if there is any."""
+
+    def __init__(self, compiled: bool) -> None:
+        self.compiled = compiled
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self.since, self.tokens = time.perf_counter(), 0
+        if self.compiled:
+            print("compiling (what is compiled is kept for later runs) ...", file=sys.stderr)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.compiled:
+            Tqdm.write(f"first step after {time.perf_counter() - self.since:.1f} s", file=sys.stderr)
+            self.compiled, self.since = False, time.perf_counter()
+            return
         self.tokens += batch[0].numel() * trainer.world_size
         if logs_now(trainer):
             now = time.perf_counter()

@@ -54,6 +54,10 @@ class Trainee(LightningModule):
         self.log("bits", nelbo.mean() / (self.length * math.log(2)), prog_bar=True)
         return loss / self.length  # per token, so that learning rates and clipping do not depend on the length
 
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        optimizer.zero_grad()  # lightning does so after the next forward pass, which then has gradients in memory
+
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.device.type == "cpu" or logs_now(self.trainer):
             self.check_finite(outputs["loss"])  # waits for the GPU, hence not at every step there
@@ -134,7 +138,7 @@ def plan_training(
     _quieten()
     _check(trainer)
     every = trainer.get("accumulate_grad_batches", 1)
-    callbacks = [MovingAverage(run.ema), Speed(), Keep(run.checkpoint, run.checkpoint_every)]
+    callbacks = [MovingAverage(run.ema), Speed(run.compile), Keep(run.checkpoint, run.checkpoint_every)]
     if trainer.get("enable_progress_bar") is not False:
         callbacks.append(Bar(trainer["max_steps"]))
     log_every = trainer.get("log_every_n_steps") or max(1, min(10, trainer["max_steps"] // 20))

@@ -1,0 +1,77 @@
+"""The last product of a network and its cross-entropy as one: logits exist a piece at a time, and never all."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+PRODUCT = 2**25
+"""Most logits that one product makes: enough rows for a fast product, few enough to be held."""
+SOFTMAX = 2**21
+"""Most logits in float32 at a time on a CPU, so that they stay in its caches."""
+
+
+def linear_cross_entropy(
+    h: Float[Tensor, "n width"],
+    head: torch.nn.Linear,
+    target: Int[Tensor, " n"],
+    weight: Float[Tensor, " n"],
+) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
+    """Return sum of weight * nll and the nll, -log softmax(head(h)) at the targets; the sum alone has a gradient.
+
+    The gradient is made on the way forward, from the same logits: no second product, and no (N, V) tensor is kept.
+    (`torch.nn.functional.linear_cross_entropy` does so too, but weighs values of the target, not positions.) Under
+    autocast the products are made in its type; softmax, weights and sums in float32 or better.
+    """
+    learn = torch.is_grad_enabled() and any(part.requires_grad for part in (h, head.weight, head.bias))
+    loss, nll = _LinearCrossEntropy.apply(h, head.weight, head.bias, target, weight, learn)
+    return loss, nll
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, h: Tensor, matrix: Tensor, bias: Tensor, target: Tensor, weight: Tensor, learn: bool
+    ) -> tuple[Tensor, Tensor]:
+        kind = h.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else h.dtype
+        precise = torch.promote_types(dtype, torch.float32)
+        nll = h.new_empty(len(h), dtype=precise)
+        grads = [torch.zeros_like(part) for part in (h, matrix, bias)] if learn else []
+        with torch.autocast(kind, enabled=False):
+            m, b = matrix.to(dtype), bias.to(dtype)
+            many = max(1, PRODUCT // len(m))
+            few = max(1, SOFTMAX // len(m)) if kind == "cpu" else many
+            for start in range(0, len(h), many):
+                here = slice(start, start + many)
+                x = h[here].to(dtype)
+                logits = torch.nn.functional.linear(x, m, b)
+                pieces = zip(
+                    *(t.split(few) for t in (logits, target[here], weight[here], nll[here])),
+                    strict=True,
+                )
+                for z, y, w, out in pieces:
+                    law = z.log_softmax(-1, dtype=precise)
+                    y = y.unsqueeze(1)
+                    out.copy_(law.gather(1, y).squeeze(1).neg_())
+                    if learn:  # weight * (softmax - one-hot), in place of the logits
+                        w = w.to(precise).unsqueeze(1)
+                        law.exp_().mul_(w).scatter_add_(1, y, -w)
+                        grads[2] += law.sum(0)
+                        z.copy_(law)
+                if learn:
+                    grads[0][here] = logits @ m
+                    grads[1] += logits.T @ x
+        ctx.grads = grads
+        ctx.mark_non_differentiable(nll)
+        return (weight.double() * nll).sum(), nll
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        if not ctx.grads:
+            raise RuntimeError("linear_cross_entropy goes backward once: its gradients were given away")
+        grads, ctx.grads = ctx.grads, []
+        return *(part.mul_(grad) for part in grads), None, None, None
