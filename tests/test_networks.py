@@ -63,7 +63,7 @@ def test_gradients_are_finite_everywhere(network: Transformer) -> None:
     network.cross_entropy(x_t, x, noise, label, at=at, weight=torch.ones(len(at.example)))[0].backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
-        if not name.startswith("embed_label"):
+        if not name.startswith("condition.label"):
             assert parameter.grad.abs().sum() > 0, name
 
 
@@ -211,7 +211,7 @@ def test_positions(at: list[list[int]]) -> None:
     for form in (positions, Positions.of(flags, int(flags.sum()))):
         assert torch.equal(form.pick(x), x[flags])
         assert torch.equal(form.spread(one), one[flags.nonzero()[:, 0]])
-        assert torch.equal(form.sums(x[flags][:, 0], 3, 4), (x[..., 0] * flags).sum(1))
+        assert torch.equal(form.put(x[flags][:, 0], 3, 4), x[..., 0] * flags)
     assert (positions.index is None) == (max(map(sum, at)) > 2)
     if positions.index is not None and positions.kept is not None:
         assert torch.equal(positions.index.flatten()[positions.kept], positions.position)

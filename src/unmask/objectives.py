@@ -23,10 +23,12 @@ class Loss(NamedTuple):
     Attributes:
         loss: the scalar to backpropagate.
         nelbo: an unbiased estimate of the negative ELBO, an upper bound on -log p(x); nats per example, detached.
+        parts: what each token adds to `nelbo`, (batch, L) with the dims flattened.
     """
 
     loss: Float[Tensor, ""]
     nelbo: Nats
+    parts: Float[Tensor, "batch length"]
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ def masked_cross_entropy(
     """
     at = Positions.of(x_t == network.mask_id, count)
     loss, nll = network.cross_entropy(x_t, x, noise, label, at=at, weight=at.spread(weight**power / len(x)))
-    return Loss(loss, weight * at.sums(nll, len(x), x[0].numel()))
+    parts = weight.unsqueeze(1) * at.put(nll, len(x), x[0].numel())
+    return Loss(loss, parts.sum(1), parts)
 
 
 @dataclass(frozen=True)
@@ -229,15 +232,15 @@ class TokenELBO(Objective):
             return g.new_zeros(hidden.shape).masked_scatter(hidden, g)
 
         scale = w_x.shape[1] / torch.where(hidden, w_x.detach(), 0).sum(-1)
-        of_network = scale * integrand(nll, p, w.detach(), w_x.detach()).sum(-1)
-        nelbo = of_network.detach()
+        parts = scale.unsqueeze(-1) * integrand(nll, p, w.detach(), w_x.detach())
+        of_network = parts.sum(-1)
         loss = (of_network * hidden.double().mean(-1) ** (1 - self.power)).mean()
         if w.requires_grad:
             g = integrand(nll.detach(), p.detach(), w, w_x)
             pathwise = scale * (g + g.detach() * w_x * log_t.unsqueeze(1)).sum(-1)
             of_w = pathwise.mean() + reinforce(g.detach() / w_x.detach(), w_x, log_t, hidden).mean()
             loss = loss + of_w - of_w.detach()
-        return Loss(loss, nelbo.mean(0))
+        return Loss(loss, of_network.detach().mean(0), parts.detach().mean(0))
 
 
 def draw_masks(

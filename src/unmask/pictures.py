@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from unmask.codecs import Characters, Codec
+from unmask.metrics.likelihood import Breakdown
 from unmask.schedules import Cosine, Geometric, Linear, Polynomial, Schedule, TokenPolynomial
 
 if TYPE_CHECKING:
@@ -194,6 +197,55 @@ def study_figure(rows: Sequence[dict[str, Any]], real: dict[str, Any], unit: str
             axes.axhline(real[name][0], color="black", linestyle=":", label="test data")
         axes.set(xscale="log", xlabel="network calls an example", title=titles[name])
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    return figure
+
+
+def symbols(codec: Codec) -> list[str] | None:
+    """Return what to call each token value of a text, None where values are numbers."""
+    visible = {" ": "␣", "\n": "↵", "\t": "⇥"}
+    return [visible.get(c, c) for c in codec.alphabet] if isinstance(codec, Characters) else None
+
+
+def breakdown_figure(breakdown: Breakdown, shape: tuple[int, ...], codec: Codec) -> Figure:
+    """Draw where the bits go: at each position, as a map for images, and for each token value, with how often it comes.
+
+    Args:
+        breakdown: of at least one example.
+        shape: dims of an example.
+        codec: says what a token is.
+    """
+    from matplotlib.figure import Figure
+
+    position = breakdown.by_position.numpy() / (breakdown.examples * math.log(2))
+    counts = breakdown.counts.numpy()
+    mean = breakdown.by_value.numpy() / (np.maximum(counts, 1) * math.log(2))
+    if len(shape) == 3:
+        figure = Figure(figsize=(4 * shape[2] + 6, 3.6), layout="constrained")
+        *maps, right = figure.subplots(1, shape[2] + 1, width_ratios=[1] * shape[2] + [1.6])
+        image = position.reshape(shape)
+        for channel, axes in enumerate(maps):
+            drawn = axes.imshow(image[..., channel], vmin=0, vmax=image.max())
+            named = {1: "", 3: f", {('red', 'green', 'blue')[channel % 3]}"}.get(shape[2], f", channel {channel}")
+            axes.set(title=f"bits at each pixel{named}", xticks=[], yticks=[])
+        figure.colorbar(drawn, ax=maps)
+    else:
+        figure = Figure(figsize=(10, 3.6), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        left.plot(position, linewidth=0.8)
+        left.set(xlabel="position", ylabel=f"bits per {codec.unit}", ylim=(0, None))
+    seen = np.flatnonzero(counts)
+    names = symbols(codec)
+    if names is None:
+        right.plot(seen, mean[seen], ".", markersize=4)
+        right.set(xlabel="token value")
+    else:
+        seen = seen[(-mean[seen]).argsort()]
+        right.bar(range(len(seen)), mean[seen])
+        right.set_xticks(range(len(seen)), [names[i] for i in seen], fontsize=min(10, 300 / len(seen)))
+    right.set(ylabel=f"bits per {codec.unit} of that value", ylim=(0, None))
+    share = right.twinx()
+    share.plot(range(len(seen)) if names else seen, counts[seen] / counts.sum(), color="grey", linewidth=0.8)
+    share.set(ylabel="share of the tokens (grey)", yscale="log")
     return figure
 
 

@@ -13,7 +13,11 @@ from jsonargparse import ArgumentParser, Namespace
 
 from unmask.data.arrays import Arrays  # noqa: F401  (classes that can be named on the command line)
 from unmask.data.base import DataSet
+from unmask.data.cifar10 import CIFAR10  # noqa: F401
 from unmask.data.digits import Digits  # noqa: F401
+from unmask.data.imagenet64 import ImageNet64  # noqa: F401
+from unmask.data.images import Images  # noqa: F401
+from unmask.data.mnist import MNIST  # noqa: F401
 from unmask.data.pydocs import PyDocs  # noqa: F401
 from unmask.data.text8 import Text8  # noqa: F401
 from unmask.data.textfile import TextFile  # noqa: F401
@@ -21,6 +25,7 @@ from unmask.description import subclasses
 from unmask.model import MaskedDiffusion
 from unmask.networks.base import Network
 from unmask.networks.transformer import Transformer  # noqa: F401
+from unmask.networks.unet import UNet  # noqa: F401
 from unmask.objectives import Objective
 from unmask.samplers.ancestral import Ancestral  # noqa: F401
 from unmask.samplers.base import Sampler

@@ -15,7 +15,7 @@ from unmask.cli.common import find_model, first, instantiate, load_model, new_pa
 from unmask.data.base import DataSet
 from unmask.description import describe
 from unmask.files import check_writable, checksum, replacing
-from unmask.metrics.likelihood import Likelihood, evaluate
+from unmask.metrics.likelihood import Breakdown, Likelihood, evaluate
 from unmask.model import WEIGHTS, MaskedDiffusion
 from unmask.objectives import Objective
 
@@ -40,6 +40,7 @@ def run(arguments: list[str]) -> None:
         help="bf16-mixed: products in bfloat16, faster where the processor has it; the result says which",
     )
     parser.add_argument("--device", type=str, help="cpu, cuda, cuda:1, ...; a GPU where there is one if not given")
+    parser.add_argument("--breakdown", type=str, help="picture of where the bits go: by position and by token value")
     parser.add_argument("--json", type=str, help="file to write the result and its protocol to")
     parser.add_subclass_arguments(
         Objective,
@@ -59,8 +60,9 @@ def run(arguments: list[str]) -> None:
     for name in ("draws", "batch_size", "limit"):
         if settings[name] is not None and settings[name] < 1:
             raise ValueError(f"--{name} must be at least 1, got {settings[name]}")
-    if settings.json:
-        check_writable(Path(settings.json), "--json")
+    for option in ("json", "breakdown"):
+        if settings[option]:
+            check_writable(Path(settings[option]), f"--{option}")
     if model is None or settings.device:
         model = load_model(settings.model, settings.device)
     made = instantiate(parser, settings)
@@ -75,12 +77,27 @@ def run(arguments: list[str]) -> None:
     bar = tqdm(batches, desc="evaluating", total=-(-count // settings.batch_size), unit="batch", delay=2)
     moved = ((x.to(model.device), None if label is None else label.to(model.device)) for x, label in bar)
     with torch.autocast(model.device.type, torch.bfloat16, enabled=settings.precision == "bf16-mixed"):
-        result = evaluate(model.network, objective, moved, draws=settings.draws, seed=settings.seed)
+        breakdown = (
+            Breakdown.empty(math.prod(made.data.shape), model.network.vocab_size) if settings.breakdown else None
+        )
+        result = evaluate(
+            model.network, objective, moved, draws=settings.draws, seed=settings.seed, breakdown=breakdown
+        )
     report = summarise(result, model) | protocol(settings, model, made.data, objective)
     print(table(report))
+    if breakdown is not None:
+        draw_breakdown(breakdown, made.data.shape, model, settings.breakdown)
     if settings.json:
         with replacing(settings.json) as target:
             target.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def draw_breakdown(breakdown: Breakdown, shape: tuple[int, ...], model: MaskedDiffusion, path: str) -> None:
+    """Write the picture of where the bits go."""
+    from unmask.pictures import breakdown_figure
+
+    breakdown_figure(breakdown, shape, model.codec).savefig(path, dpi=150)
+    print(path)
 
 
 def warn_if_changed(model: MaskedDiffusion, data: DataSet) -> None:

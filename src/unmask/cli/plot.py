@@ -7,11 +7,9 @@ from matplotlib.figure import Figure
 
 from unmask.cli.common import instantiate, load_model, new_parser, parse
 from unmask.cli.sample import add_sampler, make_labels, make_sampler
-from unmask.codecs import Characters
 from unmask.files import check_writable
 from unmask.forward import all_masked
-from unmask.model import MaskedDiffusion
-from unmask.pictures import exponent_figure, loss_curve, schedule_figure, steps_figure, trajectory_figure
+from unmask.pictures import exponent_figure, loss_curve, schedule_figure, steps_figure, symbols, trajectory_figure
 from unmask.randomness import generators
 from unmask.samplers.base import Sampler
 from unmask.schedules import TokenPolynomial
@@ -66,7 +64,7 @@ def _schedules(path: str | None) -> Figure:
     model = load_model(path, "cpu")
     if not isinstance(model.schedule, TokenPolynomial):
         return schedule_figure([model.schedule])
-    return exponent_figure(model.schedule, _symbols(model))
+    return exponent_figure(model.schedule, symbols(model.codec))
 
 
 def _trajectory(settings: Namespace, sampler: Sampler | None) -> Figure:
@@ -79,10 +77,4 @@ def _trajectory(settings: Namespace, sampler: Sampler | None) -> Figure:
     canvas = all_masked(settings.n, model.shape, model.network.mask_id, device=model.device)
     sampler = make_sampler(model, sampler, settings)
     states = sampler.trajectory(model.network, canvas, label, generator=generators(settings.seed, settings.n))
-    return trajectory_figure([state.x for state in states], model.network.vocab_size, _symbols(model))
-
-
-def _symbols(model: MaskedDiffusion) -> list[str] | None:
-    """Return what to call each token value of a text, None where values are numbers."""
-    visible = {" ": "␣", "\n": "↵", "\t": "⇥"}
-    return [visible.get(c, c) for c in model.codec.alphabet] if isinstance(model.codec, Characters) else None
+    return trajectory_figure([state.x for state in states], model.network.vocab_size, symbols(model.codec))

@@ -1,18 +1,14 @@
 """text8: the first 100,000,000 characters of a cleaned English Wikipedia, over a to z and the space."""
 
 import hashlib
-import shutil
-import urllib.request
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-
-from tqdm import tqdm
 
 from unmask.codecs import Characters
 from unmask.data.base import DataSet, Part, Split
-from unmask.data.text import EncodedText, cache_folder, check_lengths, cut, encoded, open_text
-from unmask.files import replacing
+from unmask.data.download import fetch
+from unmask.data.text import EncodedText, check_lengths, cut, encoded, open_text
 
 HOME = "https://mattmahoney.net/dc/text8.zip"
 SIZE = 31_344_016
@@ -66,29 +62,11 @@ def download(url: str = HOME, size: int = SIZE, md5: str = MD5) -> Path:
         ConnectionError: the file cannot be had.
         ValueError: the size or the checksum is wrong; nothing is kept.
     """
-    target = cache_folder() / "downloads" / "text8.zip"
-    if target.is_file():
-        return target
-    with replacing(target) as path:
-        try:
-            with (
-                urllib.request.urlopen(url, timeout=60) as response,
-                tqdm.wrapattr(response, "read", total=size, desc="downloading text8", unit="B") as body,
-                open(path, "wb") as file,
-            ):
-                shutil.copyfileobj(body, file)
-        except OSError as error:
-            raise ConnectionError(
-                f"cannot download {url} ({error}); fetch it by other means and give --data.path text8.zip"
-            ) from error
-        verify(path, size, md5)
-    return target
+    return fetch(url, partial(verify, md5=md5), size)
 
 
-def verify(path: Path, size: int, md5: str) -> None:
-    """Raise a ValueError unless a downloaded archive has the right size and its text the right MD5."""
-    if path.stat().st_size != size:
-        raise ValueError(f"text8.zip: {path.stat().st_size} bytes were downloaded, {size} are expected; try again")
+def verify(path: Path, md5: str) -> None:
+    """Raise a ValueError unless the text of a downloaded archive has the right MD5."""
     with open_text(path) as file:
         digest = hashlib.md5(usedforsecurity=False)
         while piece := file.read(1 << 20):

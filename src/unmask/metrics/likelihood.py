@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from unmask.networks.base import Network, check_label, check_tokens
-from unmask.objectives import Objective
+from unmask.objectives import Loss, Objective
 from unmask.randomness import Generators, seeded
 from unmask.types import Labels, Tokens
 
@@ -45,8 +45,39 @@ class Likelihood:
         return value, value * self.nats_error / self.length
 
 
+@dataclass
+class Breakdown:
+    """Where the bits go: sums over examples of what each token adds to the negative ELBO.
+
+    Attributes:
+        examples: how many have been added.
+        by_position: nats at each position, (L,).
+        by_value: nats of all tokens of each value, (V,).
+        counts: number of tokens of each value, (V,).
+    """
+
+    examples: int
+    by_position: Float[Tensor, " length"]
+    by_value: Float[Tensor, " vocab"]
+    counts: Float[Tensor, " vocab"]
+
+    @classmethod
+    def empty(cls, length: int, vocab_size: int) -> "Breakdown":
+        """Return one to which nothing has been added."""
+        zeros = [torch.zeros(count, dtype=torch.float64) for count in (length, vocab_size, vocab_size)]
+        return cls(0, *zeros)
+
+    def add(self, x: Int[Tensor, "batch length"], parts: Float[Tensor, "batch length"]) -> None:
+        """Add examples."""
+        flat, nats = x.flatten().cpu(), parts.double().cpu()
+        self.examples += len(x)
+        self.by_position += nats.sum(0)
+        self.by_value.index_add_(0, flat, nats.flatten())
+        self.counts += flat.bincount(minlength=len(self.counts))
+
+
 @torch.no_grad()
-def draw_nelbo(
+def draw_loss(
     network: Network,
     objective: Objective,
     x: Tokens,
@@ -54,8 +85,8 @@ def draw_nelbo(
     *,
     draws: int,
     generator: Generators = None,
-) -> Float[Tensor, "draws batch"]:
-    """Estimate the negative ELBO of each example from several masks each, in nats.
+) -> Loss:
+    """Estimate the negative ELBO of each example from several masks each, in nats: entry draw * batch + example.
 
     All draws go through the objective as one batch, so that its low-discrepancy times are spread over the draws of
     each example as well as over the examples. Each single estimate is unbiased.
@@ -69,7 +100,20 @@ def draw_nelbo(
     check_label(label, network.classes, len(x))
     x = x.repeat(draws, *[1] * (x.dim() - 1))
     label = None if label is None else label.repeat(draws)
-    return objective(network, x, label, generator=generator).nelbo.view(draws, -1)
+    return objective(network, x, label, generator=generator)
+
+
+def draw_nelbo(
+    network: Network,
+    objective: Objective,
+    x: Tokens,
+    label: Labels | None = None,
+    *,
+    draws: int,
+    generator: Generators = None,
+) -> Float[Tensor, "draws batch"]:
+    """Return the bounds that `draw_loss` estimates, (draws, batch)."""
+    return draw_loss(network, objective, x, label, draws=draws, generator=generator).nelbo.view(draws, -1)
 
 
 def evaluate(
@@ -79,6 +123,7 @@ def evaluate(
     *,
     draws: int,
     seed: int = 0,
+    breakdown: Breakdown | None = None,
 ) -> Likelihood:
     """Average the negative ELBO over batches of examples.
 
@@ -91,6 +136,7 @@ def evaluate(
         batches: clean tokens and labels (or None) on the network's device.
         draws: masks per example.
         seed: of the masks; batch i has a generator of its own.
+        breakdown: what each token adds is added to it.
 
     Raises:
         ValueError: no examples, or what `draw_nelbo` refuses.
@@ -100,7 +146,10 @@ def evaluate(
     length = 0
     for i, (x, label) in enumerate(batches):
         generator = seeded(seed, i, device=x.device)
-        parts.append(draw_nelbo(network, objective, x, label, draws=draws, generator=generator).mean(0).double())
+        drawn = draw_loss(network, objective, x, label, draws=draws, generator=generator)
+        parts.append(drawn.nelbo.view(draws, -1).mean(0).double())
+        if breakdown is not None:
+            breakdown.add(x.flatten(1), drawn.parts.view(draws, len(x), -1).mean(0))
         length = x[0].numel()
     if not parts:
         raise ValueError("no examples to evaluate")

@@ -71,10 +71,10 @@ class Positions:
         """Repeat what there is one of per example (batch, ...) to its positions: (N, ...)."""
         return x.index_select(0, self.example)
 
-    def sums(self, x: Tensor, batch: int, length: int) -> Tensor:
-        """Sum the values (N,) of an example: (batch,), in the same order each time."""
+    def put(self, x: Tensor, batch: int, length: int) -> Tensor:
+        """Undo `pick` for values (N,): (batch, length), 0 elsewhere."""
         rows = self.example * length + self.position
-        return x.new_zeros(batch * length).scatter(0, rows, x).view(batch, length).sum(1)
+        return x.new_zeros(batch * length).scatter(0, rows, x).view(batch, length)
 
 
 At = Where | Positions

@@ -1,11 +1,15 @@
 """The last product of a network and its cross-entropy as one: logits exist a piece at a time, and never all."""
 
+from abc import abstractmethod
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from unmask.networks.base import At, Network, Positions
+from unmask.types import Labels, Logits, Times, Tokens
 
 PRODUCT = 2**25
 """Most logits that one product makes: enough rows for a fast product, few enough to be held."""
@@ -15,7 +19,7 @@ SOFTMAX = 2**21
 
 def linear_cross_entropy(
     h: Float[Tensor, "n width"],
-    head: torch.nn.Linear,
+    head: nn.Linear,
     target: Int[Tensor, " n"],
     weight: Float[Tensor, " n"],
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
@@ -47,7 +51,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             for start in range(0, len(h), many):
                 here = slice(start, start + many)
                 x = h[here].to(dtype)
-                logits = torch.nn.functional.linear(x, m, b)
+                logits = nn.functional.linear(x, m, b)
                 pieces = zip(
                     *(t.split(few) for t in (logits, target[here], weight[here], nll[here])),
                     strict=True,
@@ -75,3 +79,44 @@ class _LinearCrossEntropy(torch.autograd.Function):
             raise RuntimeError("linear_cross_entropy goes backward once: its gradients were given away")
         grads, ctx.grads = ctx.grads, []
         return *(part.mul_(grad) for part in grads), None, None, None
+
+
+class HeadedNetwork(Network):
+    """A network that ends in one linear map, `head`, of the same features at every position.
+
+    A subclass writes `features` in place of `forward`.
+    """
+
+    head: nn.Linear
+
+    @abstractmethod
+    def features(
+        self, x_t: Tokens, noise: Times | None = None, label: Labels | None = None, at: Positions | None = None
+    ) -> Tensor:
+        """Return what the head reads: (batch, L, width), or (N, width) at the N positions."""
+
+    def forward(
+        self,
+        x_t: Tokens,
+        noise: Times | None = None,
+        label: Labels | None = None,
+        *,
+        at: At | None = None,
+    ) -> Logits:
+        """See `Network.forward`."""
+        logits = self.head(self.features(x_t, noise, label, None if at is None else Positions.of(at)))
+        return logits if at is not None else logits.view(*x_t.shape, self.vocab_size)
+
+    def cross_entropy(
+        self,
+        x_t: Tokens,
+        x: Tokens,
+        noise: Times | None = None,
+        label: Labels | None = None,
+        *,
+        at: Positions,
+        weight: Float[Tensor, " n"],
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
+        """See `Network.cross_entropy`. The logits are never held all at once."""
+        h = self.features(x_t, noise, label, at)
+        return linear_cross_entropy(h, self.head, at.pick(x.flatten(1)), weight)

@@ -114,6 +114,28 @@ class NoiseEmbedding(nn.Module):
         return self.mlp(torch.cat((angle.cos(), angle.sin()), dim=-1))
 
 
+class Condition(nn.Module):
+    """Sum the embeddings of the mask rate and of the label (the null label if none is given): (batch, width)."""
+
+    def __init__(self, width: int, classes: int | None, timed: bool) -> None:
+        super().__init__()
+        self.label = None if classes is None else nn.Embedding(classes + 1, width)
+        self.noise = NoiseEmbedding(width) if timed else None
+
+    def forward(self, noise: Tensor | None, label: Tensor | None, batch: int) -> Tensor:
+        parts = []
+        if self.label is not None:
+            null = self.label.num_embeddings - 1
+            parts.append(
+                self.label(torch.full((batch,), null, device=self.label.weight.device) if label is None else label)
+            )
+        if self.noise is not None:
+            if noise is None:
+                raise ValueError("a network with time conditioning needs `noise`: the mask rate, or the time")
+            parts.append(self.noise(noise))
+        return sum(parts[1:], parts[0])
+
+
 def modulate(x: Tensor, shift: Tensor | None, scale: Tensor | None) -> Tensor:
     """Return x * (1 + scale) + shift; x itself without a condition."""
     return x if shift is None or scale is None else torch.addcmul(shift, x, 1 + scale)
@@ -125,12 +147,12 @@ def gate(x: Tensor, factor: Tensor | None) -> Tensor:
 
 
 class Modulation(nn.Module):
-    """Turn the condition (batch, width) into `parts` vectors (batch, 1, width), all zero at the start (adaLN-zero)."""
+    """Turn the condition (batch, its width) into `parts` vectors (batch, 1, width), all zero at first (adaLN-zero)."""
 
-    def __init__(self, width: int, parts: int) -> None:
+    def __init__(self, width: int, parts: int, condition: int | None = None) -> None:
         super().__init__()
         self.parts = parts
-        self.map = nn.Linear(width, parts * width)
+        self.map = nn.Linear(condition or width, parts * width)
 
     def forward(self, condition: Tensor) -> tuple[Tensor, ...]:
         return self.map(F.silu(condition)).unsqueeze(1).chunk(self.parts, dim=-1)

@@ -2,17 +2,15 @@
 
 import math
 
-import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from unmask.networks.base import At, Network, Positions
-from unmask.networks.head import linear_cross_entropy
-from unmask.networks.layers import Block, Modulation, NoiseEmbedding, modulate, rotary_angles
-from unmask.types import Labels, Logits, Times, Tokens
+from unmask.networks.base import Positions
+from unmask.networks.head import HeadedNetwork
+from unmask.networks.layers import Block, Condition, Modulation, modulate, rotary_angles
+from unmask.types import Labels, Times, Tokens
 
 
-class Transformer(Network):
+class Transformer(HeadedNetwork):
     """Pre-norm transformer with rotary positions on every axis of the data, gated MLPs and a zero-initialised head.
 
     It starts as the uniform distribution: its first loss is log V a token.
@@ -73,8 +71,7 @@ class Transformer(Network):
         conditioned = time_conditioning or classes is not None
         self.embed = nn.Embedding(vocab_size + 1, width)
         self.embed_position = nn.Embedding(math.prod(self.shape), width) if absolute_positions else None
-        self.embed_label = None if classes is None else nn.Embedding(classes + 1, width)
-        self.embed_noise = NoiseEmbedding(width) if time_conditioning else None
+        self.condition = Condition(width, classes, time_conditioning) if conditioned else None
         self.blocks = nn.ModuleList(Block(width, heads, self.hidden, dropout, conditioned) for _ in range(depth))
         self.norm = nn.LayerNorm(width, elementwise_affine=not conditioned, bias=False)
         self.modulation = Modulation(width, 2) if conditioned else None
@@ -93,45 +90,21 @@ class Transformer(Network):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(
-        self,
-        x_t: Tokens,
-        noise: Times | None = None,
-        label: Labels | None = None,
-        *,
-        at: At | None = None,
-    ) -> Logits:
-        """See `Network.forward`. With `at`, the last block's MLP too runs only there, and few queries alone."""
-        h = self._features(x_t, noise, label, None if at is None else Positions.of(at))
-        logits = self.head(h)
-        return logits if at is not None else logits.view(*x_t.shape, self.vocab_size)
-
-    def cross_entropy(
-        self,
-        x_t: Tokens,
-        x: Tokens,
-        noise: Times | None = None,
-        label: Labels | None = None,
-        *,
-        at: Positions,
-        weight: Float[Tensor, " n"],
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
-        """See `Network.cross_entropy`. The logits are never held all at once."""
-        return linear_cross_entropy(self._features(x_t, noise, label, at), self.head, at.pick(x.flatten(1)), weight)
-
     def compile_body(self) -> None:
         """Compile the blocks."""
         for block in self.blocks:
             block.compile()
 
-    def _features(self, x_t: Tokens, noise: Times | None, label: Labels | None, at: Positions | None) -> Tensor:
-        """Return what the head reads: (batch, L, width), or (N, width) at the N positions."""
+    def features(
+        self, x_t: Tokens, noise: Times | None = None, label: Labels | None = None, at: Positions | None = None
+    ) -> Tensor:
+        """See `HeadedNetwork.features`. With `at`, the last block's MLP too runs only there, and few queries alone."""
         h = self.embed(x_t.flatten(1))
         if self.embed_position is not None:
             if tuple(x_t.shape[1:]) != self.shape:
                 raise ValueError(f"a network with absolute positions takes {self.shape}, got {tuple(x_t.shape[1:])}")
             h = h + self.embed_position.weight
-        condition = self._condition(noise, label, len(x_t))
+        condition = None if self.condition is None else self.condition(noise, label, len(x_t))
         frequencies = self.width // self.heads // 2
         cos, sin = rotary_angles(tuple(x_t.shape[1:]), frequencies, self.rotary_base, h.device, h.dtype)
         for block in self.blocks[:-1]:
@@ -141,17 +114,3 @@ class Transformer(Network):
         if at is not None and shift is not None and scale is not None:
             shift, scale = at.spread(shift.squeeze(1)), at.spread(scale.squeeze(1))
         return modulate(self.norm(h), shift, scale)
-
-    def _condition(self, noise: Times | None, label: Labels | None, batch: int) -> Tensor | None:
-        """Sum the embeddings of the mask rate and the label (the null label if none is given): (batch, width)."""
-        condition: Tensor | None = None
-        if self.embed_label is not None:
-            if label is None:
-                label = torch.full((batch,), self.embed_label.num_embeddings - 1, device=self.head.weight.device)
-            condition = self.embed_label(label)
-        if self.embed_noise is not None:
-            if noise is None:
-                raise ValueError("a network with time conditioning needs `noise`: the mask rate, or the time")
-            embedded = self.embed_noise(noise)
-            condition = embedded if condition is None else condition + embedded
-        return condition

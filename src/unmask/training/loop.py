@@ -49,7 +49,7 @@ class Trainee(LightningModule):
         if label is not None and self.label_dropout:
             dropped = torch.rand(label.shape, generator=generator, device=self.device) < self.label_dropout
             label = label.masked_fill(dropped, network.classes or 0)
-        loss, nelbo = self.objective(network, x, label, generator=generator)
+        loss, nelbo, _ = self.objective(network, x, label, generator=generator)
         self.log("loss", loss / self.length, prog_bar=True)
         self.log("bits", nelbo.mean() / (self.length * math.log(2)), prog_bar=True)
         return loss / self.length  # per token, so that learning rates and clipping do not depend on the length

@@ -1,0 +1,128 @@
+"""CIFAR-10: 60,000 colour photographs of 32x32 pixels in 10 classes."""
+
+import tarfile
+import zlib
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unmask.data.base import Part
+from unmask.data.download import check_md5, fetch
+from unmask.data.images import ImageSet, Pictures
+from unmask.data.parquet import parquet_files, read_parquet
+from unmask.data.pickled import Made, read_pickle
+
+HOME = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
+SHAPE = (32, 32, 3)
+HELD_OUT = 1000
+TRAIN = [f"data_batch_{i}" for i in range(1, 6)]
+FORMS = "the binary or the Python version (a folder, or its .tar.gz), or the Hub's Parquet files"
+
+
+@dataclass(frozen=True)
+class CIFAR10(ImageSet):
+    """CIFAR-10 in its own split: 10,000 images to test; of the 50,000 to train the last 1,000 validate.
+
+    Args:
+        path: the binary or the Python version, as a .tar.gz or a folder, or a folder of the Hub's Parquet files; the
+            binary version is downloaded (170 MB) if None. The Python version is read without running its pickles.
+    """
+
+    path: str | None = None
+
+    @cached_property
+    def _parts(self) -> dict[str, Pictures]:
+        path = Path(self.path) if self.path else fetch(HOME, partial(check_md5, md5=MD5))
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: no such file or folder")
+        if path.is_dir() and parquet_files(path, "train"):
+            return {part: _from_parquet(path, part) for part in ("train", "test")}
+        files = _from_folder(path) if path.is_dir() else _from_archive(path)
+        missing = [name for name in (*TRAIN, "test_batch") if name not in files]
+        if missing:
+            raise ValueError(f"{path}: {missing[0]} is missing; expected {FORMS}")
+        read = {name: _batch(content, f"{path}: {name}") for name, content in files.items()}
+        train = Pictures(*(np.concatenate([np.asarray(read[name][i]) for name in TRAIN]) for i in (0, 1)))
+        return {"train": train, "test": read["test_batch"]}
+
+    @property
+    def name(self) -> str:
+        return "CIFAR-10"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return SHAPE
+
+    @property
+    def classes(self) -> int | None:
+        return 10 if self.labels else None
+
+    def pictures(self, part: Part) -> Pictures:
+        if part == "test":
+            return self._parts["test"]
+        x, labels = self._parts["train"]
+        here = slice(len(x) - HELD_OUT) if part == "train" else slice(len(x) - HELD_OUT, None)
+        return Pictures(x[here], None if labels is None else labels[here])
+
+
+def _from_folder(path: Path) -> dict[str, bytes]:
+    found = {f.name.removesuffix(".bin"): f for f in path.rglob("*_batch*") if f.is_file()}
+    return {name: found[name].read_bytes() for name in (*TRAIN, "test_batch") if name in found}
+
+
+def _from_archive(path: Path) -> dict[str, bytes]:
+    found = {}
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                name = Path(member.name).name.removesuffix(".bin")
+                if name in (*TRAIN, "test_batch") and (file := archive.extractfile(member)) is not None:
+                    found[name] = file.read()
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise ValueError(f"{path}: damaged or truncated archive, or none: {error}; expected {FORMS}") from None
+    return found
+
+
+def _batch(content: bytes, name: str) -> Pictures:
+    """Read a batch of the Python version, which starts as pickles do, or of the binary version."""
+    if content[:1] == b"\x80":
+        labels, planes = _from_pickle(content, name)
+    else:
+        size = 1 + 3 * 32 * 32
+        if not content or len(content) % size:
+            raise ValueError(f"{name}: {len(content)} bytes are no multiple of {size}: truncated, or not CIFAR-10")
+        rows = np.frombuffer(content, np.uint8).reshape(-1, size)
+        labels, planes = rows[:, 0], rows[:, 1:]
+    if labels.size and (labels.min() < 0 or labels.max() > 9):
+        raise ValueError(f"{name}: labels must be in 0..9, got {labels.max()}: not CIFAR-10")
+    return Pictures(np.ascontiguousarray(planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), labels)
+
+
+def _from_pickle(content: bytes, name: str) -> tuple[np.ndarray, np.ndarray]:
+    batch = read_pickle(content, name)
+    batch = {_text(key): value for key, value in batch.items()} if isinstance(batch, dict) else {}
+    data, labels = batch.get("data"), batch.get("labels")
+    state: Any = data.state[0] if isinstance(data, Made) and data.state else ()
+    raw = state[4] if len(state) == 5 else None
+    raw = raw.encode("latin-1") if isinstance(raw, str) else raw
+    if not isinstance(raw, bytes) or not isinstance(labels, list) or len(raw) != len(labels) * 3072:
+        raise ValueError(
+            f"{name}: truncated, or not a batch of CIFAR-10: expected `data` of 3072 bytes for each of `labels`"
+        )
+    return np.asarray(labels), np.frombuffer(raw, np.uint8).reshape(-1, 3072)
+
+
+def _text(key: object) -> object:
+    return key.decode() if isinstance(key, bytes) else key
+
+
+def _from_parquet(folder: Path, part: str) -> Pictures:
+    files = parquet_files(folder, part)
+    if not files:
+        raise ValueError(f"{folder}: no {part}-*.parquet there")
+    x, labels = zip(*read_parquet(files, SHAPE), strict=True)
+    return Pictures(np.stack(x), np.asarray(labels))

@@ -1,0 +1,238 @@
+"""Images: what all sets of them share, and a folder or an archive of the user's own."""
+
+import json
+import zipfile
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Integer
+from tqdm import tqdm
+
+from unmask.codecs import Pixels
+from unmask.data.base import DataSet, Examples, Part, Split, shuffled_parts
+from unmask.data.text import cache_folder
+from unmask.files import replacing
+from unmask.types import Labels, Tokens
+
+SUFFIXES = (".png", ".bmp", ".gif", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
+
+
+class Mirrored(Split):
+    """A split twice: its images as they are, then each with left and right exchanged."""
+
+    def __init__(self, split: Split) -> None:
+        self.split = split
+
+    def __len__(self) -> int:
+        return 2 * len(self.split)
+
+    def __getitem__(self, indices: Integer[np.ndarray, " batch"]) -> tuple[Tokens, Labels | None]:
+        x, labels = self.split[indices % len(self.split)]
+        mirrored = indices >= len(self.split)
+        x[mirrored] = x[mirrored].flip(2)
+        return x, labels
+
+    def _chunks(self) -> Iterator[bytes]:
+        yield b"mirrored"
+        yield from self.split._chunks()
+
+
+class Pictures(NamedTuple):
+    """Images with the classes they are of.
+
+    Attributes:
+        x: uint8 (N, height, width, channels), perhaps a memory map.
+        labels: (N,), or None.
+    """
+
+    x: np.ndarray
+    labels: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class ImageSet(DataSet):
+    """Settings that all sets of images have.
+
+    Args:
+        labels: whether to give the classes; without them the model is unconditional.
+        flip: whether training sees every image mirrored too (left and right exchanged).
+    """
+
+    labels: bool = False
+    flip: bool = False
+
+    @abstractmethod
+    def pictures(self, part: Part) -> Pictures:
+        """Return the images of a part."""
+
+    @property
+    def codec(self) -> Pixels:
+        return Pixels(256)
+
+    def split(self, part: Part) -> Split:
+        x, labels = self.pictures(part)
+        split = Examples(x, labels if self.labels else None)
+        return Mirrored(split) if self.flip and part == "train" else split
+
+
+@dataclass(frozen=True)
+class Images(ImageSet):
+    """Images of the user's own, split at random, always in the same way, into 90, 5 and 5 %.
+
+    Args:
+        path: a folder of image files, all of one size, grey or RGB with 8 bits a channel (with `labels`, one folder
+            for each class inside it); or a .npz file of integers `images` (N, height, width, channels), with `labels`
+            (N,) if there are classes.
+        levels: number of levels. Files of images are rounded to as many; values in a .npz are the levels themselves.
+    """
+
+    path: str = ""
+    levels: int = 256
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise ValueError("no images were named: give --data.path FOLDER, or FILE.npz")
+        Pixels(self.levels)  # refuses
+
+    @cached_property
+    def all(self) -> Pictures:
+        """All images, read on first use."""
+        path = Path(self.path)
+        if path.is_dir():
+            pictures = read_folder(path, Pixels(self.levels), self.labels)
+        elif path.suffix == ".npz":
+            pictures = read_npz(path, self.levels)
+        else:
+            raise FileNotFoundError(f"{path}: no such folder" if not path.exists() else f"{path}: not a folder or .npz")
+        if self.labels and pictures.labels is None:
+            raise ValueError(f"{path}: no array named 'labels', which --data.labels true asks for")
+        if len(pictures.x) < 20:
+            raise ValueError(f"{path}: at least 20 images are needed for three parts, got {len(pictures.x)}")
+        return pictures
+
+    @property
+    def name(self) -> str:
+        return Path(self.path).name
+
+    @property
+    def codec(self) -> Pixels:
+        return Pixels(self.levels)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.all.x.shape[1:]
+
+    @property
+    def classes(self) -> int | None:
+        return 1 + int(self.all.labels.max()) if self.labels and self.all.labels is not None else None
+
+    def pictures(self, part: Part) -> Pictures:
+        x, labels = self.all
+        chosen = np.sort(shuffled_parts(len(x), valid=len(x) // 20, test=len(x) // 20)[part])
+        return Pictures(x[chosen], None if labels is None else labels[chosen])
+
+
+def open_image(source: Any, name: str) -> np.ndarray:
+    """Return an image file as uint8 (height, width, channels), of 1 or 3 channels.
+
+    Raises:
+        ValueError: no image, or not grey or RGB with 8 bits a channel; says what.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(source) as image:
+            mode = image.mode
+            if mode in ("1", "L"):
+                return np.asarray(image.convert("L"))[..., None]
+            if mode == "RGB" or (mode == "P" and "transparency" not in image.info):
+                return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{name}: not an image, or damaged: {error}") from None
+    why = "has transparency" if mode in ("RGBA", "LA", "PA", "P", "La", "RGBa") else "is not 8-bit grey or RGB"
+    raise ValueError(f"{name}: the image {why} (mode {mode}); convert it, as with Pillow's image.convert('RGB')")
+
+
+def read_folder(folder: Path, codec: Pixels, labelled: bool) -> Pictures:
+    """Read all images of a folder, sorted by name; of the folders in it, each a class, if `labelled`.
+
+    They are decoded once, into the cache; names, sizes and times of the files are its key.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not files:
+        raise ValueError(f"{folder}: no images in it ({', '.join(SUFFIXES)})")
+    labels = None
+    if labelled:
+        names = [path.relative_to(folder).parts[:-1] for path in files]
+        if () in names:
+            where = files[names.index(())]
+            raise ValueError(f"{where}: an image outside the classes' folders, which --data.labels true asks for")
+        classes = sorted({name[0] for name in names})
+        labels = np.array([classes.index(name[0]) for name in names])
+    key = [codec.levels, *((str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in files)]
+
+    def write(target: Path) -> None:
+        first = open_image(files[0], str(files[0]))
+        x = np.lib.format.open_memmap(target, "w+", np.uint8, (len(files), *first.shape))
+        for i, path in enumerate(tqdm(files, desc=f"reading {folder.name}", unit="image", delay=2)):
+            pixels = open_image(path, str(path))
+            if pixels.shape != first.shape:
+                raise ValueError(
+                    f"{path}: the image is {describe_size(pixels)}, but {files[0].name} is {describe_size(first)}; "
+                    "all must have one size and number of channels"
+                )
+            x[i] = codec.encode(pixels).numpy()
+        x.flush()
+
+    return Pictures(cached_array([str(folder.resolve()), key], write), labels)
+
+
+def describe_size(x: np.ndarray) -> str:
+    """Return the size of an image in words."""
+    return f"{x.shape[1]}x{x.shape[0]} with {x.shape[2]} channel{'s' if x.shape[2] > 1 else ''}"
+
+
+def read_npz(path: Path, levels: int) -> Pictures:
+    """Read the arrays `images` and `labels` of a .npz file. Nothing is unpickled."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files if name in ("images", "labels")}
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file") from None
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: damaged, or not plain arrays: {error}") from None
+    if "images" not in arrays:
+        raise ValueError(f"{path}: no array named 'images'")
+    x, labels = arrays["images"], arrays.get("labels")
+    x = x[..., None] if x.ndim == 3 else x
+    if x.ndim != 4 or x.shape[3] not in (1, 3) or not x.size or not np.issubdtype(x.dtype, np.integer):
+        raise ValueError(
+            f"{path}: images must be integers (N, height, width, 1 or 3 channels), got {x.dtype} {x.shape}"
+        )
+    if x.min() < 0 or x.max() >= levels:
+        wrong = int(x.min() if x.min() < 0 else x.max())
+        raise ValueError(
+            f"{path}: levels must be in 0..{levels - 1}, got {wrong}; --data.levels says how many there are"
+        )
+    if labels is not None:
+        if labels.shape != x.shape[:1] or not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
+            got = f"{labels.dtype} {labels.shape}"
+            raise ValueError(f"{path}: labels must be integers of at least 0, of shape ({len(x)},), got {got}")
+        labels = labels.astype(np.int64)
+    return Pictures(x.astype(np.uint8), labels)
+
+
+def cached_array(key: Any, write: Any) -> np.ndarray:
+    """Return a memory map of an array in the cache; `write(path)` makes the .npy file the first time."""
+    name = sha256(json.dumps(key).encode()).hexdigest()[:32]
+    path = cache_folder() / "images" / f"{name}.npy"
+    if not path.is_file():
+        with replacing(path) as target:
+            write(target)
+    return np.load(path, mmap_mode="r", allow_pickle=False)

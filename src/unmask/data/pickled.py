@@ -1,0 +1,105 @@
+"""Reading the plain content of a pickle without running it."""
+
+import pickletools
+from typing import Any, NamedTuple
+
+
+class Made(NamedTuple):
+    """What a pickle would make by a call: named, not made.
+
+    Attributes:
+        what: the name of what would be called.
+        arguments: with what.
+        state: what the object would be given after that; a list, empty where nothing.
+    """
+
+    what: Any
+    arguments: Any
+    state: list[Any]
+
+
+CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+VALUES = {
+    *(
+        "BININT",
+        "BININT1",
+        "BININT2",
+        "INT",
+        "LONG",
+        "LONG1",
+        "FLOAT",
+        "BINFLOAT",
+        "BINSTRING",
+        "SHORT_BINSTRING",
+        "STRING",
+    ),
+    *("BINUNICODE", "SHORT_BINUNICODE", "UNICODE", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "GLOBAL"),
+}
+IGNORED = {"PROTO", "FRAME", "STOP"}
+
+
+def read_pickle(data: bytes, name: str) -> Any:
+    """Return the numbers, strings, lists, tuples and dicts of a pickle; any object in it as a `Made`.
+
+    Nothing is imported and nothing is called, so that a file from a stranger can do no harm.
+
+    Raises:
+        ValueError: no pickle, or one with an instruction that plain data do not need; names the file.
+    """
+    stack: list[Any] = []
+    marks: list[int] = []
+    memo: dict[Any, Any] = {}
+
+    def above() -> list[Any]:
+        """Take what is above the last mark."""
+        start = marks.pop()
+        taken = stack[start:]
+        del stack[start:]
+        return taken
+
+    try:
+        for instruction, argument, at in pickletools.genops(data):
+            code = instruction.name
+            if code in VALUES:
+                stack.append(argument)
+            elif code in CONSTANTS:
+                stack.append(CONSTANTS[code])
+            elif code == "MARK":
+                marks.append(len(stack))
+            elif code in ("EMPTY_LIST", "EMPTY_DICT", "EMPTY_TUPLE"):
+                stack.append({"EMPTY_LIST": [], "EMPTY_DICT": {}, "EMPTY_TUPLE": ()}[code])
+            elif code in ("TUPLE", "LIST"):
+                stack.append({"TUPLE": tuple, "LIST": list}[code](above()))
+            elif code in ("TUPLE1", "TUPLE2", "TUPLE3"):
+                count = int(code[-1])
+                stack[-count:] = [tuple(stack[-count:])]
+            elif code == "DICT":
+                items = above()
+                stack.append(dict(zip(items[::2], items[1::2], strict=True)))
+            elif code in ("APPEND", "APPENDS"):
+                items = above() if code == "APPENDS" else [stack.pop()]
+                stack[-1].extend(items)
+            elif code in ("SETITEM", "SETITEMS"):
+                items = above() if code == "SETITEMS" else [stack.pop(-2), stack.pop()]
+                stack[-1].update(zip(items[::2], items[1::2], strict=True))
+            elif code in ("BINPUT", "LONG_BINPUT", "PUT"):
+                memo[argument] = stack[-1]
+            elif code == "MEMOIZE":
+                memo[len(memo)] = stack[-1]
+            elif code in ("BINGET", "LONG_BINGET", "GET"):
+                stack.append(memo[argument])
+            elif code == "STACK_GLOBAL":
+                stack[-2:] = [" ".join(stack[-2:])]
+            elif code in ("REDUCE", "NEWOBJ"):
+                what, arguments = stack[-2:]
+                encoded = what == "_codecs encode"  # what bytes are before protocol 3
+                stack[-2:] = [arguments[0].encode("latin-1") if encoded else Made(what, arguments, [])]
+            elif code == "BUILD":
+                state = stack.pop()
+                stack[-1].state.append(state)
+            elif code not in IGNORED:
+                raise ValueError(f"instruction {code} at byte {at}")
+        (result,) = stack
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{name}: not a pickle of plain data, or damaged: {error}") from None
+    return result

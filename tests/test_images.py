@@ -1,0 +1,319 @@
+import gzip
+import io
+import pickle
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unmask.data.base import Examples
+from unmask.data.cifar10 import CIFAR10
+from unmask.data.imagenet64 import ImageNet64
+from unmask.data.images import Images, Mirrored
+from unmask.data.mnist import FILES, MNIST
+from unmask.data.pickled import Made, read_pickle
+
+RANDOM = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("UNMASK_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def idx(array: np.ndarray) -> bytes:
+    return bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.tobytes()
+
+
+@pytest.fixture
+def mnist(tmp_path: Path) -> tuple[Path, dict[str, np.ndarray]]:
+    arrays = {}
+    for name in FILES:
+        count = 1010 if "train" in name else 30
+        shape = (count, 28, 28) if "images" in name else (count,)
+        arrays[name] = RANDOM.integers(0, 256 if "images" in name else 10, shape).astype(np.uint8)
+        content = idx(arrays[name])
+        if "labels" in name:
+            (tmp_path / name).write_bytes(content)
+        else:
+            (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content))
+    return tmp_path, arrays
+
+
+def test_mnist(mnist: tuple[Path, dict[str, np.ndarray]]) -> None:
+    folder, arrays = mnist
+    data = MNIST(path=str(folder), labels=True)
+    assert data.shape == (28, 28, 1) and data.classes == 10 and data.codec.vocab_size == 256
+    assert "not MNIST" in data.name
+    assert [len(data.split(part)) for part in ("train", "valid", "test")] == [10, 1000, 30]
+    x, labels = data.split("valid")[np.array([0, 999])]
+    assert np.array_equal(x[..., 0], arrays["train-images-idx3-ubyte"][[10, 1009]])
+    assert np.array_equal(labels, arrays["train-labels-idx1-ubyte"][[10, 1009]])
+    assert MNIST(path=str(folder)).split("test")[np.array([3])][1] is None
+
+
+def test_damaged_idx_files(mnist: tuple[Path, dict[str, np.ndarray]]) -> None:
+    folder, _ = mnist
+    labels, images = folder / "train-labels-idx1-ubyte", folder / "train-images-idx3-ubyte.gz"
+    whole = labels.read_bytes()
+    for content, message in (
+        (whole[:-3], "train-labels-idx1-ubyte: 1007 values, its header says 1010"),
+        (b"\0\0\x0d" + whole[3:], "not an idx file of bytes"),
+        (b"", "not an idx file of bytes"),
+        (idx(np.zeros(1009, np.uint8)), "do not fit together"),
+        (idx(np.full(1010, 10, np.uint8)), "a label is above 9"),
+    ):
+        labels.write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            MNIST(path=str(folder)).split("train")
+    labels.write_bytes(whole)
+    images.write_bytes(images.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"train-images-idx3-ubyte.gz: damaged or truncated archive"):
+        MNIST(path=str(folder)).split("train")
+    images.unlink()
+    with pytest.raises(FileNotFoundError, match="neither train-images-idx3-ubyte nor"):
+        MNIST(path=str(folder)).split("train")
+
+
+def test_the_mirror() -> None:
+    x = RANDOM.integers(0, 256, (7, 4, 5, 3)).astype(np.uint8)
+    split = Mirrored(Examples(x, np.arange(7)))
+    found, labels = split[np.array([2, 9, 13])]
+    assert len(split) == 14 and labels.tolist() == [2, 2, 6]
+    assert np.array_equal(found[0], x[2]) and np.array_equal(found[1], x[2][:, ::-1])
+    assert np.array_equal(found[2], x[6][:, ::-1])
+    assert split.checksum != split.split.checksum
+
+
+# --- CIFAR-10 ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cifar() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Batches of a few images (height, width, channels) with their labels."""
+    names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
+    return {n: (RANDOM.integers(0, 256, (210, 32, 32, 3)).astype(np.uint8), RANDOM.integers(0, 10, 210)) for n in names}
+
+
+def planes(x: np.ndarray) -> np.ndarray:
+    return x.transpose(0, 3, 1, 2).reshape(len(x), -1)
+
+
+def write_cifar(form: str, folder: Path, batches: dict[str, tuple[np.ndarray, np.ndarray]]) -> Path:
+    inside = folder / f"cifar-{form}"
+    inside.mkdir()
+    for name, (x, labels) in batches.items():
+        if form.startswith("binary"):
+            rows = np.concatenate((labels[:, None].astype(np.uint8), planes(x)), 1)
+            (inside / f"{name}.bin").write_bytes(rows.tobytes())
+        elif form.startswith("python"):
+            batch = {b"batch_label": b"a batch", b"labels": labels.tolist(), b"data": planes(x), b"filenames": []}
+            (inside / name).write_bytes(pickle.dumps(batch, protocol=2 if form == "python" else 4))
+        else:
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+
+            encoded = [{"bytes": png(image), "path": "x.png"} for image in x]
+            part = "test" if name == "test_batch" else "train"
+            table = pa.table({"img": encoded, "label": labels})
+            pq.write_table(table, inside / f"{part}-{name}.parquet")
+    if form.endswith("archive"):
+        path = folder / f"{form}.tar.gz"
+        with tarfile.open(path, "w:gz") as archive:
+            archive.add(inside, "cifar-10-batches")
+        return path
+    return inside
+
+
+def png(image: np.ndarray) -> bytes:
+    target = io.BytesIO()
+    Image.fromarray(image).save(target, "PNG")
+    return target.getvalue()
+
+
+@pytest.mark.parametrize("form", ["binary", "binary archive", "python", "python 4 archive", "parquet"])
+def test_cifar10(form: str, tmp_path: Path, cifar: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    data = CIFAR10(path=str(write_cifar(form, tmp_path, cifar)), labels=True, flip=True)
+    assert [len(data.split(part)) for part in ("train", "valid", "test")] == [100, 1000, 210]
+    x, labels = data.split("test")[np.arange(210)]
+    assert np.array_equal(x, cifar["test_batch"][0]) and np.array_equal(labels, cifar["test_batch"][1])
+    x, labels = data.split("train")[np.array([0, 49, 50])]
+    assert np.array_equal(x[:2], cifar["data_batch_1"][0][[0, 49]])
+    assert np.array_equal(x[2], cifar["data_batch_1"][0][0][:, ::-1])  # mirrored
+    assert labels.tolist() == cifar["data_batch_1"][1][[0, 49, 0]].tolist()
+
+
+def test_cifar10_refusals(tmp_path: Path, cifar: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    folder = write_cifar("binary", tmp_path, cifar)
+    batch = folder / "data_batch_3.bin"
+    whole = batch.read_bytes()
+    batch.write_bytes(whole[:-5])
+    with pytest.raises(ValueError, match=r"data_batch_3: .* bytes are no multiple of 3073: truncated"):
+        CIFAR10(path=str(folder)).split("train")
+    batch.write_bytes(b"\x0b" + whole[1:])
+    with pytest.raises(ValueError, match=r"data_batch_3: labels must be in 0..9, got 11"):
+        CIFAR10(path=str(folder)).split("train")
+    batch.unlink()
+    with pytest.raises(ValueError, match=r"data_batch_3 is missing; expected the binary or the Python version"):
+        CIFAR10(path=str(folder)).split("train")
+    archive = write_cifar("python 4 archive", tmp_path, cifar)
+    archive.write_bytes(archive.read_bytes()[:-50_000])
+    with pytest.raises(ValueError, match="damaged or truncated archive"):
+        CIFAR10(path=str(archive)).split("train")
+    with pytest.raises(FileNotFoundError, match="nowhere: no such file or folder"):
+        CIFAR10(path="nowhere").split("train")
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
+def test_pickles_are_read_and_not_run(protocol: int, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = {"a": [1, 2.5, None, True, "x", (1, 2, 3, 4)], "b": {"c": ()}, "d": (1,), "e": 10**20, "f": -5}
+    plain["again"] = plain["a"]
+    assert read_pickle(pickle.dumps(plain, protocol), "x") == plain
+    made = read_pickle(pickle.dumps(np.arange(3, dtype=np.uint8), protocol), "x")
+    assert (isinstance(made, Made) and "_reconstruct" in str(made.what)) or protocol == 5
+
+    class Harm:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return print, ("a pickle was run",)
+
+    found = read_pickle(pickle.dumps([Harm()], protocol), "x")
+    assert isinstance(found[0], Made) and found[0].arguments == ("a pickle was run",)
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80", b"\x80\x02}q\x00(X\x01", b"no pickle at all", b"\x80\x02("])
+def test_damaged_pickles(content: bytes) -> None:
+    with pytest.raises(ValueError, match="f: not a pickle of plain data, or damaged"):
+        read_pickle(content, "f")
+
+
+# --- ImageNet 64x64 ---------------------------------------------------------------------------------------------------
+
+
+def test_imagenet64(tmp_path: Path, cache: Path) -> None:
+    x = RANDOM.integers(0, 256, (1100, 64, 64, 3)).astype(np.uint8)
+    labels = RANDOM.integers(1, 1001, 1100)
+    for i, here in enumerate((slice(600), slice(600, 1050))):
+        np.savez(tmp_path / f"train_data_batch_{i + 1}.npz", data=planes(x[here]), labels=labels[here], mean=x.mean(0))
+    np.savez(tmp_path / "val_data.npz", data=planes(x[1050:]), labels=labels[1050:])
+    data = ImageNet64(path=str(tmp_path), labels=True)
+    assert [len(data.split(part)) for part in ("train", "valid", "test")] == [50, 1000, 50]
+    found, classes = data.split("valid")[np.array([0, 600, 999])]
+    assert np.array_equal(found, x[[50, 650, 1049]]) and classes.tolist() == (labels[[50, 650, 1049]] - 1).tolist()
+    assert isinstance(data.pictures("train").x, np.memmap)
+    assert len(list((cache / "images").iterdir())) == 2
+    again = ImageNet64(path=str(tmp_path))
+    assert np.array_equal(again.split("test")[np.arange(50)][0], x[1050:])
+    np.savez(tmp_path / "val_data.npz", data=planes(x[1000:]), labels=labels[1000:])  # another file: nothing stale
+    assert len(ImageNet64(path=str(tmp_path)).split("test")) == 100
+
+
+def test_imagenet64_refusals(tmp_path: Path, cache: Path) -> None:
+    with pytest.raises(ValueError, match="give --data.path FOLDER"):
+        ImageNet64()
+    with pytest.raises(FileNotFoundError, match="no train_data"):
+        ImageNet64(path=str(tmp_path)).split("train")
+    good = np.zeros((3, 12288), np.uint8)
+    path = tmp_path / "val_data.npz"
+    (tmp_path / "train_data_batch_1.npz").write_bytes(b"")
+    for arrays, message in (
+        (dict(data=good, labels=np.array([0, 1, 2])), r"val_data.npz: labels must be in 1..1000"),
+        (dict(data=good, labels=np.array([1, 2])), r"val_data.npz: labels must be in 1..1000, one for each of 3"),
+        (
+            dict(data=good[:, :5], labels=np.array([1, 2, 3])),
+            r"expected `data` of uint8 \(N, 12288\), got uint8 \(3, 5\)",
+        ),
+        (dict(pixels=good), "without an array 'data'"),
+    ):
+        np.savez(path, **arrays)
+        with pytest.raises(ValueError, match=message):
+            ImageNet64(path=str(tmp_path)).pictures("test")
+    with pytest.raises(ValueError, match=r"train_data_batch_1.npz: damaged"):
+        ImageNet64(path=str(tmp_path)).pictures("train")
+    assert not list((cache / "images").glob("*"))  # what failed leaves nothing behind
+
+
+# --- a user's own -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for kind in ("cat", "dog"):
+        (tmp_path / "own" / kind).mkdir(parents=True)
+        for i in range(20):
+            image = Image.fromarray(RANDOM.integers(0, 256, (6, 8, 3)).astype(np.uint8))
+            image.save(tmp_path / "own" / kind / f"{i:02}.png")
+    return tmp_path / "own"
+
+
+def test_a_folder_of_images(folder: Path) -> None:
+    data = Images(path=str(folder), labels=True)
+    assert data.shape == (6, 8, 3) and data.classes == 2 and data.name == "own"
+    assert [len(data.split(part)) for part in ("train", "valid", "test")] == [36, 2, 2]
+    first = np.asarray(Image.open(folder / "cat" / "00.png"))
+    everything = data.all
+    assert np.array_equal(everything.x[0], first) and everything.labels.tolist() == [0] * 20 + [1] * 20
+    few = Images(path=str(folder), levels=4)
+    assert few.codec.vocab_size == 4 and few.classes is None
+    assert np.array_equal(few.all.x[0], (first / 85).round())
+    (folder / "dog" / "19.png").unlink()
+    assert len(Images(path=str(folder)).all.x) == 39  # the cache is of what is there
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (Image.new("RGB", (8, 7)), r"zz.png: the image is 8x7 with 3 channels, but 00.png is 8x6 with 3 channels"),
+        (Image.new("L", (8, 6)), r"zz.png: the image is 8x6 with 1 channel, but"),
+        (Image.new("RGBA", (8, 6)), r"zz.png: the image has transparency \(mode RGBA\); convert it"),
+        (Image.new("I;16", (8, 6)), r"zz.png: the image is not 8-bit grey or RGB \(mode I;16\)"),
+        (None, r"zz.png: not an image, or damaged"),
+    ],
+)
+def test_images_that_do_not_fit(folder: Path, image: Image.Image | None, message: str) -> None:
+    path = folder / "dog" / "zz.png"
+    path.write_bytes(b"nothing") if image is None else image.save(path)
+    with pytest.raises(ValueError, match=message):
+        Images(path=str(folder)).split("train")
+
+
+def test_folders_that_do_not_fit(folder: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 6)).save(folder / "loose.png")
+    with pytest.raises(ValueError, match=r"loose.png: an image outside the classes' folders"):
+        Images(path=str(folder), labels=True).split("train")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty: no images in it"):
+        Images(path=str(tmp_path / "empty")).split("train")
+    with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
+        Images(path="nowhere").split("train")
+    with pytest.raises(ValueError, match="give --data.path FOLDER"):
+        Images()
+    with pytest.raises(ValueError, match=r"levels must be in 2..256"):
+        Images(path="x", levels=257)
+
+
+def test_an_archive_of_images(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    x = RANDOM.integers(0, 5, (40, 3, 4)).astype(np.int32)
+    np.savez(path, images=x, labels=np.arange(40) % 3)
+    data = Images(path=str(path), levels=5, labels=True)
+    assert data.shape == (3, 4, 1) and data.classes == 3
+    chosen = [data.split(part)[np.arange(len(data.split(part)))][0] for part in ("train", "valid", "test")]
+    assert [len(part) for part in chosen] == [36, 2, 2]
+    assert np.array_equal(np.sort(np.concatenate(chosen)[..., 0].reshape(40, -1), 0), np.sort(x.reshape(40, -1), 0))
+    for arrays, settings, message in (
+        (dict(images=x), dict(levels=4), r"levels must be in 0..3, got 4; --data.levels"),
+        (dict(images=x), dict(levels=5, labels=True), "no array named 'labels', which --data.labels true asks for"),
+        (dict(x=x), {}, "no array named 'images'"),
+        (dict(images=x.astype(float)), {}, "images must be integers"),
+        (dict(images=np.zeros((40, 3, 4, 2), int)), {}, r"1 or 3 channels\), got int64 \(40, 3, 4, 2\)"),
+        (dict(images=x, labels=np.arange(3)), {}, r"labels must be integers of at least 0, of shape \(40,\)"),
+        (dict(images=x[:5]), {}, "at least 20 images are needed"),
+        (dict(images=np.array([{}])), {}, "damaged, or not plain arrays"),
+    ):
+        np.savez(path, **arrays)
+        with pytest.raises(ValueError, match=message):
+            Images(path=str(path), **settings).split("train")

@@ -1,0 +1,161 @@
+import pytest
+import torch
+from torch import Tensor
+
+from unmask.networks.base import Positions
+from unmask.networks.unet import UNet
+from unmask.objectives import TimeFreeELBO
+from unmask.randomness import seeded
+
+KINDS = {
+    "constant resolution": dict(shape=(4, 6, 3), widths=(16,), blocks=2),
+    "two resolutions": dict(shape=(4, 6, 1), widths=(8, 16), blocks=1),
+    "timed and labelled": dict(shape=(4, 4, 3), widths=(16,), blocks=1, classes=3, time_conditioning=True),
+    "transformer in the middle": dict(
+        shape=(8, 4, 3), widths=(8, 16), blocks=1, middle_depth=2, middle_width=24, heads=2
+    ),
+    "all of it": dict(
+        shape=(8, 4, 3), widths=(8, 16), blocks=1, middle_depth=1, heads=2, classes=3, time_conditioning=True
+    ),
+}
+
+
+def unet(kind: str, **settings: object) -> UNet:
+    """A small network in float64 with random weights everywhere, the ones that start at zero too."""
+    network = UNet(5, **KINDS[kind] | settings).double()
+    generator = seeded(0)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3, generator=generator)
+    return network
+
+
+@pytest.fixture(params=KINDS)
+def network(request: pytest.FixtureRequest, device: torch.device) -> UNet:
+    return unet(request.param).to(device)
+
+
+def inputs(network: UNet, batch: int = 4) -> tuple[Tensor, Tensor, Tensor | None]:
+    device = network.head.weight.device
+    x_t = torch.randint(0, 6, (batch, *network.shape), generator=seeded(1)).to(device)
+    noise = torch.linspace(0.1, 1, batch, dtype=torch.float64).to(device)
+    return x_t, noise, None if network.classes is None else torch.arange(batch).to(device) % (network.classes + 1)
+
+
+def test_at_is_the_full_output_gathered(network: UNet) -> None:
+    x_t, noise, label = inputs(network)
+    full = network(x_t, noise, label)
+    assert full.shape == (*x_t.shape, 5)
+    few = torch.zeros_like(x_t, dtype=torch.bool)
+    few.flatten(1)[:, 3] = True
+    for at in (x_t == 5, few, torch.zeros_like(few)):
+        for form in (at, Positions.of(at)):
+            torch.testing.assert_close(network(x_t, noise, label, at=form), full[at], rtol=1e-10, atol=1e-10)
+
+
+def test_cross_entropy_is_that_of_all_logits(network: UNet) -> None:
+    x_t, noise, label = inputs(network)
+    x, at = x_t.clamp(max=4), x_t == 5
+    weight = torch.rand(int(at.sum()), generator=seeded(2), dtype=torch.float64).to(x.device)
+    nll = -network(x_t, noise, label).log_softmax(-1).gather(-1, x.unsqueeze(-1)).squeeze(-1)[at]
+    expected = torch.autograd.grad((weight * nll).sum(), list(network.parameters()), allow_unused=True)
+    loss, found = network.cross_entropy(x_t, x, noise, label, at=Positions.of(at), weight=weight)
+    torch.testing.assert_close(found, nll.detach(), rtol=1e-10, atol=1e-10)
+    for one, other in zip(torch.autograd.grad(loss, list(network.parameters())), expected, strict=True):
+        assert one.isfinite().all()
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+def test_levels_are_symbols(network: UNet) -> None:
+    x_t, noise, label = inputs(network)
+    before = network(x_t, noise, label)
+    order = torch.tensor([3, 0, 4, 1, 2], device=x_t.device)
+    with torch.no_grad():
+        embed = network.embed.weight.view(network.shape[2], 6, -1)
+        embed[:, order] = embed[:, :5].clone()  # what level i was is now level order[i]
+        network.head.weight[order] = network.head.weight.clone()
+        network.head.bias[order] = network.head.bias.clone()
+    after = network(torch.cat((order, order.new_tensor([5])))[x_t], noise, label)
+    torch.testing.assert_close(after[..., order], before, rtol=1e-10, atol=1e-10)
+
+
+def test_convolutions_follow_a_shifted_image_away_from_the_borders() -> None:
+    network = unet("constant resolution", shape=(16, 16, 3), blocks=1)
+    network.middle = torch.nn.ModuleList()  # what sees everything
+    for norm in (module for module in network.modules() if isinstance(module, torch.nn.GroupNorm)):
+        norm.forward = lambda x: x  # which averages over the image
+    x_t = torch.randint(0, 6, (2, 16, 16, 3), generator=seeded(1))
+    shifted = network(x_t.roll((2, 1), (1, 2)))
+    inside = slice(9, -8)  # seven convolutions of 3x3, and the shift
+    torch.testing.assert_close(shifted[:, inside, inside], network(x_t).roll((2, 1), (1, 2))[:, inside, inside])
+
+
+def test_it_sees_the_whole_image(network: UNet) -> None:
+    x_t, noise, label = inputs(network)
+    other = x_t.clone()
+    other[:, 0, 0, 0] = (other[:, 0, 0, 0] + 1) % 6
+    changed = (network(other, noise, label) - network(x_t, noise, label)).abs().amax(-1)
+    assert (changed > 1e-9).all()
+
+
+def test_what_it_reads(network: UNet) -> None:
+    x_t, noise, label = inputs(network)
+    base = network(x_t, noise, label)
+    assert torch.equal(base, network(x_t, noise / 2, label)) != network.time_conditioning
+    if label is not None:
+        assert not torch.allclose(base, network(x_t, noise, (label + 1) % 4))
+        null = torch.full_like(label, 3)
+        assert torch.equal(network(x_t, noise, null), network(x_t, noise))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_starts_as_the_uniform_distribution(kind: str) -> None:
+    network = UNet(256, **KINDS[kind])
+    x_t, _, label = inputs(network)
+    bits = TimeFreeELBO()(network, x_t, label).nelbo / (x_t[0].numel() * torch.tensor(2.0).log())
+    torch.testing.assert_close(bits.float(), torch.full((4,), 8.0))
+
+
+def test_checkpointing_changes_nothing(network: UNet) -> None:
+    inside = inputs(network)
+    grads = []
+    for checkpointing in (False, True):
+        network.checkpointing = checkpointing
+        grads.append(torch.autograd.grad(network(*inside).square().sum(), list(network.parameters())))
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("millions", "settings"),
+    [
+        (28.4, dict(shape=(32, 32, 3))),
+        (197.5, dict(shape=(64, 64, 3), widths=(128, 256), blocks=3, middle_depth=17, middle_width=768, heads=12)),
+    ],
+)
+def test_the_papers_sizes(millions: float, settings: dict[str, object]) -> None:
+    with torch.device("meta"):
+        network = UNet(256, time_conditioning=True, **settings)
+    assert round(sum(p.numel() for p in network.parameters()) / 1e6, 1) == millions
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(shape=(8, 8)), r"shape must be \(height, width, channels\) of an image, got \(8, 8\)"),
+        (dict(shape=(6, 6, 1), widths=(8, 8, 8)), "height and width are halved 2 times, which 6x6 cannot be"),
+        (dict(shape=(8, 8, 1), widths=()), "widths must be one or more numbers of channels"),
+        (dict(shape=(8, 8, 1), heads=48), r"multiple of 2 \* heads, got 128, heads=48"),
+        (dict(shape=(8, 8, 1), blocks=0), "blocks must be at least 1, got 0"),
+        (dict(shape=(8, 8, 1), middle_width=8), "give middle_depth too"),
+        (dict(shape=(8, 8, 1), dropout=1.0), r"dropout must be in \[0, 1\), got 1.0"),
+    ],
+)
+def test_refusals(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        UNet(5, **settings)
+
+
+def test_images_of_another_size_are_refused(network: UNet) -> None:
+    with pytest.raises(ValueError, match="the network takes images"):
+        network(torch.zeros(1, 2, 2, 1, dtype=torch.long, device=network.head.weight.device))
