@@ -36,6 +36,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.sampling
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.trainer
+	$(BIN)/python -m benchmarks.images
 
 clean:
 	rm -rf $(VENV) runs build dist

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from benchmarks import sampler_quality, sampling, token_samplers, trainer, training
+from benchmarks import images, sampler_quality, sampling, token_samplers, trainer, training
 from benchmarks.timing import interleaved
 
 
@@ -28,6 +28,12 @@ def test_training(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     monkeypatch.setattr(training, "TRICKS", training.TRICKS[:-1])  # compiling takes longer than all the rest
     training.main()
     assert "head at masks alone, ratio" in capsys.readouterr().out
+
+
+def test_images(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["images", "--small"])
+    images.main()
+    assert "bfloat16, channels last, ratio" in capsys.readouterr().out
 
 
 def test_trainer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -203,6 +203,39 @@ def test_a_learned_schedule_and_a_scalar_one_do_not_mix(runs: Path, capsys: pyte
     assert "power must be in [1e-6, 1e6], got 0.0" in message
 
 
+def test_evaluate_says_where_the_bits_go(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for model in ("digits", "text", "arrays"):
+        out = tmp_path / f"{model}.png"
+        few = ["--draws", "1", "--limit", "5", "--precision", "bf16-mixed", "--json", str(tmp_path / "m.json")]
+        assert main(["evaluate", str(runs / model), "--breakdown", str(out), *few]) == 0
+        assert Image.open(out).width > 1000
+        assert json.loads((tmp_path / "m.json").read_text())["precision"] == "bf16-mixed"
+    assert "--breakdown" in fails(capsys, "evaluate", str(runs / "text"), "--breakdown", str(tmp_path))
+
+
+def test_frechet_distances(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    digits, target = str(runs / "digits"), tmp_path / "fid.json"
+    settings = ["--fid", "--n", "30", "--steps", "2,4", "--features", digits, "--batch_size", "20"]
+    figure = tmp_path / "fid.png"
+    assert main(["evaluate", digits, *settings, "--json", str(target), "--figure", str(figure)]) == 0
+    first = json.loads(target.read_text())
+    names = [row["sampler"] for row in first["rows"]]
+    assert len(names) == 10 and names[0] == "test images" and names[1] == "Ancestral(steps=2, grid=uniform), Linear"
+    assert all(value >= 0 and error >= 0 for row in first["rows"] for value, error in [row["distance"]])
+    assert "1297 training images of Digits" in first["protocol"]["reference"]
+    assert Image.open(figure).width > 500
+    assert main(["evaluate", digits, *settings, "--json", str(target)]) == 0  # with the statistics that were kept
+    assert json.loads(target.read_text()) == first
+    for arguments, message in (
+        ([digits, "--fid", "--n", "1"], "--n must be at least 2, got 1"),
+        ([digits, "--fid", "--steps", "x"], "--steps must be whole numbers"),
+        ([digits, "--fid", "--features", str(runs / "text")], "is of images (24,) with"),
+        ([digits, "--fid", "--features", "nowhere"], "nowhere: no such folder"),
+        ([str(runs / "text"), "--fid"], "--fid is for models of images"),
+    ):
+        assert message in fails(capsys, "evaluate", *arguments)
+
+
 def test_the_live_view_leaves_the_output_alone(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sample", str(runs / "text"), "--n", "1"]) == 0
     plain = capsys.readouterr().out

@@ -5,10 +5,10 @@ import torch
 from scipy import stats
 
 from oracle import MarkovChain, Table
-from unmask.metrics.likelihood import Likelihood, draw_nelbo, evaluate
-from unmask.objectives import ContinuousELBO, TimeFreeELBO
+from unmask.metrics.likelihood import Breakdown, Likelihood, draw_loss, draw_nelbo, evaluate
+from unmask.objectives import ContinuousELBO, DiscreteELBO, Objective, TimeFreeELBO, TokenELBO
 from unmask.randomness import seeded
-from unmask.schedules import Cosine
+from unmask.schedules import Cosine, TokenPolynomial
 
 
 def test_it_finds_the_entropy_within_its_standard_error() -> None:
@@ -64,3 +64,34 @@ def test_refusals() -> None:
         evaluate(oracle, TimeFreeELBO(), [(oracle.states, None)], draws=1)
     single = evaluate(Table(3, 2), TimeFreeELBO(), [(torch.tensor([[0, 1]]), None)], draws=1)
     assert math.isnan(single.nats_error)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [TimeFreeELBO(), ContinuousELBO(Cosine()), DiscreteELBO(steps=5), TokenELBO(TokenPolynomial(3), masks=2)],
+)
+def test_where_the_bits_go(objective: Objective) -> None:
+    oracle = Table(3, 4)
+    x = oracle.states[::4]
+    loss = draw_loss(oracle, objective, x, draws=2, generator=seeded(0))
+    assert loss.parts.shape == (2 * len(x), 4)
+    torch.testing.assert_close(loss.parts.sum(1), loss.nelbo)
+    breakdown = Breakdown.empty(4, 3)
+    batches = [(x[:9], None), (x[9:], None)]
+    found = evaluate(oracle, objective, batches, draws=3, breakdown=breakdown)
+    assert breakdown.examples == len(x) and breakdown.counts.tolist() == x.flatten().bincount(minlength=3).tolist()
+    for sums in (breakdown.by_position, breakdown.by_value):
+        assert sums.sum().item() / len(x) == pytest.approx(found.nats)
+
+
+def test_where_the_bits_of_a_simple_law_go() -> None:
+    oracle = Table(3, 4)
+    oracle.p[:] = 1e-300
+    oracle.p[oracle.index(torch.tensor([[0, 0, 1, 2], [0, 1, 1, 2]]))] = 0.5  # one fair coin at the second place
+    breakdown = Breakdown.empty(4, 3)
+    x = torch.tensor([[0, 0, 1, 2]] * 5 + [[0, 1, 1, 2]] * 5)
+    evaluate(oracle, TimeFreeELBO(), [(x, None)], draws=400, breakdown=breakdown)
+    mean = breakdown.by_position / 10 / math.log(2)
+    torch.testing.assert_close(mean, torch.tensor([0.0, 1, 0, 0], dtype=torch.float64), atol=0.1, rtol=0)
+    value = breakdown.by_value / breakdown.counts / math.log(2)
+    torch.testing.assert_close(value, torch.tensor([1 / 3, 1 / 3, 0], dtype=torch.float64), atol=0.1, rtol=0)

@@ -249,6 +249,34 @@ def breakdown_figure(breakdown: Breakdown, shape: tuple[int, ...], codec: Codec)
     return figure
 
 
+def distance_figure(rows: Sequence[dict[str, Any]]) -> Figure:
+    """Draw Fréchet distances against network calls, a line for each schedule and grid.
+
+    Args:
+        rows: `sampler`, `calls` (None for real images) and `distance` as [value, standard error].
+    """
+    from matplotlib.figure import Figure
+
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        name = row["sampler"]
+        grid = "uniform grid" if "grid=uniform" in name else "cosine grid"
+        schedule = name.rpartition(", ")[2]
+        kinds.setdefault(f"{schedule}, {grid}" if name.startswith("Ancestral") else name, []).append(row)
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for i, (kind, members) in enumerate(kinds.items()):
+        values, errors = zip(*(row["distance"] for row in members), strict=True)
+        if members[0]["calls"] is None:
+            axes.axhline(values[0], color="black", linestyle=":", label=kind)
+        else:
+            calls = [row["calls"] for row in members]
+            axes.errorbar(calls, values, errors, label=kind, marker="osv^D*"[i % 6], linewidth=0.8, capsize=2)
+    axes.set(xscale="log", yscale="log", xlabel="network calls an image", ylabel="Fréchet distance")
+    axes.legend(fontsize=8)
+    return figure
+
+
 def exponent_figure(schedule: TokenPolynomial, symbols: Sequence[str] | None = None) -> Figure:
     """Draw the exponents of a state-dependent schedule, and alpha_t of each token value.
 

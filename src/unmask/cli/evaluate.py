@@ -56,11 +56,27 @@ def run(arguments: list[str]) -> None:
         default=own_data(model),
         help="what to measure; by default what was trained on",
     )
+    parser.add_argument(
+        "--fid",
+        action="store_true",
+        help="instead of the likelihood: the Fréchet distance of sampled images to the training images, over "
+        "--steps, schedules and grids",
+    )
+    parser.add_argument("--n", type=int, default=1000, help="for --fid: images from each sampler; figures depend on it")
+    parser.add_argument("--steps", type=str, default="16,64,256", help="for --fid: numbers of ancestral steps")
+    parser.add_argument(
+        "--features",
+        type=str,
+        default="inception",
+        help="for --fid: what looks at the images: inception, or the folder of another model of such images",
+    )
+    parser.add_argument("--guidance", type=float, default=1.0, help="for --fid: scale of classifier-free guidance")
+    parser.add_argument("--figure", type=str, help="for --fid: file for the curves")
     settings = parse(parser, arguments)
-    for name in ("draws", "batch_size", "limit"):
-        if settings[name] is not None and settings[name] < 1:
-            raise ValueError(f"--{name} must be at least 1, got {settings[name]}")
-    for option in ("json", "breakdown"):
+    for name, least in (("draws", 1), ("batch_size", 1), ("limit", 1), ("n", 2), ("seed", 0)):
+        if settings[name] is not None and settings[name] < least:
+            raise ValueError(f"--{name} must be at least {least}, got {settings[name]}")
+    for option in ("json", "breakdown", "figure"):
         if settings[option]:
             check_writable(Path(settings[option]), f"--{option}")
     if model is None or settings.device:
@@ -69,8 +85,29 @@ def run(arguments: list[str]) -> None:
     if made.data is None:
         raise ValueError(f"{settings.model} does not say what it was trained with: name the data, as in --data Digits")
     check_fits(model, made.data)
-    objective = model.fit_objective(made.objective)
     warn_if_changed(model, made.data)
+    report = fid(model, made.data, settings) if settings.fid else likelihood(model, made, settings)
+    if settings.json:
+        with replacing(settings.json) as target:
+            target.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def fid(model: MaskedDiffusion, data: DataSet, settings: Namespace) -> dict[str, Any]:
+    """Print Fréchet distances, draw them, and return them with their protocol."""
+    from unmask.cli.fid import measure
+
+    report = measure(model, data, settings)
+    if settings.figure:
+        from unmask.pictures import distance_figure
+
+        distance_figure(report["rows"]).savefig(settings.figure, dpi=150)
+        print(settings.figure)
+    return report | {"versions": versions(model)}
+
+
+def likelihood(model: MaskedDiffusion, made: Namespace, settings: Namespace) -> dict[str, Any]:
+    """Print the likelihood, draw where the bits go, and return it with its protocol."""
+    objective = model.fit_objective(made.objective)
     split = made.data.split(settings.split)
     batches = split.batches(settings.batch_size, settings.limit)
     count = min(settings.limit or len(split), len(split))
@@ -87,9 +124,7 @@ def run(arguments: list[str]) -> None:
     print(table(report))
     if breakdown is not None:
         draw_breakdown(breakdown, made.data.shape, model, settings.breakdown)
-    if settings.json:
-        with replacing(settings.json) as target:
-            target.write_text(json.dumps(report, indent=2) + "\n")
+    return report
 
 
 def draw_breakdown(breakdown: Breakdown, shape: tuple[int, ...], model: MaskedDiffusion, path: str) -> None:
@@ -141,10 +176,12 @@ def protocol(settings: Namespace, model: MaskedDiffusion, data: DataSet, objecti
         "weights": f"moving average, decay {run['ema']}" if run.get("ema") else "not averaged",
         "weights_sha256": checksum(folder / WEIGHTS) if folder.is_dir() else None,
         "precision": settings.precision,
-        "device": str(model.device),
-        "torch": torch.__version__,
-        "unmask": version("unmask"),
-    }
+    } | versions(model)
+
+
+def versions(model: MaskedDiffusion) -> dict[str, str]:
+    """Return what a figure was computed on and with."""
+    return {"device": str(model.device), "torch": torch.__version__, "unmask": version("unmask")}
 
 
 def table(report: dict[str, Any]) -> str:

@@ -1,0 +1,130 @@
+"""unmask evaluate MODEL --fid: the Fréchet distance of samples over steps, schedules and grids."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from hashlib import sha256
+from itertools import product
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+
+from unmask.cli.common import load_model
+from unmask.cli.study import short_name, whole_numbers
+from unmask.codecs import Pixels
+from unmask.data.base import DataSet
+from unmask.data.text import cache_folder
+from unmask.files import replacing
+from unmask.metrics.frechet import Extractor, Inception, ModelFeatures, Statistics, frechet_with_error, gather
+from unmask.model import MaskedDiffusion
+from unmask.randomness import generators
+from unmask.samplers.ancestral import Ancestral, Grid
+from unmask.samplers.base import Sampler
+from unmask.samplers.first_hitting import FirstHitting
+from unmask.schedules import Cosine, Linear, TokenPolynomial
+from unmask.types import Labels
+
+
+def measure(model: MaskedDiffusion, data: DataSet, settings: Namespace) -> dict[str, Any]:
+    """Print the distance of samples to the training images for each sampler, and of test images; return all of it.
+
+    Raises:
+        ValueError: the model is not of images, or its schedule is state-dependent.
+    """
+    codec = model.codec
+    if not isinstance(codec, Pixels):
+        raise ValueError(f"--fid is for models of images; this one's tokens are {codec}")
+    if isinstance(model.schedule, TokenPolynomial):
+        raise ValueError("--fid compares samplers of scalar schedules; the model has a state-dependent one")
+    steps = whole_numbers(settings.steps)
+    features = find_features(model, codec, settings)
+    real = reference(features, data, settings.batch_size)
+    rows = [measured("test images", real, features, test_images(data, settings), None)]
+    grids: tuple[Grid, ...] = ("uniform", "cosine")
+    kinds = product((Linear(), Cosine()), grids, steps)
+    chosen: list[Ancestral | FirstHitting] = [Ancestral(schedule, count, grid) for schedule, grid, count in kinds]
+    print(f"{'':52} {'calls':>7}  Fréchet distance")
+    print(line(rows[0]))
+    label = None if model.network.classes is None else torch.arange(settings.n) % model.network.classes
+    chosen.append(FirstHitting())
+    for sampler in tqdm(chosen, desc="samplers", unit="sampler"):
+        sampler = replace(sampler, guidance=settings.guidance)
+        calls: list[float] = []
+        images = samples(model, sampler, label, settings, calls)
+        name = f"{short_name(sampler)}, {type(sampler.schedule).__name__}"
+        rows.append(measured(name, real, features, images, calls))
+        tqdm.write(line(rows[-1]))
+    return {
+        "rows": rows,
+        "protocol": {
+            "features": features.name,
+            "images": settings.n,
+            "reference": f"{real.count} training images of {data.name}, sha256 {data.split('train').checksum}",
+            "labels": "every class in turn" if label is not None else "none",
+            "guidance": settings.guidance,
+            "seed": settings.seed,
+            "error": "jackknife over 10 groups of the images: their chance, not the bias that falls with their number",
+        },
+    }
+
+
+def find_features(model: MaskedDiffusion, codec: Pixels, settings: Namespace) -> Extractor:
+    """Return the network that --features names."""
+    if settings.features == "inception":
+        return Inception(codec, model.device)
+    judge = load_model(settings.features, str(model.device))
+    return ModelFeatures(judge, settings.features, codec, model.shape)
+
+
+def reference(features: Extractor, data: DataSet, batch_size: int) -> Statistics:
+    """Return the statistics of the training images, from the cache where they are there."""
+    split = data.split("train")
+    key = sha256(json.dumps([features.name, split.checksum]).encode()).hexdigest()[:32]
+    path = cache_folder() / "frechet" / f"{key}.safetensors"
+    if not path.is_file():
+        bar = tqdm(split.batches(batch_size), total=-(-len(split) // batch_size), desc="training images", delay=2)
+        found = Statistics.of(gather(features, (x for x, _ in bar)))
+        with replacing(path) as target:
+            save_file(
+                {"mean": found.mean, "covariance": found.covariance, "count": torch.tensor(found.count)}, str(target)
+            )
+    stored = load_file(path)
+    return Statistics(stored["mean"], stored["covariance"], int(stored["count"]))
+
+
+def test_images(data: DataSet, settings: Namespace) -> Iterator[torch.Tensor]:
+    """Yield as many test images as there are samples."""
+    yield from (x for x, _ in data.split("test").batches(settings.batch_size, settings.n))
+
+
+def samples(
+    model: MaskedDiffusion, sampler: Sampler, label: Labels | None, settings: Namespace, calls: list[float]
+) -> Iterator[torch.Tensor]:
+    """Yield samples in batches, and add the network calls of each to `calls`."""
+    mask_id = model.network.mask_id
+    for start in range(0, settings.n, settings.batch_size):
+        count = min(settings.batch_size, settings.n - start)
+        here = None if label is None else label[start : start + count].to(model.device)
+        canvas = torch.full((count, *model.shape), mask_id, device=model.device)
+        for state in sampler.trajectory(model.network, canvas, here, generator=generators(settings.seed, count, start)):
+            last = state
+        calls += last.calls.double().tolist()
+        yield last.x
+
+
+def measured(
+    name: str, real: Statistics, features: Extractor, images: Iterator[torch.Tensor], calls: list[float] | None
+) -> dict[str, Any]:
+    """Return a row of the table."""
+    value, error = frechet_with_error(real, gather(features, images))
+    return {"sampler": name, "calls": sum(calls) / len(calls) if calls else None, "distance": [value, error]}
+
+
+def line(row: dict[str, Any]) -> str:
+    """Lay out a row."""
+    value, error = row["distance"]
+    calls = "" if row["calls"] is None else f"{row['calls']:.1f}"
+    return f"{row['sampler']:52} {calls:>7}  {value:.4g} ± {error:.2g}"
