@@ -2,7 +2,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from unmask.networks.base import Positions
+from oracle import Table
+from unmask.metrics.likelihood import draw_nelbo
+from unmask.networks.base import Positions, pick
 from unmask.networks.unet import UNet
 from unmask.objectives import TimeFreeELBO
 from unmask.randomness import seeded
@@ -113,6 +115,25 @@ def test_it_starts_as_the_uniform_distribution(kind: str) -> None:
     x_t, _, label = inputs(network)
     bits = TimeFreeELBO()(network, x_t, label).nelbo / (x_t[0].numel() * torch.tensor(2.0).log())
     torch.testing.assert_close(bits.float(), torch.full((4,), 8.0))
+
+
+def test_the_bound_of_tiny_images_is_exact() -> None:
+    class Images(Table):
+        """An explicit law of 2x2 images of one channel."""
+
+        def __init__(self) -> None:
+            super().__init__(3, 4)
+            self.shape = (2, 2, 1)
+
+        def forward(self, x_t: Tensor, noise: object = None, label: object = None, *, at: object = None) -> Tensor:
+            full = super().forward(x_t.flatten(1))
+            return pick(full.view(*x_t.shape, 3), at)
+
+    oracle = Images()
+    x = oracle.states[:27].view(-1, 2, 2, 1)
+    found = draw_nelbo(oracle, TimeFreeELBO(), x, draws=4000, generator=seeded(0))
+    error = found.std(0) / len(found) ** 0.5
+    assert ((found.mean(0) + oracle.log_prob(x.flatten(1))).abs() < 4 * error + 1e-9).all()
 
 
 def test_checkpointing_changes_nothing(network: UNet) -> None:
