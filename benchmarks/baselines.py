@@ -17,13 +17,21 @@ def plain_ancestral_step(network: Network, x: Tensor, t: float, s: float) -> Ten
     return torch.where(x == network.mask_id, drawn, x)
 
 
-def plain_training_step(network: Network, optimizer: torch.optim.Optimizer, average: list[Tensor], x: Tensor) -> None:
-    """Train on one batch: all logits, one-hot cross-entropy at every position, then AdamW and a loop of averages."""
+def plain_nll(logits: Tensor, x: Tensor, one_hot: bool) -> Tensor:
+    """Return the cross-entropy at every position, by the formula's one-hot vectors or by gathering."""
+    law = logits.log_softmax(-1)
+    if one_hot:
+        return -(torch.nn.functional.one_hot(x, logits.shape[-1]).to(logits.dtype) * law).sum(-1)
+    return -law.gather(-1, x.unsqueeze(-1)).squeeze(-1)
+
+
+def plain_training_step(
+    network: Network, optimizer: torch.optim.Optimizer, average: list[Tensor], x: Tensor, one_hot: bool = True
+) -> None:
+    """Train on one batch: all logits, cross-entropy at every position, then AdamW and a loop of averages."""
     t = torch.rand(len(x)).clamp(min=1e-3)
     masked = torch.rand(x.shape) < t.unsqueeze(1)
-    logits = network(x.masked_fill(masked, network.mask_id), t)
-    one_hot = torch.nn.functional.one_hot(x, network.vocab_size).to(logits.dtype)
-    nll = -(one_hot * logits.log_softmax(-1)).sum(-1)
+    nll = plain_nll(network(x.masked_fill(masked, network.mask_id), t), x, one_hot)
     loss = ((nll * masked).sum(1) / t).mean()
     optimizer.zero_grad()
     loss.backward()
@@ -34,10 +42,9 @@ def plain_training_step(network: Network, optimizer: torch.optim.Optimizer, aver
 
 
 @torch.no_grad()
-def plain_evaluation(network: Network, x: Tensor) -> Tensor:
-    """Estimate the bound of a batch: all logits, one-hot cross-entropy at every position, independent times."""
+def plain_evaluation(network: Network, x: Tensor, one_hot: bool = True) -> Tensor:
+    """Estimate the bound of a batch: all logits, cross-entropy at every position, independent times."""
     t = torch.rand(len(x)).clamp(min=1e-3)
     masked = torch.rand(x.shape) < t.unsqueeze(1)
-    logits = network(x.masked_fill(masked, network.mask_id), t)
-    one_hot = torch.nn.functional.one_hot(x, network.vocab_size).to(logits.dtype)
-    return (-(one_hot * logits.log_softmax(-1)).sum(-1) * masked).sum(1) / t
+    nll = plain_nll(network(x.masked_fill(masked, network.mask_id), t), x, one_hot)
+    return (nll * masked).sum(1) / t

@@ -44,7 +44,7 @@ def overhead(size: str, rounds: int) -> dict[str, Any]:
         def trained(steps: int) -> float:
             model = MaskedDiffusion(new_network(size, 27), data.codec)
             run = Run(str(Path(folder, "run")), batch_size=batch, precision="bf16-mixed", evaluate_every=10**6)
-            settings = {"max_steps": steps, "accelerator": "cpu", "enable_progress_bar": False}
+            settings = {"max_steps": steps, "accelerator": "cpu", "enable_progress_bar": False, "log_every_n_steps": 10}
             go = plan_training(model, data, TimeFreeELBO(), Optimizer(), run, settings)
             start = time.perf_counter()
             go()
@@ -86,10 +86,10 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="so small that it only shows that it runs")
     parser.add_argument("--json", help="file for the figures")
     settings = parser.parse_args()
-    rounds = 1 if settings.small else 5
+    size, rounds = ("tiny", 1) if settings.small else ("a", 5)
     torch.manual_seed(0)
     rows = [
-        show("overhead of the trainer, size a, V=27, bfloat16", overhead("tiny" if settings.small else "a", rounds)),
+        show(f"overhead of the trainer, size {size}, V=27, bfloat16", overhead(size, rounds)),
         show("start", start(rounds)),
     ]
     report(rows, settings.json)

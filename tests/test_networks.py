@@ -1,3 +1,4 @@
+import copy
 import math
 
 import numpy as np
@@ -133,6 +134,66 @@ def test_cross_entropy_goes_backward_once_and_not_where_nothing_learns() -> None
     assert not again[0].requires_grad and torch.equal(again[1], nll)
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("frozen", [(), ("h",), ("head",), ("h", "head")])
+def test_cross_entropy_with_frozen_parts(frozen: tuple[str, ...], bias: bool) -> None:
+    layer = torch.nn.Linear(8, 5, bias=bias).double().requires_grad_("head" not in frozen)
+    h = torch.randn(6, 8, generator=seeded(0), dtype=torch.float64).requires_grad_("h" not in frozen)
+    target, weight = torch.arange(6) % 5, torch.rand(6, generator=seeded(1), requires_grad=True)
+    wanted = [part for part in (h, *layer.parameters()) if part.requires_grad]
+    loss, nll = head.linear_cross_entropy(h, layer, target, weight)
+    expected = torch.nn.functional.cross_entropy(layer(h), target, reduction="none")
+    torch.testing.assert_close(nll, expected.detach())
+    assert loss.requires_grad == bool(wanted)
+    if wanted:
+        plain = torch.autograd.grad((weight.detach() * expected).sum(), wanted)
+        for one, other in zip(torch.autograd.grad(loss, wanted), plain, strict=True):
+            torch.testing.assert_close(one, other)
+
+
+def test_cross_entropy_leaves_float64_alone_and_sums_bfloat16_in_float32() -> None:
+    layer = torch.nn.Linear(16, 3).bfloat16()
+    h = torch.randn(5000, 16, generator=seeded(0)).bfloat16().requires_grad_()
+    target = torch.randint(3, (5000,), generator=seeded(1))
+    loss, _ = head.linear_cross_entropy(h, layer, target, torch.ones(5000))
+    exact = copy.deepcopy(layer).double()
+    expected = torch.nn.functional.cross_entropy(exact(h.double()), target, reduction="sum")
+    found, plain = torch.autograd.grad(loss, layer.bias)[0], torch.autograd.grad(expected, exact.bias)[0]
+    assert (found - plain).norm() < 0.01 * plain.norm()
+    with torch.autocast("cpu", torch.bfloat16):
+        nll = head.linear_cross_entropy(h.double(), exact, target, torch.ones(5000))[1]
+    torch.testing.assert_close(nll, torch.nn.functional.cross_entropy(exact(h.double()), target, reduction="none"))
+
+
+@pytest.mark.slow
+def test_a_network_with_a_head_compiles_what_training_calls() -> None:
+    class Bag(head.HeadedNetwork):
+        """Every position sees the mean of all."""
+
+        vocab_size, shape = 5, (11,)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.head = torch.nn.Embedding(6, 8), torch.nn.Linear(8, 5)
+
+        def features(
+            self, x_t: Tensor, noise: object = None, label: object = None, at: Positions | None = None
+        ) -> Tensor:
+            h = self.embed(x_t)
+            h = h + h.mean(1, keepdim=True)
+            return h if at is None else at.pick(h)
+
+    network = Bag()
+    x = torch.randint(0, 5, (4, 11), generator=seeded(0))
+    plain = TimeFreeELBO()(network, x, generator=seeded(1))
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    network.compile_body()
+    compiled = TimeFreeELBO()(network, x, generator=seeded(1))
+    torch.testing.assert_close(compiled.nelbo, plain.nelbo)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+
+
 def test_cross_entropy_of_nothing_is_nothing(network: Transformer) -> None:
     x_t, noise, label = inputs(network)
     loss, nll, grads = cross_entropies(network, (x_t.clamp(max=4), noise, label), torch.ones(0))
@@ -221,14 +282,18 @@ def test_positions(at: list[list[int]]) -> None:
         assert a is b or torch.equal(a, b), part
 
 
-@pytest.mark.parametrize("heads", [1, 4])
-def test_attention_in_bfloat16_on_a_cpu_stays_close(heads: int) -> None:
-    q, k, v = (3 * torch.randn(2, heads, 64, 32, generator=seeded(i)) for i in range(3))
-    exact = torch.nn.functional.scaled_dot_product_attention(q, k, v)
-    plain = attend(q.bfloat16(), k.bfloat16(), v.bfloat16()).float()
-    fused = torch.nn.functional.scaled_dot_product_attention(q.bfloat16(), k.bfloat16(), v.bfloat16()).float()
-    assert (plain - exact).norm() < 0.02 * exact.norm()
-    assert (plain - exact).norm() < 2 * (fused - exact).norm()
+@pytest.mark.parametrize(("spread", "bound"), [(1.0, 0.01), (2.0, 0.03)])
+def test_attention_in_bfloat16_on_a_cpu_stays_close(spread: float, bound: float) -> None:
+    """Scores with a standard deviation of spread^2: they are rounded, so that sharp attention loses more."""
+    rounded = [(spread * torch.randn(2, 4, 64, 32, generator=seeded(i))).bfloat16().requires_grad_() for i in range(3)]
+    exact = [part.detach().double().requires_grad_() for part in rounded]
+    weight = torch.randn(2, 4, 64, 32, generator=seeded(3))
+    ours = attend(*rounded)
+    theirs = torch.nn.functional.scaled_dot_product_attention(*exact)
+    found = [ours, *torch.autograd.grad((ours * weight).sum(), rounded)]
+    expected = [theirs, *torch.autograd.grad((theirs * weight).sum(), exact)]
+    for one, other in zip(found, expected, strict=True):
+        assert (one - other).norm() < bound * other.norm()
 
 
 def test_padded_is_the_long_network_with_masks_behind_the_text() -> None:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from oracle import MarkovChain, Table
 from unmask.forward import sample_times
+from unmask.networks.transformer import Transformer
 from unmask.objectives import ContinuousELBO, DiscreteELBO, Objective, TimeFreeELBO
 from unmask.randomness import seeded
 from unmask.schedules import Cosine, Geometric, Linear, Polynomial, Schedule
@@ -119,6 +120,14 @@ def test_loss_is_the_mean_and_carries_the_gradient_of_the_bound() -> None:
     network.bias.grad = None
     TimeFreeELBO()(network, x, generator=seeded(0)).loss.backward()
     assert network.bias.grad[0] > 0.1 and network.bias.grad[2] < -0.1
+
+
+@pytest.mark.parametrize("batch", [3, 4])
+def test_data_that_hold_the_mask_are_refused_and_not_miscounted(batch: int) -> None:
+    network = Transformer(5, (8,), width=8, depth=1, heads=1)
+    x = torch.full((batch, 8), 5)  # every token is the mask's value
+    with pytest.raises((IndexError, RuntimeError), match="out of (bounds|range)"):
+        TimeFreeELBO()(network, x, generator=seeded(0))
 
 
 def test_time_free_masks_every_number_equally_often() -> None:

@@ -62,23 +62,24 @@ def masked_cross_entropy(
     noise: Times,
     label: Labels | None,
     *,
+    at: Positions,
     weight: Times,
     power: float = 1.0,
-    count: int | None = None,
 ) -> Loss:
     """Weigh the sum over masked positions i of -log p(x_i | x_t) of each example: what every scalar objective does.
 
     Args:
-        network: see `Objective`; so are x and label.
+        network: see `Objective`; so is label.
         x_t: partly masked tokens.
+        x: clean tokens.
         noise: what the network is told.
+        at: the positions that are masked.
         weight: of each example in the bound; to this power in the loss.
         power: see `TimeFreeELBO`.
-        count: number of masks in the batch, where it is known.
     """
-    at = Positions.of(x_t == network.mask_id, count)
-    loss, nll = network.cross_entropy(x_t, x, noise, label, at=at, weight=at.spread(weight**power / len(x)))
-    parts = weight.unsqueeze(1) * at.put(nll, len(x), x[0].numel())
+    batch, length = len(x), x[0].numel()
+    loss, nll = network.cross_entropy(x_t, x, noise, label, at=at, weight=at.spread(weight**power / batch))
+    parts = weight.unsqueeze(1) * at.put(nll, batch, length)
     return Loss(loss, parts.sum(1), parts)
 
 
@@ -101,7 +102,8 @@ class ContinuousELBO(Objective):
         t = sample_times(len(x), generator=generator, device=x.device)
         x_t = mask(x, t, self.schedule, network.mask_id, generator=generator)
         rate, weight = self.schedule.mask_rate(t), self.schedule.weight(t)
-        return masked_cross_entropy(network, x_t, x, rate, label, weight=weight)
+        at = Positions.of(x_t == network.mask_id)
+        return masked_cross_entropy(network, x_t, x, rate, label, at=at, weight=weight)
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,8 @@ class DiscreteELBO(Objective):
         t, s = k / self.steps, (k - 1) / self.steps
         x_t = mask(x, t, self.schedule, network.mask_id, generator=generator)
         weight = self.steps * self.schedule.unmask_prob(t, s)
-        return masked_cross_entropy(network, x_t, x, self.schedule.mask_rate(t), label, weight=weight)
+        at = Positions.of(x_t == network.mask_id)
+        return masked_cross_entropy(network, x_t, x, self.schedule.mask_rate(t), label, at=at, weight=weight)
 
 
 @dataclass(frozen=True)
@@ -160,11 +163,12 @@ class TimeFreeELBO(Objective):
         n = sample_counts(len(x), length, generator=generator, device=x.device)
         v = uniform((len(x), length), generator, x.device)
         last = v.sort(dim=1).values.gather(1, n[:, None] - 1)
-        x_t = torch.where((v <= last).view_as(x), network.mask_id, x)
+        hidden = (v <= last).view_as(x)
         shared = generator is None or isinstance(generator, torch.Generator)
         count = len(x) // 2 * (length + 1) if shared and len(x) % 2 == 0 else None
-        rate = n.double() / length
-        return masked_cross_entropy(network, x_t, x, rate, label, weight=1 / rate, power=self.power, count=count)
+        at, rate = Positions.of(hidden, count), n.double() / length
+        x_t = x.masked_fill(hidden, network.mask_id)
+        return masked_cross_entropy(network, x_t, x, rate, label, at=at, weight=1 / rate, power=self.power)
 
 
 @dataclass(frozen=True, eq=False)

@@ -147,11 +147,14 @@ class Network(nn.Module, ABC):
         at: Positions,
         weight: Float[Tensor, " n"],
     ) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
-        """Return the sum of weight * nll, and nll = -log p(x_i | x_t) in nats at the N positions, without gradient."""
+        """Return the sum of weight * nll, and nll = -log p(x_i | x_t) in nats at the N positions.
+
+        The sum has a gradient in the network's parameters; the nll and the weights have none.
+        """
         logits = self(x_t, noise, label, at=at)
         logits = logits if logits.dtype.itemsize >= 4 else logits.float()
         nll = F.cross_entropy(logits, at.pick(x.flatten(1)), reduction="none")
-        return (weight * nll).sum(), nll.detach()
+        return (weight.detach() * nll).sum(), nll.detach()
 
 
 def check_tokens(x: Tensor, count: int, name: str = "tokens") -> None:

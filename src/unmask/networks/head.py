@@ -25,27 +25,32 @@ def linear_cross_entropy(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
     """Return sum of weight * nll and the nll, -log softmax(head(h)) at the targets; the sum alone has a gradient.
 
-    The gradient is made on the way forward, from the same logits: no second product, and no (N, V) tensor is kept.
-    (`torch.nn.functional.linear_cross_entropy` does so too, but weighs values of the target, not positions.) Under
-    autocast the products are made in its type; softmax, weights and sums in float32 or better.
+    The gradient, in h and the head, is made on the way forward, from the same logits: no second product, and no (N, V)
+    tensor is kept. (`torch.nn.functional.linear_cross_entropy` does so too, but weighs values of the target, not
+    positions.) Under autocast the products are made in its type; softmax, weights and sums in float32 or better.
     """
-    learn = torch.is_grad_enabled() and any(part.requires_grad for part in (h, head.weight, head.bias))
-    loss, nll = _LinearCrossEntropy.apply(h, head.weight, head.bias, target, weight, learn)
+    parts = (h, head.weight, head.bias)
+    wanted = [torch.is_grad_enabled() and part is not None and part.requires_grad for part in parts]
+    loss, nll = _LinearCrossEntropy.apply(*parts, target, weight.detach(), wanted)
     return loss, nll
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, h: Tensor, matrix: Tensor, bias: Tensor, target: Tensor, weight: Tensor, learn: bool
+        ctx: Any, h: Tensor, matrix: Tensor, bias: Tensor | None, target: Tensor, weight: Tensor, wanted: list[bool]
     ) -> tuple[Tensor, Tensor]:
         kind = h.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else h.dtype
+        autocast = torch.is_autocast_enabled(kind) and h.dtype != torch.float64  # which autocast leaves alone
+        dtype = torch.get_autocast_dtype(kind) if autocast else h.dtype
         precise = torch.promote_types(dtype, torch.float32)
         nll = h.new_empty(len(h), dtype=precise)
-        grads = [torch.zeros_like(part) for part in (h, matrix, bias)] if learn else []
+        of_h, of_matrix, of_bias = (
+            torch.zeros_like(part, dtype=precise) if want and part is not None else None
+            for part, want in zip((h, matrix, bias), wanted, strict=True)
+        )
         with torch.autocast(kind, enabled=False):
-            m, b = matrix.to(dtype), bias.to(dtype)
+            m, b = matrix.to(dtype), None if bias is None else bias.to(dtype)
             many = max(1, PRODUCT // len(m))
             few = max(1, SOFTMAX // len(m)) if kind == "cpu" else many
             for start in range(0, len(h), many):
@@ -60,15 +65,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     law = z.log_softmax(-1, dtype=precise)
                     y = y.unsqueeze(1)
                     out.copy_(law.gather(1, y).squeeze(1).neg_())
-                    if learn:  # weight * (softmax - one-hot), in place of the logits
+                    if any(wanted):  # weight * (softmax - one-hot), in place of the logits
                         w = w.to(precise).unsqueeze(1)
                         law.exp_().mul_(w).scatter_add_(1, y, -w)
-                        grads[2] += law.sum(0)
                         z.copy_(law)
-                if learn:
-                    grads[0][here] = logits @ m
-                    grads[1] += logits.T @ x
-        ctx.grads = grads
+                    if of_bias is not None:
+                        of_bias += law.sum(0)
+                if of_h is not None:
+                    of_h[here] = (logits @ m).to(precise)
+                if of_matrix is not None:
+                    of_matrix += logits.T @ x
+        ctx.grads = [None if grad is None else grad.to(h.dtype) for grad in (of_h, of_matrix, of_bias)]
         ctx.mark_non_differentiable(nll)
         return (weight.double() * nll).sum(), nll
 
@@ -78,7 +85,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         if not ctx.grads:
             raise RuntimeError("linear_cross_entropy goes backward once: its gradients were given away")
         grads, ctx.grads = ctx.grads, []
-        return *(part.mul_(grad) for part in grads), None, None, None
+        return *(None if part is None else part.mul_(grad) for part in grads), None, None, None
 
 
 class HeadedNetwork(Network):
@@ -94,6 +101,10 @@ class HeadedNetwork(Network):
         self, x_t: Tokens, noise: Times | None = None, label: Labels | None = None, at: Positions | None = None
     ) -> Tensor:
         """Return what the head reads: (batch, L, width), or (N, width) at the N positions."""
+
+    def compile_body(self) -> None:
+        """Compile `features`."""
+        self.features = torch.compile(self.features)  # type: ignore[method-assign]
 
     def forward(
         self,
