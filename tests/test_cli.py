@@ -221,7 +221,8 @@ def test_frechet_distances(runs: Path, tmp_path: Path, capsys: pytest.CaptureFix
     first = json.loads(target.read_text())
     names = [row["sampler"] for row in first["rows"]]
     assert len(names) == 10 and names[0] == "test images" and names[1] == "Ancestral(steps=2, grid=uniform), Linear"
-    assert all(value >= 0 and error >= 0 for row in first["rows"] for value, error in [row["distance"]])
+    assert all(row["distance"][0] >= 0 and row["images"] == 30 for row in first["rows"])
+    assert first["rows"][0]["distance"][1] > 0 and first["rows"][1]["distance"][1] is None  # too few of each class
     assert "1297 training images of Digits" in first["protocol"]["reference"]
     assert Image.open(figure).width > 500
     assert main(["evaluate", digits, *settings, "--json", str(target)]) == 0  # with the statistics that were kept
@@ -232,6 +233,11 @@ def test_frechet_distances(runs: Path, tmp_path: Path, capsys: pytest.CaptureFix
         ([digits, "--fid", "--features", str(runs / "text")], "is of images (24,) with"),
         ([digits, "--fid", "--features", "nowhere"], "nowhere: no such folder"),
         ([str(runs / "text"), "--fid"], "--fid is for models of images"),
+        ([digits, "--fid", "--n", "20"], "the Inception network needs torch-fidelity: pip install"),
+        ([digits, "--fid", "--breakdown", "x.png"], "--breakdown does not go with --fid"),
+        ([digits, "--figure", "x.png"], "--figure does not go without --fid"),
+        ([digits, "--breakdown", "x.xyz"], "--breakdown x.xyz: the file must end in .png, .pdf or .svg"),
+        ([str(runs / "arrays"), "--fid", "--guidance", "2"], "--fid is for models of images"),
     ):
         assert message in fails(capsys, "evaluate", *arguments)
 
@@ -261,7 +267,7 @@ def test_commands(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["digit"], "no configuration 'digit' (did you mean 'digits'?); shipped are arrays, digits"),
+        (["digit"], "no configuration 'digit' (did you mean 'digits'?); shipped are arrays, cifar10, digits"),
         (["digits", "--network.widht", "3"], "unknown option 'widht' (did you mean 'width'?)"),
         (["digits", "--network.width", "wide"], "network.width: expected 'int', got 'wide'"),
         (["digits", "--objectve", "DiscreteELBO"], "unknown option --objectve (did you mean '--objective'?)"),

@@ -1,5 +1,3 @@
-import math
-
 import pytest
 import torch
 
@@ -32,25 +30,33 @@ def test_it_is_the_librarys() -> None:
     metric = FrechetInceptionDistance(feature=Flat(), input_img_size=(3, 2, 2), normalize=True).set_dtype(torch.float64)
     metric.update(real.view(-1, 3, 2, 2), real=True)
     metric.update(fake.view(-1, 3, 2, 2), real=False)
-    assert frechet_distance(Statistics.of(real), Statistics.of(fake)) == pytest.approx(
+    assert frechet_distance(Statistics.of([real]), Statistics.of([fake])) == pytest.approx(
         float(metric.compute()), rel=1e-3
     )
 
 
 def test_few_images_and_singular_covariances() -> None:
-    few = Statistics.of(normal(5, 12, 0))  # of rank 4
+    few = Statistics.of([normal(5, 12, 0)])  # of rank 4
     assert frechet_distance(few, few) == pytest.approx(0, abs=1e-5 * float(few.covariance.trace()))
     with pytest.raises(ValueError, match="at least 2 images are needed to fit a law, got 1"):
-        Statistics.of(torch.zeros(1, 3))
+        Statistics.of([torch.zeros(1, 3)])
 
 
 def test_the_error_is_the_spread_over_samples() -> None:
-    real = Statistics.of(normal(20_000, 4, 0))
+    real = Statistics.of(normal(20_000, 4, 0).split(3000))
     mix = torch.randn(4, 4, generator=seeded(0, 1))
     samples = [torch.randn(400, 4, generator=seeded(seed, 9)) @ mix + 0.3 for seed in range(60)]
     values, errors = torch.tensor([frechet_with_error(real, sample) for sample in samples]).T
     assert 0.6 < errors.mean() / values.std() < 1.6
-    assert math.isnan(frechet_with_error(real, samples[0][:12])[1])
+    assert frechet_with_error(real, samples[0][:12])[1] is None
+
+
+def test_the_error_of_labelled_samples_leaves_no_class_out() -> None:
+    centres = 5 * torch.randn(10, 4, generator=seeded(0))
+    real = Statistics.of([centres.repeat(2000, 1) + torch.randn(20_000, 4, generator=seeded(1))])
+    samples = [centres.repeat(40, 1) + 1.2 * torch.randn(400, 4, generator=seeded(seed, 9)) for seed in range(60)]
+    values, errors = torch.tensor([frechet_with_error(real, sample, period=10) for sample in samples]).T
+    assert 0.6 < errors.mean() / values.std() < 1.6
 
 
 def test_gather_keeps_the_order() -> None:

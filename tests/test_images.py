@@ -2,6 +2,7 @@ import gzip
 import io
 import pickle
 import tarfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -310,10 +311,113 @@ def test_an_archive_of_images(tmp_path: Path) -> None:
         (dict(x=x), {}, "no array named 'images'"),
         (dict(images=x.astype(float)), {}, "images must be integers"),
         (dict(images=np.zeros((40, 3, 4, 2), int)), {}, r"1 or 3 channels\), got int64 \(40, 3, 4, 2\)"),
-        (dict(images=x, labels=np.arange(3)), {}, r"labels must be integers of at least 0, of shape \(40,\)"),
+        (dict(images=x, labels=np.arange(3)), {}, r"labels must be integers from 0, of shape \(40,\)"),
+        (dict(images=x, labels=np.full(40, 10**11)), {}, "labels must be integers from 0"),
         (dict(images=x[:5]), {}, "at least 20 images are needed"),
         (dict(images=np.array([{}])), {}, "damaged, or not plain arrays"),
     ):
         np.savez(path, **arrays)
         with pytest.raises(ValueError, match=message):
             Images(path=str(path), **settings).split("train")
+
+
+def test_files_that_hide_what_they_are(folder: Path, tmp_path: Path) -> None:
+    path = folder / "dog" / "zz.png"
+    Image.new("P", (8, 6)).save(path, transparency=0)
+    with pytest.raises(ValueError, match=r"zz.png: the image has transparency \(mode P\)"):
+        Images(path=str(folder)).split("train")
+    Image.new("RGB", (8, 6)).save(path, transparency=(0, 0, 0))
+    with pytest.raises(ValueError, match=r"zz.png: the image has transparency \(mode RGB\)"):
+        Images(path=str(folder)).split("train")
+    path.write_bytes(png16(np.zeros((6, 8, 3), np.uint16)))
+    with pytest.raises(ValueError, match=r"zz.png: the image is not 8-bit grey or RGB"):
+        Images(path=str(folder)).split("train")
+    Image.new("P", (8, 6)).save(path)
+    assert len(Images(path=str(folder)).all.x) == 41  # colours of a palette are RGB
+    np.save(tmp_path / "x.npy", np.zeros(3))
+    (tmp_path / "x.npy").rename(tmp_path / "x.npz")
+    with pytest.raises(ValueError, match=r"x.npz: damaged, or not a .npz archive"):
+        Images(path=str(tmp_path / "x.npz")).split("train")
+
+
+def png16(image: np.ndarray) -> bytes:
+    """Write RGB with 16 bits a channel, which Pillow can only read."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+
+    height, width = image.shape[:2]
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([16, 2, 0, 0, 0])
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in image)
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+def test_classes_are_numbered_as_their_folders_are(tmp_path: Path) -> None:
+    for kind in range(11):
+        (tmp_path / str(kind)).mkdir()
+        for i in range(2):
+            Image.new("L", (2, 2), kind).save(tmp_path / str(kind) / f"{i}.png")
+    x, labels, _ = Images(path=str(tmp_path), labels=True).all
+    assert np.array_equal(x[:, 0, 0, 0], labels)
+    for name in ("train", "test"):
+        (tmp_path / "split" / name).mkdir(parents=True)
+        Image.new("L", (2, 2)).save(tmp_path / "split" / name / "x.png")
+    with pytest.raises(ValueError, match="holds the folders train and test"):
+        Images(path=str(tmp_path / "split"), labels=True).split("train")
+
+
+def test_a_split_that_is_sent_to_a_worker_is_the_same(tmp_path: Path) -> None:
+    x = RANDOM.integers(0, 256, (1100, 64, 64, 3)).astype(np.uint8)
+    np.savez(tmp_path / "train_data_batch_1.npz", data=planes(x), labels=np.full(1100, 1))
+    np.savez(tmp_path / "val_data.npz", data=planes(x[:5]), labels=np.full(5, 1))
+    data = ImageNet64(path=str(tmp_path), labels=True)
+    for part in ("train", "valid", "test"):
+        split = data.split(part)
+        sent = pickle.loads(pickle.dumps(split))
+        some = np.array([0, len(split) - 1])
+        assert np.array_equal(sent[some][0], split[some][0]) and sent.checksum == split.checksum
+        assert len(pickle.dumps(split)) < 200_000  # the place of the map, not its content
+    assert "not all of ImageNet 64x64" in data.name
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (dict(img=[b"x"] * 3, label=[1, 2, 3]), "row 0: not an image"),
+        (dict(img=[{"bytes": None, "path": "x.png"}] * 3, label=[1, 2, 3]), "row 0: expected the bytes of an image"),
+        (dict(img=[None] * 3, label=[1, 2, 3]), "row 0: expected the bytes of an image, got NoneType"),
+        (dict(img=["good"] * 3, label=[1, -1, 3]), r"row 1: the label must be in 0..9, got -1"),
+        (dict(img=["good"] * 3, label=[1, 10, 3]), r"row 1: the label must be in 0..9, got 10"),
+        (dict(img=["good"] * 3, label=[1, 2, None]), r"row 2: the label must be in 0..9, got None"),
+        (dict(img=["good"] * 3, label=["a", "b", "c"]), r"row 0: the label must be in 0..9, got 'a'"),
+        (dict(img=["small"] * 3, label=[1, 2, 3]), "row 0: expected 32x32 with 3 channels, got 4x4 with 3 channels"),
+        (dict(pixels=[1]), "expected columns of images"),
+    ],
+)
+def test_parquet_refusals(tmp_path: Path, columns: dict[str, list[object]], message: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    made = {
+        "good": {"bytes": png(np.zeros((32, 32, 3), np.uint8))},
+        "small": {"bytes": png(np.zeros((4, 4, 3), np.uint8))},
+    }
+    columns = {name: [made.get(v, v) if isinstance(v, str) else v for v in column] for name, column in columns.items()}
+    pq.write_table(pa.table(columns), tmp_path / "train-0.parquet")
+    with pytest.raises(ValueError, match=f"train-0.parquet.*{message}"):
+        CIFAR10(path=str(tmp_path)).split("train")
+
+
+def test_too_few_images_are_refused(tmp_path: Path, cifar: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    few = {name: (x[:100], labels[:100]) for name, (x, labels) in cifar.items()}
+    data = CIFAR10(path=str(write_cifar("binary", tmp_path, few)))
+    with pytest.raises(ValueError, match="more than 1000 training images are needed, got 500"):
+        data.split("valid")
+    assert "not CIFAR-10" in data.name
+
+
+def test_a_pickle_cannot_take_long() -> None:
+    deep = b"\x80\x04}" + b")" + b"\x85" * 100_000 + b"K\x01s."  # a deep tuple as a key
+    with pytest.raises(ValueError, match="neither text nor a whole number"):
+        read_pickle(deep, "f")

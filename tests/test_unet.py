@@ -1,8 +1,10 @@
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 from oracle import Table
+from unmask.cli.train import shipped
 from unmask.metrics.likelihood import draw_nelbo
 from unmask.networks.base import Positions, pick
 from unmask.networks.unet import UNet
@@ -140,23 +142,20 @@ def test_checkpointing_changes_nothing(network: UNet) -> None:
     inside = inputs(network)
     grads = []
     for checkpointing in (False, True):
-        network.checkpointing = checkpointing
+        for module in network.modules():
+            if hasattr(module, "checkpointing"):
+                module.checkpointing = checkpointing
         grads.append(torch.autograd.grad(network(*inside).square().sum(), list(network.parameters())))
     for one, other in zip(*grads, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("millions", "settings"),
-    [
-        (28.4, dict(shape=(32, 32, 3))),
-        (197.5, dict(shape=(64, 64, 3), widths=(128, 256), blocks=3, middle_depth=17, middle_width=768, heads=12)),
-    ],
-)
-def test_the_papers_sizes(millions: float, settings: dict[str, object]) -> None:
+@pytest.mark.parametrize(("config", "channels", "millions"), [("cifar10", 32, 28.4), ("imagenet64", 64, 197.5)])
+def test_the_papers_sizes(config: str, channels: int, millions: float) -> None:
+    settings = yaml.safe_load(shipped()[config].read_text())["network"]["init_args"]
+    settings["widths"] = tuple(settings["widths"])
     with torch.device("meta"):
-        network = UNet(256, time_conditioning=True, **settings)
+        network = UNet(256, (channels, channels, 3), **settings)
     assert round(sum(p.numel() for p in network.parameters()) / 1e6, 1) == millions
 
 

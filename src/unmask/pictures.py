@@ -192,7 +192,8 @@ def study_figure(rows: Sequence[dict[str, Any]], real: dict[str, Any], unit: str
             if known:
                 calls, values, errors = zip(*known, strict=True)
                 style = {"color": colormaps["tab20"](i % 20), "marker": "osv^D*"[i % 6], "linewidth": 0.8}
-                axes.errorbar(calls, values, errors, label=kind, capsize=2, **style)
+                spread = [error or 0 for error in errors]
+            axes.errorbar(calls, values, spread, label=kind, capsize=2, **style)
         if real.get(name):
             axes.axhline(real[name][0], color="black", linestyle=":", label="test data")
         axes.set(xscale="log", xlabel="network calls an example", title=titles[name])
@@ -271,7 +272,8 @@ def distance_figure(rows: Sequence[dict[str, Any]]) -> Figure:
             axes.axhline(values[0], color="black", linestyle=":", label=kind)
         else:
             calls = [row["calls"] for row in members]
-            axes.errorbar(calls, values, errors, label=kind, marker="osv^D*"[i % 6], linewidth=0.8, capsize=2)
+            spread = [error or 0 for error in errors]
+            axes.errorbar(calls, values, spread, label=kind, marker="osv^D*"[i % 6], linewidth=0.8, capsize=2)
     axes.set(xscale="log", yscale="log", xlabel="network calls an image", ylabel="Fréchet distance")
     axes.legend(fontsize=8)
     return figure

@@ -90,7 +90,8 @@ def _explain(message: str, parser: ArgumentParser) -> str:
     if found := re.search(r"[Oo]ption '([^']+)' is not accepted|does not accept option '([^']+)'", message):
         name = found[1] or found[2]
         if owners := [title for title, cls in classes.items() if name in inspect.signature(cls).parameters]:
-            return f"{where}{name!r} belongs to {', '.join(owners)}: name the class first, as in --sampler Ancestral"
+            how = f"name the class first, as in --sampler Ancestral{nearest(name, names)}"
+            return f"{where}{name!r} belongs to {', '.join(owners)}: {how}"
         known = names | {option.rpartition(".")[2].lstrip("-") for option in options}
         return f"{where or message.split(' does not')[0] + ': '}unknown option {name!r}{nearest(name, known)}"
     if found := re.search(r"[Uu]nrecognized arguments: (\S+)", message):

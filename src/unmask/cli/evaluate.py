@@ -1,11 +1,15 @@
 """unmask evaluate MODEL: the negative ELBO on a data set, with its standard error and its protocol."""
 
+from __future__ import annotations
+
 import json
 import math
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jsonargparse import Namespace
@@ -13,11 +17,15 @@ from tqdm import tqdm
 
 from unmask.cli.common import find_model, first, instantiate, load_model, new_parser, own_data, parse
 from unmask.data.base import DataSet
+from unmask.data.images import ImageSet
 from unmask.description import describe
 from unmask.files import check_writable, checksum, replacing
 from unmask.metrics.likelihood import Breakdown, Likelihood, evaluate
 from unmask.model import WEIGHTS, MaskedDiffusion
 from unmask.objectives import Objective
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def run(arguments: list[str]) -> None:
@@ -76,6 +84,11 @@ def run(arguments: list[str]) -> None:
     for name, least in (("draws", 1), ("batch_size", 1), ("limit", 1), ("n", 2), ("seed", 0)):
         if settings[name] is not None and settings[name] < least:
             raise ValueError(f"--{name} must be at least {least}, got {settings[name]}")
+    for option, belongs in (("figure", settings.fid), ("breakdown", not settings.fid)):
+        if settings[option] and not belongs:
+            raise ValueError(f"--{option} does not go {'without' if option == 'figure' else 'with'} --fid")
+        if settings[option] and Path(settings[option]).suffix not in (".png", ".pdf", ".svg"):
+            raise ValueError(f"--{option} {settings[option]}: the file must end in .png, .pdf or .svg")
     for option in ("json", "breakdown", "figure"):
         if settings[option]:
             check_writable(Path(settings[option]), f"--{option}")
@@ -86,27 +99,40 @@ def run(arguments: list[str]) -> None:
         raise ValueError(f"{settings.model} does not say what it was trained with: name the data, as in --data Digits")
     check_fits(model, made.data)
     warn_if_changed(model, made.data)
-    report = fid(model, made.data, settings) if settings.fid else likelihood(model, made, settings)
+    if isinstance(made.data, ImageSet):  # mirrored images are for training alone
+        made.data = replace(made.data, flip=False)
+    (fid if settings.fid else likelihood)(model, made, settings)
+
+
+def write(report: dict[str, Any], settings: Namespace) -> None:
+    """Write a report where it is wanted."""
     if settings.json:
         with replacing(settings.json) as target:
             target.write_text(json.dumps(report, indent=2) + "\n")
 
 
-def fid(model: MaskedDiffusion, data: DataSet, settings: Namespace) -> dict[str, Any]:
-    """Print Fréchet distances, draw them, and return them with their protocol."""
+def draw(make: Callable[[], Figure], path: str) -> None:
+    """Write a figure."""
+    with replacing(path) as target:
+        make().savefig(target, dpi=150)
+    print(path)
+
+
+def fid(model: MaskedDiffusion, made: Namespace, settings: Namespace) -> None:
+    """Print Fréchet distances, write them with their protocol, and draw them."""
     from unmask.cli.fid import measure
 
-    report = measure(model, data, settings)
+    report = measure(model, made.data, settings)
+    report["protocol"] |= weights(settings, model) | versions(model)
+    write(report, settings)
     if settings.figure:
         from unmask.pictures import distance_figure
 
-        distance_figure(report["rows"]).savefig(settings.figure, dpi=150)
-        print(settings.figure)
-    return report | {"versions": versions(model)}
+        draw(lambda: distance_figure(report["rows"]), settings.figure)
 
 
-def likelihood(model: MaskedDiffusion, made: Namespace, settings: Namespace) -> dict[str, Any]:
-    """Print the likelihood, draw where the bits go, and return it with its protocol."""
+def likelihood(model: MaskedDiffusion, made: Namespace, settings: Namespace) -> None:
+    """Print the likelihood, write it with its protocol, and draw where the bits go."""
     objective = model.fit_objective(made.objective)
     split = made.data.split(settings.split)
     batches = split.batches(settings.batch_size, settings.limit)
@@ -122,17 +148,11 @@ def likelihood(model: MaskedDiffusion, made: Namespace, settings: Namespace) -> 
         )
     report = summarise(result, model) | protocol(settings, model, made.data, objective)
     print(table(report))
+    write(report, settings)
     if breakdown is not None:
-        draw_breakdown(breakdown, made.data.shape, model, settings.breakdown)
-    return report
+        from unmask.pictures import breakdown_figure
 
-
-def draw_breakdown(breakdown: Breakdown, shape: tuple[int, ...], model: MaskedDiffusion, path: str) -> None:
-    """Write the picture of where the bits go."""
-    from unmask.pictures import breakdown_figure
-
-    breakdown_figure(breakdown, shape, model.codec).savefig(path, dpi=150)
-    print(path)
+        draw(lambda: breakdown_figure(breakdown, made.data.shape, model.codec), settings.breakdown)
 
 
 def warn_if_changed(model: MaskedDiffusion, data: DataSet) -> None:
@@ -164,8 +184,6 @@ def summarise(result: Likelihood, model: MaskedDiffusion) -> dict[str, Any]:
 
 def protocol(settings: Namespace, model: MaskedDiffusion, data: DataSet, objective: Objective) -> dict[str, Any]:
     """Return everything that another person needs to get the same figure."""
-    folder = Path(find_model(settings.model))
-    run = model.about.get("run", {})
     return {
         "data": data.name,
         "split": settings.split,
@@ -173,10 +191,19 @@ def protocol(settings: Namespace, model: MaskedDiffusion, data: DataSet, objecti
         "objective": describe(objective),
         "draws_per_example": settings.draws,
         "seed": settings.seed,
-        "weights": f"moving average, decay {run['ema']}" if run.get("ema") else "not averaged",
-        "weights_sha256": checksum(folder / WEIGHTS) if folder.is_dir() else None,
+        **weights(settings, model),
         "precision": settings.precision,
     } | versions(model)
+
+
+def weights(settings: Namespace, model: MaskedDiffusion) -> dict[str, str | None]:
+    """Return which weights a figure is of."""
+    folder = Path(find_model(settings.model))
+    run = model.about.get("run", {})
+    return {
+        "weights": f"moving average, decay {run['ema']}" if run.get("ema") else "not averaged",
+        "weights_sha256": checksum(folder / WEIGHTS) if folder.is_dir() else None,
+    }
 
 
 def versions(model: MaskedDiffusion) -> dict[str, str]:

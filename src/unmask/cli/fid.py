@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from jsonargparse import Namespace
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
@@ -16,7 +17,9 @@ from unmask.cli.common import load_model
 from unmask.cli.study import short_name, whole_numbers
 from unmask.codecs import Pixels
 from unmask.data.base import DataSet
+from unmask.data.images import ImageSet
 from unmask.data.text import cache_folder
+from unmask.description import describe
 from unmask.files import replacing
 from unmask.metrics.frechet import Extractor, Inception, ModelFeatures, Statistics, frechet_with_error, gather
 from unmask.model import MaskedDiffusion
@@ -39,14 +42,17 @@ def measure(model: MaskedDiffusion, data: DataSet, settings: Namespace) -> dict[
         raise ValueError(f"--fid is for models of images; this one's tokens are {codec}")
     if isinstance(model.schedule, TokenPolynomial):
         raise ValueError("--fid compares samplers of scalar schedules; the model has a state-dependent one")
+    if settings.guidance != 1 and model.network.classes is None:
+        raise ValueError(f"--guidance {settings.guidance:g} is for models with classes; this one has none")
     steps = whole_numbers(settings.steps)
     features = find_features(model, codec, settings)
     real = reference(features, data, settings.batch_size)
-    rows = [measured("test images", real, features, test_images(data, settings), None)]
+    period = model.network.classes or 1
+    rows = [measured("test images", real, features, test_images(data, settings), [], 1)]
     grids: tuple[Grid, ...] = ("uniform", "cosine")
     kinds = product((Linear(), Cosine()), grids, steps)
     chosen: list[Ancestral | FirstHitting] = [Ancestral(schedule, count, grid) for schedule, grid, count in kinds]
-    print(f"{'':52} {'calls':>7}  Fréchet distance")
+    print(f"{'':52} {'images':>7} {'calls':>7}  Fréchet distance")
     print(line(rows[0]))
     label = None if model.network.classes is None else torch.arange(settings.n) % model.network.classes
     chosen.append(FirstHitting())
@@ -55,13 +61,12 @@ def measure(model: MaskedDiffusion, data: DataSet, settings: Namespace) -> dict[
         calls: list[float] = []
         images = samples(model, sampler, label, settings, calls)
         name = f"{short_name(sampler)}, {type(sampler.schedule).__name__}"
-        rows.append(measured(name, real, features, images, calls))
+        rows.append(measured(name, real, features, images, calls, period))
         tqdm.write(line(rows[-1]))
     return {
         "rows": rows,
         "protocol": {
             "features": features.name,
-            "images": settings.n,
             "reference": f"{real.count} training images of {data.name}, sha256 {data.split('train').checksum}",
             "labels": "every class in turn" if label is not None else "none",
             "guidance": settings.guidance,
@@ -80,19 +85,23 @@ def find_features(model: MaskedDiffusion, codec: Pixels, settings: Namespace) ->
 
 
 def reference(features: Extractor, data: DataSet, batch_size: int) -> Statistics:
-    """Return the statistics of the training images, from the cache where they are there."""
+    """Return the statistics of the training images, as they are and not mirrored, from the cache if they are there."""
+    data = replace(data, flip=False) if isinstance(data, ImageSet) else data
     split = data.split("train")
-    key = sha256(json.dumps([features.name, split.checksum]).encode()).hexdigest()[:32]
-    path = cache_folder() / "frechet" / f"{key}.safetensors"
-    if not path.is_file():
-        bar = tqdm(split.batches(batch_size), total=-(-len(split) // batch_size), desc="training images", delay=2)
-        found = Statistics.of(gather(features, (x for x, _ in bar)))
-        with replacing(path) as target:
-            save_file(
-                {"mean": found.mean, "covariance": found.covariance, "count": torch.tensor(found.count)}, str(target)
-            )
-    stored = load_file(path)
-    return Statistics(stored["mean"], stored["covariance"], int(stored["count"]))
+    key = json.dumps([features.name, split.checksum, describe(data.codec), data.shape])
+    path = cache_folder() / "frechet" / f"{sha256(key.encode()).hexdigest()[:32]}.safetensors"
+    if path.is_file():
+        try:
+            stored = load_file(path)
+            return Statistics(stored["mean"], stored["covariance"], int(stored["count"]))
+        except (SafetensorError, KeyError):  # damaged: made again
+            pass
+    bar = tqdm(split.batches(batch_size), total=-(-len(split) // batch_size), desc="training images", delay=2)
+    with torch.no_grad():
+        found = Statistics.of(features(x).float().cpu() for x, _ in bar)
+    with replacing(path) as target:
+        save_file({"mean": found.mean, "covariance": found.covariance, "count": torch.tensor(found.count)}, str(target))
+    return found
 
 
 def test_images(data: DataSet, settings: Namespace) -> Iterator[torch.Tensor]:
@@ -116,15 +125,23 @@ def samples(
 
 
 def measured(
-    name: str, real: Statistics, features: Extractor, images: Iterator[torch.Tensor], calls: list[float] | None
+    name: str,
+    real: Statistics,
+    features: Extractor,
+    images: Iterator[torch.Tensor],
+    calls: list[float] | None,
+    period: int,
 ) -> dict[str, Any]:
     """Return a row of the table."""
-    value, error = frechet_with_error(real, gather(features, images))
-    return {"sampler": name, "calls": sum(calls) / len(calls) if calls else None, "distance": [value, error]}
+    seen = gather(features, images)
+    distance = list(frechet_with_error(real, seen, period))
+    mean = sum(calls) / len(calls) if calls else None
+    return {"sampler": name, "calls": mean, "images": len(seen), "distance": distance}
 
 
 def line(row: dict[str, Any]) -> str:
     """Lay out a row."""
     value, error = row["distance"]
     calls = "" if row["calls"] is None else f"{row['calls']:.1f}"
-    return f"{row['sampler']:52} {calls:>7}  {value:.4g} ± {error:.2g}"
+    known = "unknown (too few images)" if error is None else f"{error:.2g}"
+    return f"{row['sampler']:52} {row['images']:>7} {calls:>7}  {value:.4g} ± {known}"

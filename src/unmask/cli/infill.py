@@ -18,6 +18,7 @@ from unmask.cli.sample import (
     show,
 )
 from unmask.codecs import Bytes, Characters, Pixels
+from unmask.data.images import open_image
 from unmask.model import MaskedDiffusion
 from unmask.networks.base import check_tokens
 from unmask.networks.padded import Padded
@@ -97,19 +98,19 @@ def _from_image(model: MaskedDiffusion, settings: Namespace) -> Tensor:
         raise ValueError("--image needs --mask: an image of the same size, white where unknown")
     height, width, channels = model.shape
 
-    def read(path: str, mode: str) -> np.ndarray:
-        try:
-            image = Image.open(path).convert(mode)
-        except FileNotFoundError:
-            raise FileNotFoundError(f"{path}: no such file") from None
-        except OSError as error:
-            raise ValueError(f"{path}: not an image: {error}") from None
-        if image.size != (width, height):
-            raise ValueError(f"{path}: the image is {image.width}x{image.height}, the model's are {width}x{height}")
-        return np.asarray(image).reshape(height, width, -1)
+    def read(path: str, count: int) -> np.ndarray:
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path}: no such file")
+        pixels = open_image(path, path)
+        if pixels.shape[:2] != (height, width):
+            size = f"{pixels.shape[1]}x{pixels.shape[0]}"
+            raise ValueError(f"{path}: the image is {size}, the model's are {width}x{height}")
+        if count == 1 and pixels.shape[2] == 3:
+            return np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
+        return np.broadcast_to(pixels, (height, width, count))
 
-    tokens = model.codec.encode(read(settings.image, "L" if channels == 1 else "RGB"))
-    unknown = torch.from_numpy(read(settings.mask, "L") > 127)
+    tokens = model.codec.encode(read(settings.image, channels))
+    unknown = torch.from_numpy(read(settings.mask, 1) > 127)
     return torch.where(unknown, model.network.mask_id, tokens)
 
 

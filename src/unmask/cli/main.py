@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error.message, 2)
     except ModuleNotFoundError as error:
         return _fail(f"{name} needs the package {error.name!r}, which is not installed: pip install 'unmask[demo]'", 1)
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ImportError, ValueError, OSError, FloatingPointError) as error:
         return _fail(str(error), 1)
     return 0
 

@@ -1,6 +1,7 @@
 """Integer arrays of the user's own, of any shape."""
 
 import zipfile
+import zlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -108,7 +109,7 @@ def _load(path: Path) -> dict[str, np.ndarray]:
             return {"x": np.load(path, mmap_mode="r", allow_pickle=False)}
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path}: damaged, or not plain arrays: {error}") from error
 
 

@@ -1,6 +1,7 @@
 """What a data set is: three splits of examples as tokens, and the codec that made them."""
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,10 +31,14 @@ class _Place(NamedTuple):
 
     @classmethod
     def of(cls, value: Any) -> Any:
-        if not isinstance(value, np.memmap) or value.filename is None:
+        if not isinstance(value, np.memmap) or value.filename is None or not value.flags.forc:
             return value
+        root = value  # whose offset is right: a slice keeps that of what it was cut from
+        while isinstance(root.base, np.memmap):
+            root = root.base
+        start = root.offset + value.__array_interface__["data"][0] - root.__array_interface__["data"][0]
         order: Literal["C", "F"] = "C" if value.flags.c_contiguous else "F"
-        return cls(str(value.filename), value.dtype, value.offset, value.shape, order)
+        return cls(str(value.filename), value.dtype, start, value.shape, order)
 
     def open(self) -> np.memmap:
         return np.memmap(self.filename, self.dtype, "r", self.offset, self.shape, self.order)
@@ -102,10 +107,13 @@ class Examples(Split):
         return x, None if self.labels is None else torch.from_numpy(self.labels[rows].astype(np.int64))
 
     def _chunks(self) -> Iterator[bytes]:
-        for start in range(0, len(self), 65536):
-            for array in self[np.arange(start, min(start + 65536, len(self)))]:
-                if array is not None:
-                    yield array.numpy().astype("<i8").tobytes()
+        yield f"{self.x.dtype.str} {self.x.shape[1:]}".encode()
+        many = max(1, (1 << 22) // max(1, math.prod(self.x.shape[1:])))
+        for start in range(0, len(self), many):
+            rows = self.chosen[start : start + many]
+            yield self.x[rows].tobytes()
+            if self.labels is not None:
+                yield self.labels[rows].astype("<i8").tobytes()
 
 
 class Windows(Split):

@@ -5,22 +5,21 @@ import zlib
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from unmask.data.base import Part
 from unmask.data.download import check_md5, fetch
-from unmask.data.images import ImageSet, Pictures
+from unmask.data.images import ImageSet, Pictures, held_out
 from unmask.data.parquet import parquet_files, read_parquet
-from unmask.data.pickled import Made, read_pickle
+from unmask.data.pickled import read_pickle
 
 HOME = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 SHAPE = (32, 32, 3)
 HELD_OUT = 1000
 TRAIN = [f"data_batch_{i}" for i in range(1, 6)]
-FORMS = "the binary or the Python version (a folder, or its .tar.gz), or the Hub's Parquet files"
+FORMS = "the binary or the Python version (a folder, or its .tar.gz), or the Hub's Parquet files (else --data Images)"
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,10 @@ class CIFAR10(ImageSet):
 
     @property
     def name(self) -> str:
-        return "CIFAR-10"
+        if self.path is None:
+            return "CIFAR-10"
+        counts = tuple(len(self._parts[part].x) for part in ("train", "test"))
+        return f"{Path(self.path).name} ({'CIFAR-10, not verified' if counts == (50_000, 10_000) else 'not CIFAR-10'})"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -64,9 +66,7 @@ class CIFAR10(ImageSet):
     def pictures(self, part: Part) -> Pictures:
         if part == "test":
             return self._parts["test"]
-        x, labels = self._parts["train"]
-        here = slice(len(x) - HELD_OUT) if part == "train" else slice(len(x) - HELD_OUT, None)
-        return Pictures(x[here], None if labels is None else labels[here])
+        return held_out(self._parts["train"], part, HELD_OUT, self.path or "CIFAR-10")
 
 
 def _from_folder(path: Path) -> dict[str, bytes]:
@@ -83,7 +83,9 @@ def _from_archive(path: Path) -> dict[str, bytes]:
                 if name in (*TRAIN, "test_batch") and (file := archive.extractfile(member)) is not None:
                     found[name] = file.read()
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise ValueError(f"{path}: damaged or truncated archive, or none: {error}; expected {FORMS}") from None
+        raise ValueError(
+            f"{path}: damaged or truncated archive, or none ({error}); expected {FORMS}; other images: --data Images"
+        ) from None
     return found
 
 
@@ -104,16 +106,16 @@ def _batch(content: bytes, name: str) -> Pictures:
 
 def _from_pickle(content: bytes, name: str) -> tuple[np.ndarray, np.ndarray]:
     batch = read_pickle(content, name)
-    batch = {_text(key): value for key, value in batch.items()} if isinstance(batch, dict) else {}
-    data, labels = batch.get("data"), batch.get("labels")
-    state: Any = data.state[0] if isinstance(data, Made) and data.state else ()
-    raw = state[4] if len(state) == 5 else None
-    raw = raw.encode("latin-1") if isinstance(raw, str) else raw
-    if not isinstance(raw, bytes) or not isinstance(labels, list) or len(raw) != len(labels) * 3072:
-        raise ValueError(
-            f"{name}: truncated, or not a batch of CIFAR-10: expected `data` of 3072 bytes for each of `labels`"
-        )
-    return np.asarray(labels), np.frombuffer(raw, np.uint8).reshape(-1, 3072)
+    try:
+        batch = {_text(key): value for key, value in batch.items()}
+        _, _, _, fortran, raw = batch["data"].state[0]
+        raw = raw.encode("latin-1") if isinstance(raw, str) else raw
+        planes, labels = np.frombuffer(raw, np.uint8).reshape(-1, 3072), np.array(batch["labels"], dtype=np.int64)
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise ValueError(f"{name}: not a batch of CIFAR-10, of `data` and `labels`: {error}") from None
+    if fortran or len(planes) != len(labels):
+        raise ValueError(f"{name}: truncated, or not CIFAR-10: {len(planes)} images and {len(labels)} labels")
+    return labels, planes
 
 
 def _text(key: object) -> object:
@@ -124,5 +126,5 @@ def _from_parquet(folder: Path, part: str) -> Pictures:
     files = parquet_files(folder, part)
     if not files:
         raise ValueError(f"{folder}: no {part}-*.parquet there")
-    x, labels = zip(*read_parquet(files, SHAPE), strict=True)
+    x, labels = zip(*read_parquet(files, SHAPE, 10), strict=True)
     return Pictures(np.stack(x), np.asarray(labels))

@@ -10,8 +10,8 @@ import numpy as np
 from tqdm import tqdm
 
 from unmask.data.base import Part
-from unmask.data.images import ImageSet, Pictures, cached_array
-from unmask.data.parquet import count_rows, parquet_files, read_parquet
+from unmask.data.images import ImageSet, Pictures, cached_array, held_out, load_npz
+from unmask.data.parquet import count_rows, parquet_files, read_labels, read_parquet
 
 SHAPE = (64, 64, 3)
 SIZE = 64 * 64 * 3
@@ -49,7 +49,8 @@ class ImageNet64(ImageSet):
 
     @property
     def name(self) -> str:
-        return "ImageNet 64x64"
+        whole = (len(self._train.x), len(self._test.x)) == (1_281_167, 50_000)
+        return f"{Path(self.path).name} ({'ImageNet 64x64, not verified' if whole else 'not all of ImageNet 64x64'})"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -62,11 +63,7 @@ class ImageNet64(ImageSet):
     def pictures(self, part: Part) -> Pictures:
         if part == "test":
             return self._test
-        x, labels = self._train
-        if len(x) <= HELD_OUT:
-            raise ValueError(f"{self.path}: more than {HELD_OUT} training images are needed, got {len(x)}")
-        here = slice(len(x) - HELD_OUT) if part == "train" else slice(len(x) - HELD_OUT, None)
-        return Pictures(x[here], None if labels is None else labels[here])
+        return held_out(self._train, part, HELD_OUT, self.path)
 
 
 def read_part(folder: Path, part: str) -> Pictures:
@@ -84,22 +81,18 @@ def read_part(folder: Path, part: str) -> Pictures:
     key = [str(folder.resolve()), *((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files)]
 
     def write(target: Path) -> None:
-        """Write rows of SIZE pixels and two bytes of label."""
         count = sum(_shape(path)[0] for path in files) if numbered else count_rows(files)
-        rows = np.lib.format.open_memmap(target, "w+", np.uint8, (count, SIZE + 2))
+        rows = np.lib.format.open_memmap(target, "w+", np.uint8, (count, *SHAPE))
         at = 0
         with tqdm(total=count, desc=f"reading ImageNet 64x64 ({part})", unit="image", delay=2) as bar:
-            for pixels, labels in _from_npz(files) if numbered else _from_parquet(files):
-                here = slice(at, at + len(pixels))
-                rows[here, :SIZE] = pixels
-                rows[here, SIZE:] = labels.astype("<u2").view(np.uint8).reshape(-1, 2)
+            for pixels in _from_npz(files) if numbered else (x[None] for x, _ in read_parquet(files, SHAPE, 1000)):
+                rows[at : at + len(pixels)] = pixels
                 at += len(pixels)
                 bar.update(len(pixels))
         rows.flush()
 
-    rows = cached_array(key, write)
-    labels = np.ascontiguousarray(rows[:, SIZE:]).view("<u2").ravel().astype(np.int64)
-    return Pictures(rows[:, :SIZE].reshape(-1, *SHAPE), labels)
+    labels = [_labels(path) for path in files] if numbered else [read_labels(files, 1000)]
+    return Pictures(cached_array(key, write), np.concatenate(labels))
 
 
 def _shape(path: Path) -> tuple[int, ...]:
@@ -116,21 +109,18 @@ def _shape(path: Path) -> tuple[int, ...]:
     return shape
 
 
-def _from_npz(files: list[Path]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the images of each file, planes of colour brought together, and their labels from 0."""
+def _labels(path: Path) -> np.ndarray:
+    """Return the labels of an npz file, from 0."""
+    labels = load_npz(path, "labels").get("labels")
+    count = _shape(path)[0]
+    if labels is None or labels.shape != (count,) or (count and (labels.min() < 1 or labels.max() > 1000)):
+        raise ValueError(f"{path}: labels must be in 1..1000, one for each of {count} images")
+    return labels.astype(np.int64) - 1
+
+
+def _from_npz(files: list[Path]) -> Iterator[np.ndarray]:
+    """Yield the images of each file, some at a time, planes of colour brought together."""
     for path in files:
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                data, labels = archive["data"], np.asarray(archive["labels"]).astype(np.int64) - 1
-        except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path}: damaged, or without `data` and `labels`: {error}") from None
-        if labels.shape != data.shape[:1] or labels.min() < 0 or labels.max() > 999:
-            raise ValueError(f"{path}: labels must be in 1..1000, one for each of {len(data)} images")
+        data = load_npz(path, "data")["data"]
         for start in range(0, len(data), 10_000):
-            here = slice(start, start + 10_000)
-            yield data[here].reshape(-1, 3, 64, 64).transpose(0, 2, 3, 1).reshape(-1, SIZE), labels[here]
-
-
-def _from_parquet(files: list[Path]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for pixels, label in read_parquet(files, SHAPE):
-        yield pixels.reshape(1, SIZE), np.array([label])
+            yield data[start : start + 10_000].reshape(-1, 3, 64, 64).transpose(0, 2, 3, 1)

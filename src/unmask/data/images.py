@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+import zlib
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from unmask.files import replacing
 from unmask.types import Labels, Tokens
 
 SUFFIXES = (".png", ".bmp", ".gif", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
+MOST_CLASSES = 100_000
+TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")
 
 
 class Mirrored(Split):
@@ -49,10 +52,12 @@ class Pictures(NamedTuple):
     Attributes:
         x: uint8 (N, height, width, channels), perhaps a memory map.
         labels: (N,), or None.
+        chosen: the images that are meant, in order; None: all.
     """
 
     x: np.ndarray
     labels: np.ndarray | None
+    chosen: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -75,10 +80,16 @@ class ImageSet(DataSet):
     def codec(self) -> Pixels:
         return Pixels(256)
 
+    @cached_property
+    def _splits(self) -> dict[Part, Split]:
+        return {}
+
     def split(self, part: Part) -> Split:
-        x, labels = self.pictures(part)
-        split = Examples(x, labels if self.labels else None)
-        return Mirrored(split) if self.flip and part == "train" else split
+        if part not in self._splits:
+            x, labels, chosen = self.pictures(part)
+            split = Examples(x, labels if self.labels else None, chosen)
+            self._splits[part] = Mirrored(split) if self.flip and part == "train" else split
+        return self._splits[part]
 
 
 @dataclass(frozen=True)
@@ -133,9 +144,17 @@ class Images(ImageSet):
         return 1 + int(self.all.labels.max()) if self.labels and self.all.labels is not None else None
 
     def pictures(self, part: Part) -> Pictures:
-        x, labels = self.all
-        chosen = np.sort(shuffled_parts(len(x), valid=len(x) // 20, test=len(x) // 20)[part])
-        return Pictures(x[chosen], None if labels is None else labels[chosen])
+        x, labels, _ = self.all
+        return Pictures(x, labels, np.sort(shuffled_parts(len(x), valid=len(x) // 20, test=len(x) // 20)[part]))
+
+
+def held_out(pictures: Pictures, part: Part, count: int, where: object) -> Pictures:
+    """Return the images to train on, or the last `count` of them, to validate."""
+    x, labels, _ = pictures
+    if len(x) <= count:
+        raise ValueError(f"{where}: more than {count} training images are needed, got {len(x)}")
+    here = slice(len(x) - count) if part == "train" else slice(len(x) - count, None)
+    return Pictures(x[here], None if labels is None else labels[here])
 
 
 def open_image(source: Any, name: str) -> np.ndarray:
@@ -148,14 +167,15 @@ def open_image(source: Any, name: str) -> np.ndarray:
 
     try:
         with Image.open(source) as image:
-            mode = image.mode
-            if mode in ("1", "L"):
+            mode, transparent = image.mode, "transparency" in image.info or image.mode in TRANSPARENT
+            raw = str(image.tile[0][3]) if image.tile else ""  # how the file holds it: RGB;16B, say
+            if mode in ("1", "L") and not transparent:
                 return np.asarray(image.convert("L"))[..., None]
-            if mode == "RGB" or (mode == "P" and "transparency" not in image.info):
+            if mode in ("RGB", "P") and not transparent and ";16" not in raw:
                 return np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{name}: not an image, or damaged: {error}") from None
-    why = "has transparency" if mode in ("RGBA", "LA", "PA", "P", "La", "RGBa") else "is not 8-bit grey or RGB"
+    why = "has transparency" if transparent else "is not 8-bit grey or RGB"
     raise ValueError(f"{name}: the image {why} (mode {mode}); convert it, as with Pillow's image.convert('RGB')")
 
 
@@ -173,7 +193,9 @@ def read_folder(folder: Path, codec: Pixels, labelled: bool) -> Pictures:
         if () in names:
             where = files[names.index(())]
             raise ValueError(f"{where}: an image outside the classes' folders, which --data.labels true asks for")
-        classes = sorted({name[0] for name in names})
+        classes = sorted({name[0] for name in names}, key=lambda c: (0, int(c), c) if c.isdecimal() else (1, 0, c))
+        if {"train", "test"} <= set(classes):
+            raise ValueError(f"{folder}: holds the folders train and test, not one for each class; name one of them")
         labels = np.array([classes.index(name[0]) for name in names])
     key = [codec.levels, *((str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in files)]
 
@@ -200,13 +222,7 @@ def describe_size(x: np.ndarray) -> str:
 
 def read_npz(path: Path, levels: int) -> Pictures:
     """Read the arrays `images` and `labels` of a .npz file. Nothing is unpickled."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files if name in ("images", "labels")}
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file") from None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: damaged, or not plain arrays: {error}") from None
+    arrays = load_npz(path, "images", "labels")
     if "images" not in arrays:
         raise ValueError(f"{path}: no array named 'images'")
     x, labels = arrays["images"], arrays.get("labels")
@@ -221,18 +237,41 @@ def read_npz(path: Path, levels: int) -> Pictures:
             f"{path}: levels must be in 0..{levels - 1}, got {wrong}; --data.levels says how many there are"
         )
     if labels is not None:
-        if labels.shape != x.shape[:1] or not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
+        integers = np.issubdtype(labels.dtype, np.integer)
+        if labels.shape != x.shape[:1] or not integers or labels.min() < 0 or labels.max() >= MOST_CLASSES:
             got = f"{labels.dtype} {labels.shape}"
-            raise ValueError(f"{path}: labels must be integers of at least 0, of shape ({len(x)},), got {got}")
+            raise ValueError(f"{path}: labels must be integers from 0, of shape ({len(x)},), got {got}")
         labels = labels.astype(np.int64)
     return Pictures(x.astype(np.uint8), labels)
+
+
+def load_npz(path: Path, *names: str) -> dict[str, np.ndarray]:
+    """Return those of the arrays of a .npz file that are there. Nothing is unpickled.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: damaged, or no such archive; names it.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path}: damaged, or not a .npz archive")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files if name in names}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path}: damaged, or not plain arrays: {error}") from None
 
 
 def cached_array(key: Any, write: Any) -> np.ndarray:
     """Return a memory map of an array in the cache; `write(path)` makes the .npy file the first time."""
     name = sha256(json.dumps(key).encode()).hexdigest()[:32]
     path = cache_folder() / "images" / f"{name}.npy"
-    if not path.is_file():
-        with replacing(path) as target:
-            write(target)
+    if path.is_file():
+        try:
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError):  # damaged: made again
+            pass
+    with replacing(path) as target:
+        write(target)
     return np.load(path, mmap_mode="r", allow_pickle=False)

@@ -12,7 +12,7 @@ import numpy as np
 
 from unmask.data.base import Part
 from unmask.data.download import fetch
-from unmask.data.images import ImageSet, Pictures
+from unmask.data.images import ImageSet, Pictures, held_out
 
 HOME = "https://ossci-datasets.s3.amazonaws.com/mnist"
 FILES = {  # MD5 of the files, unpacked
@@ -62,8 +62,8 @@ class MNIST(ImageSet):
                 f"{self.path}: {which} images {x.shape} and labels {labels.shape} do not fit together, or a label is "
                 "above 9"
             )
-        here = {"train": slice(len(x) - HELD_OUT), "valid": slice(len(x) - HELD_OUT, None), "test": slice(None)}[part]
-        return Pictures(x[here, ..., None], labels[here])
+        pictures = Pictures(x[..., None], labels)
+        return pictures if part == "test" else held_out(pictures, part, HELD_OUT, self.path or "MNIST")
 
 
 def find(folder: Path | None, name: str) -> Path:

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ def count_rows(files: Sequence[Path]) -> int:
     return sum(_open(path).metadata.num_rows for path in files)
 
 
-def read_parquet(files: Sequence[Path], shape: tuple[int, ...]) -> Iterator[tuple[np.ndarray, int]]:
+def read_parquet(files: Sequence[Path], shape: tuple[int, ...], classes: int) -> Iterator[tuple[np.ndarray, int]]:
     """Yield each image of Parquet files with its label.
 
     The images are encoded files in the column `img` or `image` (bytes, or a struct with `bytes`), the labels in `label`
@@ -30,27 +31,47 @@ def read_parquet(files: Sequence[Path], shape: tuple[int, ...]) -> Iterator[tupl
     Raises:
         ValueError: a file is damaged, lacks a column, or holds an image of another shape; names file and row.
     """
-    import pyarrow as pa
-
     for path in files:
-        row = 0
-        file = _open(path)
-        names = set(file.schema_arrow.names)
-        columns = [next((name for name in known if name in names), "") for known in (IMAGES, LABELS)]
-        if "" in columns:
-            raise ValueError(f"{path}: expected columns of images (img, image) and labels (label), got {sorted(names)}")
-        try:
-            for batch in file.iter_batches(256, columns=columns):
-                for image, label in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):
-                    content = image["bytes"] if isinstance(image, dict) else image
-                    pixels = open_image(io.BytesIO(content), f"{path}, row {row}")
-                    if pixels.shape != shape:
-                        expected = describe_size(np.empty(shape))
-                        raise ValueError(f"{path}, row {row}: expected {expected}, got {describe_size(pixels)}")
-                    yield pixels, label
-                    row += 1
-        except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{path}: damaged after row {row}: {error}") from None
+        for row, (image, label) in enumerate(_rows(path, (IMAGES, LABELS))):
+            where = f"{path}, row {row}"
+            content = image.get("bytes") if isinstance(image, dict) else image
+            if not isinstance(content, bytes):
+                raise ValueError(f"{where}: expected the bytes of an image, got {type(content).__name__}")
+            pixels = open_image(io.BytesIO(content), where)
+            if pixels.shape != shape:
+                raise ValueError(f"{where}: expected {describe_size(np.empty(shape))}, got {describe_size(pixels)}")
+            yield pixels, _checked(label, where, classes)
+
+
+def read_labels(files: Sequence[Path], classes: int) -> np.ndarray:
+    """Return the labels of Parquet files, without reading the images."""
+    found = [_checked(label, where, classes) for path in files for label, where in _numbered(path)]
+    return np.array(found, dtype=np.int64)
+
+
+def _numbered(path: Path) -> Iterator[tuple[Any, str]]:
+    yield from ((label, f"{path}, row {row}") for row, (label,) in enumerate(_rows(path, (LABELS,))))
+
+
+def _checked(label: Any, where: str, classes: int) -> int:
+    """Return a label; raise a ValueError unless it is a whole number in 0..classes-1."""
+    if not isinstance(label, int) or not 0 <= label < classes:
+        raise ValueError(f"{where}: the label must be in 0..{classes - 1}, got {label!r}")
+    return label
+
+
+def _rows(path: Path, wanted: tuple[tuple[str, ...], ...]) -> Iterator[tuple[Any, ...]]:
+    """Yield what a file holds in some columns, each of which may go by one of several names."""
+    file = _open(path)
+    names = set(file.schema_arrow.names)
+    columns = [next((name for name in known if name in names), "") for known in wanted]
+    if "" in columns:
+        raise ValueError(f"{path}: expected columns of images (img, image) and labels (label), got {sorted(names)}")
+    try:
+        for batch in file.iter_batches(256, columns=columns):
+            yield from zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
+    except OSError as error:
+        raise ValueError(f"{path}: damaged: {error}") from None
 
 
 def _open(path: Path):  # type: ignore[no-untyped-def]  # pyarrow has no types

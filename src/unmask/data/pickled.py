@@ -75,13 +75,13 @@ def read_pickle(data: bytes, name: str) -> Any:
                 stack[-count:] = [tuple(stack[-count:])]
             elif code == "DICT":
                 items = above()
-                stack.append(dict(zip(items[::2], items[1::2], strict=True)))
+                stack.append(_pairs(items))
             elif code in ("APPEND", "APPENDS"):
                 items = above() if code == "APPENDS" else [stack.pop()]
                 stack[-1].extend(items)
             elif code in ("SETITEM", "SETITEMS"):
                 items = above() if code == "SETITEMS" else [stack.pop(-2), stack.pop()]
-                stack[-1].update(zip(items[::2], items[1::2], strict=True))
+                stack[-1].update(_pairs(items))
             elif code in ("BINPUT", "LONG_BINPUT", "PUT"):
                 memo[argument] = stack[-1]
             elif code == "MEMOIZE":
@@ -89,10 +89,10 @@ def read_pickle(data: bytes, name: str) -> Any:
             elif code in ("BINGET", "LONG_BINGET", "GET"):
                 stack.append(memo[argument])
             elif code == "STACK_GLOBAL":
-                stack[-2:] = [" ".join(stack[-2:])]
+                stack[-2:] = [(stack[-2], stack[-1])]
             elif code in ("REDUCE", "NEWOBJ"):
                 what, arguments = stack[-2:]
-                encoded = what == "_codecs encode"  # what bytes are before protocol 3
+                encoded = what in ("_codecs encode", ("_codecs", "encode"))  # what bytes are before protocol 3
                 stack[-2:] = [arguments[0].encode("latin-1") if encoded else Made(what, arguments, [])]
             elif code == "BUILD":
                 state = stack.pop()
@@ -103,3 +103,10 @@ def read_pickle(data: bytes, name: str) -> Any:
     except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{name}: not a pickle of plain data, or damaged: {error}") from None
     return result
+
+
+def _pairs(items: list[Any]) -> dict[Any, Any]:
+    """Return keys and values in turn as a dict. Keys are plain, so that none can be made that takes long to hash."""
+    if not all(isinstance(key, str | bytes | int) for key in items[::2]):
+        raise ValueError("a key that is neither text nor a whole number")
+    return dict(zip(items[::2], items[1::2], strict=True))

@@ -48,16 +48,21 @@ class Statistics:
     count: int
 
     @classmethod
-    def of(cls, features: Float[Tensor, "n width"]) -> "Statistics":
-        """Fit features.
+    def of(cls, batches: Iterable[Tensor]) -> "Statistics":
+        """Fit features that come some at a time, (n, width) each; only their sums are kept.
 
         Raises:
             ValueError: fewer than two images.
         """
-        if len(features) < 2:
-            raise ValueError(f"at least 2 images are needed to fit a law, got {len(features)}")
-        features = features.double()
-        return cls(features.mean(0), features.T.cov(), len(features))
+        count, centre, first, second = 0, None, torch.zeros(()), torch.zeros(())
+        for features in batches:
+            centre = features.double().mean(0) if centre is None else centre  # near the mean, so that sums stay exact
+            x = features.double() - centre
+            count, first, second = count + len(x), first + x.sum(0), second + x.T @ x
+        if centre is None or count < 2:
+            raise ValueError(f"at least 2 images are needed to fit a law, got {count}")
+        mean = first / count
+        return cls(centre + mean, (second - count * torch.outer(mean, mean)) / (count - 1), count)
 
 
 def frechet_distance(a: Statistics, b: Statistics) -> float:
@@ -68,17 +73,24 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
     return float((a.mean - b.mean).square().sum() + a.covariance.trace() + b.covariance.trace() - 2 * cross)
 
 
-def frechet_with_error(real: Statistics, features: Float[Tensor, "n width"]) -> tuple[float, float]:
+def frechet_with_error(
+    real: Statistics, features: Float[Tensor, "n width"], period: int = 1
+) -> tuple[float, float | None]:
     """Return the distance of generated features to the real ones, and its standard error by a jackknife of groups.
 
     The error is that of the generated images' chance alone. The distance is biased upwards, the more the fewer images
     there are: compare only what was computed from equally many.
+
+    Args:
+        real: what they are compared with.
+        features: of the generated images.
+        period: images in a row that belong together, one of each class; no group tears them apart.
     """
-    value = frechet_distance(real, Statistics.of(features))
-    if len(features) < 2 * GROUPS:
-        return value, math.nan
-    number = torch.arange(len(features), device=features.device) % GROUPS
-    without = torch.tensor([frechet_distance(real, Statistics.of(features[number != i])) for i in range(GROUPS)])
+    value = frechet_distance(real, Statistics.of([features]))
+    if len(features) < 2 * GROUPS * period:
+        return value, None
+    number = torch.arange(len(features), device=features.device) // period % GROUPS
+    without = torch.tensor([frechet_distance(real, Statistics.of([features[number != i]])) for i in range(GROUPS)])
     return value, math.sqrt((GROUPS - 1) / GROUPS * float((without - without.mean()).square().sum()))
 
 

@@ -61,9 +61,11 @@ class GlobalAttention(nn.Module):
 class Places(nn.Module):
     """A transformer on the places of an image, each a token (the middle of a U-ViT, arXiv:2301.11093)."""
 
-    def __init__(self, width: int, depth: int, heads: int, dropout: float, condition: int | None) -> None:
+    def __init__(
+        self, width: int, depth: int, heads: int, dropout: float, condition: int | None, checkpointing: bool
+    ) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.checkpointing = heads, checkpointing
         self.condition = None if condition is None else nn.Linear(condition, width)
         hidden = max(32, 32 * round(width / 12))
         self.blocks = nn.ModuleList(Block(width, heads, hidden, dropout, condition is not None) for _ in range(depth))
@@ -74,7 +76,12 @@ class Places(nn.Module):
         condition = None if self.condition is None else self.condition(condition)
         y = x.flatten(1, 2)
         for block in self.blocks:
-            y = block(y, *angles(x, self.heads), condition)
+            inputs = (y, *angles(x, self.heads), condition)
+            y = (
+                checkpoint(block, *inputs, use_reentrant=False)
+                if self.checkpointing and self.training
+                else block(*inputs)
+            )
         return y.view_as(x).permute(0, 3, 1, 2)
 
 
@@ -153,7 +160,9 @@ class UNet(HeadedNetwork):
             raise ValueError(f"dropout must be in [0, 1), got {dropout}")
         halvings = len(widths) - (not middle_depth)
         if shape[0] % 2**halvings or shape[1] % 2**halvings:
-            raise ValueError(f"height and width are halved {halvings} times, which {shape[0]}x{shape[1]} cannot be")
+            raise ValueError(
+                f"height and width are halved {halvings} times, which {shape[0]}x{shape[1]} cannot be: fewer widths"
+            )
         middle = middle_width or widths[-1]
         if middle % (2 * heads):
             raise ValueError(f"the width in the middle must be a multiple of 2 * heads, got {middle}, heads={heads}")
@@ -173,7 +182,7 @@ class UNet(HeadedNetwork):
         self.coarser = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in zip(widths, halved, strict=False))
         self.finer = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in zip(widths, halved, strict=False))
         self.middle: nn.ModuleList = nn.ModuleList(
-            [Places(middle, middle_depth, heads, dropout, condition)]
+            [Places(middle, middle_depth, heads, dropout, condition, checkpointing)]
             if middle_depth
             else [
                 ResidualBlock(last, last, dropout, condition),
@@ -241,6 +250,6 @@ class UNet(HeadedNetwork):
         return of_channels if at is None else at.pick(of_channels)
 
     def _run(self, block: nn.Module, h: Tensor, condition: Tensor | None) -> Tensor:
-        if self.checkpointing and self.training:
+        if self.checkpointing and self.training and not isinstance(block, Places):  # whose blocks do so each
             return checkpoint(block, h, condition, use_reentrant=False)
         return block(h, condition)

@@ -92,7 +92,12 @@ class Trainee(LightningModule):
     def configure_optimizers(self) -> Any:
         settings = self.optimizer
         network = self.model.network
-        decays = [p for m in network.modules() if isinstance(m, nn.Linear) for p in (m.weight,)]
+        decays = [
+            p
+            for m in network.modules()
+            if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)
+            for p in (m.weight,)
+        ]
         ids = {id(p) for p in decays}
         others = [p for p in network.parameters() if id(p) not in ids]
         if settings.schedule_lr and not isinstance(self.model.schedule, TokenPolynomial):
