@@ -213,6 +213,29 @@ def test_evaluate_says_where_the_bits_go(runs: Path, tmp_path: Path, capsys: pyt
     assert "--breakdown" in fails(capsys, "evaluate", str(runs / "text"), "--breakdown", str(tmp_path))
 
 
+def test_an_error_of_the_data_keeps_its_own_words(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNMASK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("unmask.data.mnist.HOME", "http://127.0.0.1:9")
+    message = fails(capsys, "train", "mnist", "--out", str(tmp_path / "run"))
+    assert "cannot download http://127.0.0.1:9/train-images-idx3-ubyte.gz" in message and "--data.path" in message
+    damaged = tmp_path / "x.npz"
+    damaged.write_bytes(b"PK\x03\x04 no archive")
+    assert f"{damaged}: damaged" in fails(capsys, "train", "arrays", "--data.path", str(damaged))
+
+
+def test_infill_refuses_images_that_hide_something(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain, clear = tmp_path / "plain.png", tmp_path / "clear.png"
+    Image.new("L", (8, 8)).save(plain)
+    Image.new("RGBA", (8, 8)).save(clear)
+    for image, mask in ((plain, clear), (clear, plain)):
+        message = fails(capsys, "infill", str(runs / "digits"), "--image", str(image), "--mask", str(mask))
+        assert "clear.png: the image has transparency (mode RGBA)" in message
+
+
 def test_frechet_distances(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     digits, target = str(runs / "digits"), tmp_path / "fid.json"
     settings = ["--fid", "--n", "30", "--steps", "2,4", "--features", digits, "--batch_size", "20"]

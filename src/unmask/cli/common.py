@@ -3,6 +3,7 @@
 import difflib
 import inspect
 import re
+import traceback
 from argparse import ArgumentError
 from collections.abc import Iterable
 from pathlib import Path
@@ -71,9 +72,17 @@ def instantiate(parser: ArgumentParser, settings: Namespace) -> Namespace:
         return parser.instantiate(settings)
     except (ValueError, TypeError, OSError, ArgumentError) as error:
         root: BaseException = error
-        while (deeper := root.__cause__ or (None if root.__suppress_context__ else root.__context__)) is not None:
+        while (
+            _raised_in(root).startswith("jsonargparse") and (deeper := root.__cause__ or root.__context__) is not None
+        ):
             root = deeper
         raise root from None
+
+
+def _raised_in(error: BaseException) -> str:
+    """Return the name of the module that raised an error."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return frames[-1].f_globals.get("__name__", "") if frames else ""
 
 
 def _explain(message: str, parser: ArgumentParser) -> str:
