@@ -17,7 +17,6 @@ from unmask.cli.common import load_model
 from unmask.cli.study import short_name, whole_numbers
 from unmask.codecs import Pixels
 from unmask.data.base import DataSet
-from unmask.data.images import ImageSet
 from unmask.data.text import cache_folder
 from unmask.description import describe
 from unmask.files import replacing
@@ -85,8 +84,7 @@ def find_features(model: MaskedDiffusion, codec: Pixels, settings: Namespace) ->
 
 
 def reference(features: Extractor, data: DataSet, batch_size: int) -> Statistics:
-    """Return the statistics of the training images, as they are and not mirrored, from the cache if they are there."""
-    data = replace(data, flip=False) if isinstance(data, ImageSet) else data
+    """Return the statistics of the training images, from the cache if they are there."""
     split = data.split("train")
     key = json.dumps([features.name, split.checksum, describe(data.codec), data.shape])
     path = cache_folder() / "frechet" / f"{sha256(key.encode()).hexdigest()[:32]}.safetensors"

@@ -19,22 +19,9 @@ class Made(NamedTuple):
 
 
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-VALUES = {
-    *(
-        "BININT",
-        "BININT1",
-        "BININT2",
-        "INT",
-        "LONG",
-        "LONG1",
-        "FLOAT",
-        "BINFLOAT",
-        "BINSTRING",
-        "SHORT_BINSTRING",
-        "STRING",
-    ),
-    *("BINUNICODE", "SHORT_BINUNICODE", "UNICODE", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "GLOBAL"),
-}
+NUMBERS = ("BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "FLOAT", "BINFLOAT")
+TEXTS = ("BINSTRING", "SHORT_BINSTRING", "STRING", "BINUNICODE", "SHORT_BINUNICODE", "UNICODE", "GLOBAL")
+VALUES = {*NUMBERS, *TEXTS, "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}
 IGNORED = {"PROTO", "FRAME", "STOP"}
 
 
@@ -74,8 +61,7 @@ def read_pickle(data: bytes, name: str) -> Any:
                 count = int(code[-1])
                 stack[-count:] = [tuple(stack[-count:])]
             elif code == "DICT":
-                items = above()
-                stack.append(_pairs(items))
+                stack.append(_pairs(above()))
             elif code in ("APPEND", "APPENDS"):
                 items = above() if code == "APPENDS" else [stack.pop()]
                 stack[-1].extend(items)

@@ -1,6 +1,7 @@
 """A U-Net over images whose every channel of every pixel is a token."""
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -74,15 +75,15 @@ class Places(nn.Module):
         """Map (batch, width, height, width) to the same."""
         x = h.permute(0, 2, 3, 1)
         condition = None if self.condition is None else self.condition(condition)
-        y = x.flatten(1, 2)
+        y, turns = x.flatten(1, 2), angles(x, self.heads)
         for block in self.blocks:
-            inputs = (y, *angles(x, self.heads), condition)
-            y = (
-                checkpoint(block, *inputs, use_reentrant=False)
-                if self.checkpointing and self.training
-                else block(*inputs)
-            )
+            y = run(block, self.checkpointing and self.training, y, *turns, condition)
         return y.view_as(x).permute(0, 3, 1, 2)
+
+
+def run(block: nn.Module, again: bool, *inputs: Any) -> Tensor:
+    """Return block(*inputs); keep nothing of its inside, which the backward pass computes again, if asked to."""
+    return checkpoint(block, *inputs, use_reentrant=False) if again else block(*inputs)
 
 
 def angles(x: Tensor, heads: int) -> tuple[Tensor, Tensor]:
@@ -231,25 +232,21 @@ class UNet(HeadedNetwork):
             h = h.contiguous()
         h = self.enter(h)
         skips: list[Tensor] = []
+        again = self.checkpointing and self.training
         for i, level in enumerate(self.down):
             skips.append(h)
             for block in level.children():
-                h = self._run(block, h, condition)
+                h = run(block, again, h, condition)
                 skips.append(h)
             if i < len(self.coarser):
                 h = self.coarser[i](h)
         for block in self.middle:
-            h = self._run(block, h, condition)
+            h = block(h, condition)
         for i, level in reversed(list(enumerate(self.up))):
             if i < len(self.finer):
                 h = self.finer[i](h)
             for block in level.children():
-                h = self._run(block, torch.cat((h, skips.pop()), 1), condition)
+                h = run(block, again, torch.cat((h, skips.pop()), 1), condition)
         h = F.silu(self.norm(h)).permute(0, 2, 3, 1)
         of_channels = F.silu(self.channels(h)).view(len(x_t), -1, self.widths[0])
         return of_channels if at is None else at.pick(of_channels)
-
-    def _run(self, block: nn.Module, h: Tensor, condition: Tensor | None) -> Tensor:
-        if self.checkpointing and self.training and not isinstance(block, Places):  # whose blocks do so each
-            return checkpoint(block, h, condition, use_reentrant=False)
-        return block(h, condition)
