@@ -24,8 +24,8 @@ from unmask.samplers.base import Sampler
 from unmask.samplers.first_hitting import FirstHitting
 
 SIZES: dict[str, dict[str, Any]] = {
-    "MNIST, 3 M": dict(shape=(28, 28, 1), widths=(32, 64), blocks=1, middle_depth=4, middle_width=192, heads=6),
-    "CIFAR-10, 4 blocks, 4 M": dict(shape=(32, 32, 3), blocks=4),
+    "MNIST, 2 M": dict(shape=(28, 28, 1), widths=(32, 64), blocks=1, middle_depth=4, middle_width=192, heads=6),
+    "CIFAR-10, 4 blocks, 5 M": dict(shape=(32, 32, 3), blocks=4),
     "small": dict(shape=(8, 8, 3), widths=(8,), blocks=1),
 }
 
