@@ -203,6 +203,23 @@ def test_a_learned_schedule_and_a_scalar_one_do_not_mix(runs: Path, capsys: pyte
     assert "power must be in [1e-6, 1e6], got 0.0" in message
 
 
+def test_classes_are_asked_for_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(40):
+        path = tmp_path / "images" / ("goat" if i % 2 else "ship") / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4), 255 * (i % 2)).save(path)
+    out = str(tmp_path / "run")
+    small = ["--network.widths", "[8]", "--network.middle_depth", "1", "--network.middle_width", "12", "--out", out]
+    data = ["--data.path", str(tmp_path / "images"), "--data.labels", "true"]
+    assert main(["train", "images", *data, *small, *TINY[TINY.index("--batch_size") :]]) == 0
+    x = [str(tmp_path / f"{name}.npy") for name in ("goat", "0")]
+    assert main(["sample", out, "--label", "goat", "--n", "2", "--out", x[0]]) == 0
+    assert main(["sample", out, "--label", "0", "--n", "2", "--out", x[1]]) == 0
+    assert np.array_equal(np.load(x[0]), np.load(x[1]))
+    wrong = fails(capsys, "sample", out, "--label", "sheep")
+    assert "in 0..1, one of goat, ship, or `all`; got sheep (did you mean 'ship'?)" in wrong
+
+
 def test_evaluate_says_where_the_bits_go(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for model in ("digits", "text", "arrays"):
         out = tmp_path / f"{model}.png"

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from unmask.data.base import Examples
 from unmask.data.cifar10 import CIFAR10
+from unmask.data.cifar10 import CLASSES as CIFAR10_CLASSES
 from unmask.data.imagenet64 import ImageNet64
 from unmask.data.images import Images, Mirrored
 from unmask.data.mnist import FILES, MNIST
@@ -358,12 +360,14 @@ def test_classes_are_numbered_as_their_folders_are(tmp_path: Path) -> None:
         (tmp_path / str(kind)).mkdir()
         for i in range(2):
             Image.new("L", (2, 2), kind).save(tmp_path / str(kind) / f"{i}.png")
-    x, labels, _ = Images(path=str(tmp_path), labels=True).all
-    assert np.array_equal(x[:, 0, 0, 0], labels)
+    pictures = Images(path=str(tmp_path), labels=True).all
+    assert np.array_equal(pictures.x[:, 0, 0, 0], pictures.labels)
+    assert pictures.class_names == tuple(map(str, range(11)))
     for name in ("train", "test"):
         (tmp_path / "split" / name).mkdir(parents=True)
-        Image.new("L", (2, 2)).save(tmp_path / "split" / name / "x.png")
-    with pytest.raises(ValueError, match="holds the folders train and test"):
+        for i in range(2):
+            Image.new("L", (2, 2)).save(tmp_path / "split" / name / f"{i}.png")
+    with pytest.raises(ValueError, match="an image outside the classes' folders"):
         Images(path=str(tmp_path / "split"), labels=True).split("train")
 
 
@@ -421,3 +425,50 @@ def test_a_pickle_cannot_take_long() -> None:
     deep = b"\x80\x04}" + b")" + b"\x85" * 100_000 + b"K\x01s."  # a deep tuple as a key
     with pytest.raises(ValueError, match="neither text nor a whole number"):
         read_pickle(deep, "f")
+
+
+def write_png(path: Path, x: np.ndarray) -> None:
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(x).save(path)
+
+
+def test_folders_with_their_own_split(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    content: dict[str, list[int]] = {"train": [], "test": []}
+    for part, count in (("train", 40), ("test", 6)):
+        for i in range(count):
+            x = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+            content[part].append(int(x.sum()))
+            write_png(tmp_path / "mine" / part / ("cat" if i % 2 else "dog") / f"{i:02}.png", x)
+    data = Images(path=str(tmp_path / "mine"), labels=True)
+    assert (data.classes, data.class_names) == (2, ("cat", "dog"))
+    parts = {part: data.split(part)[np.arange(len(data.split(part)))] for part in ("train", "valid", "test")}
+    assert [len(x) for x, _ in parts.values()] == [38, 2, 6]
+    assert sorted(parts["test"][0].sum((1, 2, 3)).tolist()) == sorted(content["test"])
+    kept = torch.cat([parts["train"][0], parts["valid"][0]]).sum((1, 2, 3))
+    assert sorted(kept.tolist()) == sorted(content["train"])
+    assert parts["test"][1] is not None and parts["test"][1].tolist() == [0, 0, 0, 1, 1, 1]
+    write_png(tmp_path / "mine" / "valid" / "dog" / "a.png", rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+    data = Images(path=str(tmp_path / "mine"), labels=True)
+    assert [len(data.split(part)) for part in ("train", "valid", "test")] == [40, 1, 6]
+    write_png(tmp_path / "mine" / "other" / "a.png", rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+    with pytest.raises(ValueError, match="holds the folder other beside train and test"):
+        Images(path=str(tmp_path / "mine")).split("train")
+
+
+def test_cifar10_as_images(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 4), ("test", 1)):
+        for name in CIFAR10_CLASSES:
+            for i in range(count):
+                x = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                write_png(tmp_path / "pngs" / part / name / f"{i}.png", x)
+    data = CIFAR10(path=str(tmp_path / "pngs"), labels=True)
+    assert [len(data.split(part)) for part in ("train", "valid", "test")] == [38, 2, 10]
+    assert data.name == "pngs (not CIFAR-10)" and data.class_names == CIFAR10_CLASSES
+    assert data.split("test")[np.arange(10)][1].tolist() == list(range(10))  # type: ignore[union-attr]
+    write_png(tmp_path / "pngs" / "train" / "zebra" / "0.png", rng.integers(0, 256, (32, 32, 3), dtype=np.uint8))
+    with pytest.raises(ValueError, match=r"not CIFAR-10 as images.*truck, zebra"):
+        CIFAR10(path=str(tmp_path / "pngs")).split("train")

@@ -138,16 +138,35 @@ def test_the_bound_of_tiny_images_is_exact() -> None:
     assert ((found.mean(0) + oracle.log_prob(x.flatten(1))).abs() < 4 * error + 1e-9).all()
 
 
-def test_checkpointing_changes_nothing(network: UNet) -> None:
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_checkpointing_changes_nothing(network: UNet, dropout: float) -> None:
     inside = inputs(network)
     grads = []
     for checkpointing in (False, True):
         for module in network.modules():
             if hasattr(module, "checkpointing"):
                 module.checkpointing = checkpointing
+            if isinstance(module, torch.nn.Dropout):
+                module.p = dropout
+        torch.manual_seed(0)  # what is computed again drops the same
         grads.append(torch.autograd.grad(network(*inside).square().sum(), list(network.parameters())))
     for one, other in zip(*grads, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_is_the_same_at_every_shape(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = torch._dynamo.config
+    monkeypatch.setattr(config, "recompile_limit", 2)
+    monkeypatch.setattr(config, "fail_on_recompile_limit_hit", True)
+    torch._dynamo.reset()
+    network = UNet(5, (8, 8, 1), widths=(8, 16, 24), blocks=1, middle_depth=1, classes=3).to(device)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1, generator=seeded(0, device=device))
+    x_t, _, label = inputs(network)
+    plain = network(x_t, None, label)
+    network.compile_body()
+    torch.testing.assert_close(network(x_t, None, label), plain, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("config", "channels", "millions"), [("cifar10", 32, 28.4), ("imagenet64", 64, 197.5)])

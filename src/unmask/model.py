@@ -226,6 +226,9 @@ def _read_config(path: Path) -> dict[str, Any]:
     about = description.get("about", {})
     if not isinstance(about, dict) or not all(isinstance(about.get(name, {}), dict) for name in ("data", "run")):
         raise ValueError(f"{path}: about, about.data and about.run must be JSON objects")
+    names = about.get("class_names") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{path}: about.class_names must be a list of names")
     return description
 
 

@@ -254,16 +254,14 @@ def distance_figure(rows: Sequence[dict[str, Any]]) -> Figure:
     """Draw Fréchet distances against network calls, a line for each schedule and grid.
 
     Args:
-        rows: `sampler`, `calls` (None for real images) and `distance` as [value, standard error].
+        rows: `line` (which row belongs to which line), `calls` (None for real images) and `distance` as [value,
+            standard error].
     """
     from matplotlib.figure import Figure
 
     kinds: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        name = row["sampler"]
-        grid = "uniform grid" if "grid=uniform" in name else "cosine grid"
-        schedule = name.rpartition(", ")[2]
-        kinds.setdefault(f"{schedule}, {grid}" if name.startswith("Ancestral") else name, []).append(row)
+        kinds.setdefault(row["line"], []).append(row)
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for i, (kind, members) in enumerate(kinds.items()):

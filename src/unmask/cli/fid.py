@@ -8,12 +8,13 @@ from itertools import product
 from typing import Any
 
 import torch
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from unmask.cli.common import load_model
+from unmask.cli.report import draw, versions, weights, write
 from unmask.cli.study import short_name, whole_numbers
 from unmask.codecs import Pixels
 from unmask.data.base import DataSet
@@ -29,8 +30,41 @@ from unmask.samplers.first_hitting import FirstHitting
 from unmask.schedules import Cosine, Linear, TokenPolynomial
 from unmask.types import Labels
 
+OPTIONS = ("fid", "n", "steps", "features", "guidance", "figure")
 
-def measure(model: MaskedDiffusion, data: DataSet, settings: Namespace) -> dict[str, Any]:
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add what is asked for Fréchet distances alone."""
+    parser.add_argument(
+        "--fid",
+        action="store_true",
+        help="instead of the likelihood: the Fréchet distance of sampled images to the training images, over "
+        "--steps, schedules and grids",
+    )
+    parser.add_argument("--n", type=int, default=1000, help="for --fid: images from each sampler; figures depend on it")
+    parser.add_argument("--steps", type=str, default="16,64,256", help="for --fid: numbers of ancestral steps")
+    parser.add_argument(
+        "--features",
+        type=str,
+        default="inception",
+        help="for --fid: what looks at the images: inception, or the folder of another model of such images",
+    )
+    parser.add_argument("--guidance", type=float, default=1.0, help="for --fid: scale of classifier-free guidance")
+    parser.add_argument("--figure", type=str, help="for --fid: file for the curves")
+
+
+def measure(model: MaskedDiffusion, made: Namespace, settings: Namespace) -> None:
+    """Print Fréchet distances, write them with their protocol, and draw them."""
+    report = distances(model, made.data, settings)
+    report["protocol"] |= weights(settings, model) | versions(model)
+    write(report, settings)
+    if settings.figure:
+        from unmask.pictures import distance_figure
+
+        draw(lambda: distance_figure(report["rows"]), settings.figure)
+
+
+def distances(model: MaskedDiffusion, data: DataSet, settings: Namespace) -> dict[str, Any]:
     """Print the distance of samples to the training images for each sampler, and of test images; return all of it.
 
     Raises:
@@ -47,7 +81,7 @@ def measure(model: MaskedDiffusion, data: DataSet, settings: Namespace) -> dict[
     features = find_features(model, codec, settings)
     real = reference(features, data, settings.batch_size)
     period = model.network.classes or 1
-    rows = [measured("test images", real, features, test_images(data, settings), [], 1)]
+    rows = [measured("test images", "test images", real, features, test_images(data, settings), None, 1)]
     grids: tuple[Grid, ...] = ("uniform", "cosine")
     kinds = product((Linear(), Cosine()), grids, steps)
     chosen: list[Ancestral | FirstHitting] = [Ancestral(schedule, count, grid) for schedule, grid, count in kinds]
@@ -60,7 +94,7 @@ def measure(model: MaskedDiffusion, data: DataSet, settings: Namespace) -> dict[
         calls: list[float] = []
         images = samples(model, sampler, label, settings, calls)
         name = f"{short_name(sampler)}, {type(sampler.schedule).__name__}"
-        rows.append(measured(name, real, features, images, calls, period))
+        rows.append(measured(name, kind(sampler), real, features, images, calls, period))
         tqdm.write(line(rows[-1]))
     return {
         "rows": rows,
@@ -122,8 +156,16 @@ def samples(
         yield last.x
 
 
+def kind(sampler: Ancestral | FirstHitting) -> str:
+    """Name the line of the figure that a sampler belongs to."""
+    if isinstance(sampler, Ancestral):
+        return f"{type(sampler.schedule).__name__}, {sampler.grid} grid"
+    return type(sampler).__name__
+
+
 def measured(
     name: str,
+    line: str,
     real: Statistics,
     features: Extractor,
     images: Iterator[torch.Tensor],
@@ -134,7 +176,7 @@ def measured(
     seen = gather(features, images)
     distance = list(frechet_with_error(real, seen, period))
     mean = sum(calls) / len(calls) if calls else None
-    return {"sampler": name, "calls": mean, "images": len(seen), "distance": distance}
+    return {"sampler": name, "line": line, "calls": mean, "images": len(seen), "distance": distance}
 
 
 def line(row: dict[str, Any]) -> str:

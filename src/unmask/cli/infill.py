@@ -49,7 +49,7 @@ def run(arguments: list[str]) -> None:
     if settings.label == "all":
         raise ValueError("--label all is for sample; name one class")
     check_outputs(model, settings)
-    label = make_labels(settings.label, settings.n, model.network.classes)
+    label = make_labels(settings.label, settings.n, model)
     canvas = make_canvas(model, settings)
     network = Padded(model.network).eval() if canvas.dim() == 1 and canvas.shape != model.shape else model.network
     x, frames = draw(network, canvas.expand(settings.n, *canvas.shape), label, sampler, settings, model.codec)

@@ -72,7 +72,7 @@ def _trajectory(settings: Namespace, sampler: Sampler | None) -> Figure:
     if settings.model is None:
         raise ValueError("plot trajectory needs a model, as in: unmask plot trajectory runs/digits")
     model = load_model(settings.model, settings.device)
-    label = make_labels(settings.label, settings.n, model.network.classes)
+    label = make_labels(settings.label, settings.n, model)
     label = None if label is None else label.to(model.device)
     canvas = all_masked(settings.n, model.shape, model.network.mask_id, device=model.device)
     sampler = make_sampler(model, sampler, settings)

@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor
 from tqdm import tqdm
 
-from unmask.cli.common import instantiate, load_model, new_parser, parse
+from unmask.cli.common import instantiate, load_model, nearest, new_parser, parse
 from unmask.codecs import Bytes, Characters, Codec, Pixels, Symbols
 from unmask.files import check_writable, replacing
 from unmask.forward import all_masked
@@ -41,7 +41,9 @@ def run(arguments: list[str]) -> None:
     )
     parser.add_argument("model", metavar="MODEL", help="folder of a model or a run, or a name on the Hub")
     parser.add_argument("--n", type=int, default=4, help="number of examples")
-    parser.add_argument("--label", type=str, help="class of all examples, or `all`: n / classes of each, a row each")
+    parser.add_argument(
+        "--label", type=str, help="class of all examples, by number or name, or `all`: n / classes of each, a row each"
+    )
     add_sampling_arguments(parser)
     settings = parse(parser, arguments)
     check_sampling_arguments(settings)
@@ -49,7 +51,7 @@ def run(arguments: list[str]) -> None:
     model = load_model(settings.model, settings.device)
     sampler = make_sampler(model, made.sampler, settings)
     check_outputs(model, settings)
-    label = make_labels(settings.label, settings.n, model.network.classes)
+    label = make_labels(settings.label, settings.n, model)
     canvas = all_masked(settings.n, model.shape, model.network.mask_id)
     x, frames = draw(model.network, canvas, label, sampler, settings, model.codec)
     rows = model.network.classes if settings.label == "all" else None
@@ -101,12 +103,13 @@ def make_sampler(model: MaskedDiffusion, sampler: Sampler | None, settings: Name
     return replace(model.fit_sampler(sampler), **{name: settings[name] for name in SHORT if settings[name] is not None})
 
 
-def make_labels(label: str | None, n: int, classes: int | None) -> Labels | None:
+def make_labels(label: str | None, n: int, model: MaskedDiffusion) -> Labels | None:
     """Turn --label into one class per example.
 
     Raises:
         ValueError: the model has no classes, no such class, or n is no multiple of their number.
     """
+    classes, names = model.network.classes, model.about.get("class_names") or []
     if label is None:
         return None
     if classes is None:
@@ -115,8 +118,11 @@ def make_labels(label: str | None, n: int, classes: int | None) -> Labels | None
         if n % classes:
             raise ValueError(f"--label all: --n must be a multiple of the {classes} classes, got {n}")
         return torch.arange(classes).repeat_interleave(n // classes)
+    if label in names:
+        return torch.full((n,), names.index(label))
     if not label.isdecimal() or int(label) >= classes:
-        raise ValueError(f"--label must be in 0..{classes - 1}, or `all`; got {label}")
+        named = f", one of {', '.join(names)}" if names else ""
+        raise ValueError(f"--label must be in 0..{classes - 1}{named}, or `all`; got {label}{nearest(label, names)}")
     return torch.full((n,), int(label))
 
 

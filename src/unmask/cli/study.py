@@ -78,7 +78,7 @@ def run(arguments: list[str]) -> None:
     model = own if own and not settings.device else load_model(settings.model, settings.device)
     judge, real = fit_judge(model, instantiate(parser, settings).data, settings.ngram)
     chosen = [replace(one, guidance=settings.guidance) for one in STUDIES[settings.what](model, steps)]
-    settings.label = make_labels(settings.label, settings.n, model.network.classes)
+    settings.label = make_labels(settings.label, settings.n, model)
     if settings.label is not None:
         settings.label = settings.label.to(model.device)
     rows: list[dict[str, Any]] = []

@@ -128,6 +128,7 @@ def run(arguments: list[str]) -> None:
         steps = go()
     model.about = {
         "data": describe(made.data.settled()),
+        "class_names": made.data.class_names and list(made.data.class_names),
         "train_sha256": origin["sha256"],
         "objective": describe(made.objective),
         "steps": steps,

@@ -172,6 +172,11 @@ class DataSet(ABC):
         """Number of class labels; None without labels."""
         return None
 
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """What each class is called; None where they are numbers alone."""
+        return None
+
     @abstractmethod
     def split(self, part: Part) -> Split:
         """Return the examples of a part."""

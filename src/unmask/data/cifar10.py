@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from unmask.codecs import Pixels
 from unmask.data.base import Part
 from unmask.data.download import check_md5, fetch
-from unmask.data.images import ImageSet, Pictures, held_out
+from unmask.data.images import ImageSet, Pictures, has_split, held_out, read_folder
 from unmask.data.parquet import parquet_files, read_parquet
 from unmask.data.pickled import read_pickle
 
@@ -18,8 +19,12 @@ HOME = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 SHAPE = (32, 32, 3)
 HELD_OUT = 1000
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 TRAIN = [f"data_batch_{i}" for i in range(1, 6)]
-FORMS = "the binary or the Python version (a folder, or its .tar.gz), or the Hub's Parquet files (else --data Images)"
+FORMS = (
+    "the binary or the Python version (a folder, or its .tar.gz), the Hub's Parquet files, or images in the folders "
+)
+FORMS += "train/CLASS and test/CLASS (else --data Images)"
 
 
 @dataclass(frozen=True)
@@ -27,8 +32,10 @@ class CIFAR10(ImageSet):
     """CIFAR-10 in its own split: 10,000 images to test; of the 50,000 to train the last 1,000 validate.
 
     Args:
-        path: the binary or the Python version, as a .tar.gz or a folder, or a folder of the Hub's Parquet files; the
-            binary version is downloaded (170 MB) if None. The Python version is read without running its pickles.
+        path: the binary or the Python version, as a .tar.gz or a folder; a folder of the Hub's Parquet files; or images
+            in folders train/CLASS and test/CLASS, where a twentieth of train, drawn at random, validates (they are in
+            the order of the classes). The binary version is downloaded (170 MB) if None. The Python version is read
+            without running its pickles.
     """
 
     path: str | None = None
@@ -40,19 +47,26 @@ class CIFAR10(ImageSet):
             raise FileNotFoundError(f"{path}: no such file or folder")
         if path.is_dir() and parquet_files(path, "train"):
             return {part: _from_parquet(path, part) for part in ("train", "test")}
+        if path.is_dir() and has_split(path):
+            return _from_images(path)
         files = _from_folder(path) if path.is_dir() else _from_archive(path)
         missing = [name for name in (*TRAIN, "test_batch") if name not in files]
         if missing:
             raise ValueError(f"{path}: {missing[0]} is missing; expected {FORMS}")
         read = {name: _batch(content, f"{path}: {name}") for name, content in files.items()}
-        train = Pictures(*(np.concatenate([np.asarray(read[name][i]) for name in TRAIN]) for i in (0, 1)))
+        x, labels = (np.concatenate([np.asarray(read[name][i]) for name in TRAIN]) for i in (0, 1))
+        train = Pictures(x, labels)
         return {"train": train, "test": read["test_batch"]}
 
     @property
     def name(self) -> str:
         if self.path is None:
             return "CIFAR-10"
-        counts = tuple(len(self._parts[part].x) for part in ("train", "test"))
+        if "valid" in self._parts:
+            parts = self._parts["train"].parts or {}
+            counts = (len(parts["train"]) + len(parts["valid"]), len(parts["test"]))
+        else:
+            counts = (len(self._parts["train"].x), len(self._parts["test"].x))
         return f"{Path(self.path).name} ({'CIFAR-10, not verified' if counts == (50_000, 10_000) else 'not CIFAR-10'})"
 
     @property
@@ -63,9 +77,13 @@ class CIFAR10(ImageSet):
     def classes(self) -> int | None:
         return 10 if self.labels else None
 
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        return CLASSES if self.labels else None
+
     def pictures(self, part: Part) -> Pictures:
-        if part == "test":
-            return self._parts["test"]
+        if part in self._parts and (part == "test" or "valid" in self._parts):
+            return self._parts[part]
         return held_out(self._parts["train"], part, HELD_OUT, self.path or "CIFAR-10")
 
 
@@ -128,3 +146,14 @@ def _from_parquet(folder: Path, part: str) -> Pictures:
         raise ValueError(f"{folder}: no {part}-*.parquet there")
     x, labels = zip(*read_parquet(files, SHAPE, 10), strict=True)
     return Pictures(np.stack(x), np.asarray(labels))
+
+
+def _from_images(folder: Path) -> dict[str, Pictures]:
+    pictures = read_folder(folder, Pixels(256), labelled=True)
+    if pictures.x.shape[1:] != SHAPE or pictures.class_names != CLASSES:
+        height, width, channels = pictures.x.shape[1:]
+        raise ValueError(
+            f"{folder}: not CIFAR-10 as images: expected 32x32x3 in {', '.join(CLASSES)}, got "
+            f"{height}x{width}x{channels} in {', '.join(pictures.class_names or ())}; other images: --data Images"
+        )
+    return {part: pictures._replace(chosen=np.sort(chosen)) for part, chosen in (pictures.parts or {}).items()}

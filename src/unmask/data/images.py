@@ -53,11 +53,15 @@ class Pictures(NamedTuple):
         x: uint8 (N, height, width, channels), perhaps a memory map.
         labels: (N,), or None.
         chosen: the images that are meant, in order; None: all.
+        class_names: what each class is called, if it has a name.
+        parts: the images of each part, where they come with a split of their own.
     """
 
     x: np.ndarray
     labels: np.ndarray | None
     chosen: np.ndarray | None = None
+    class_names: tuple[str, ...] | None = None
+    parts: dict[str, np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -86,8 +90,8 @@ class ImageSet(DataSet):
 
     def split(self, part: Part) -> Split:
         if part not in self._splits:
-            x, labels, chosen = self.pictures(part)
-            split = Examples(x, labels if self.labels else None, chosen)
+            pictures = self.pictures(part)
+            split = Examples(pictures.x, pictures.labels if self.labels else None, pictures.chosen)
             self._splits[part] = Mirrored(split) if self.flip and part == "train" else split
         return self._splits[part]
 
@@ -96,10 +100,13 @@ class ImageSet(DataSet):
 class Images(ImageSet):
     """Images of the user's own, split at random, always in the same way, into 90, 5 and 5 %.
 
+    A folder that holds the folders `train` and `test` has a split of its own; `valid`, or a twentieth of `train` drawn
+    at random, validates.
+
     Args:
         path: a folder of image files, all of one size, grey or RGB with 8 bits a channel (with `labels`, one folder
-            for each class inside it); or a .npz file of integers `images` (N, height, width, channels), with `labels`
-            (N,) if there are classes.
+            for each class inside it, or inside train, valid and test); or a .npz file of integers `images`
+            (N, height, width, channels), with `labels` (N,) if there are classes.
         levels: number of levels. Files of images are rounded to as many; values in a .npz are the levels themselves.
     """
 
@@ -129,7 +136,7 @@ class Images(ImageSet):
 
     @property
     def name(self) -> str:
-        return Path(self.path).name
+        return Path(self.path).resolve().name
 
     @property
     def codec(self) -> Pixels:
@@ -143,14 +150,19 @@ class Images(ImageSet):
     def classes(self) -> int | None:
         return 1 + int(self.all.labels.max()) if self.labels and self.all.labels is not None else None
 
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        return self.all.class_names
+
     def pictures(self, part: Part) -> Pictures:
-        x, labels, _ = self.all
-        return Pictures(x, labels, np.sort(shuffled_parts(len(x), valid=len(x) // 20, test=len(x) // 20)[part]))
+        count = len(self.all.x)
+        parts = self.all.parts or shuffled_parts(count, valid=count // 20, test=count // 20)
+        return self.all._replace(chosen=np.sort(parts[part]))
 
 
 def held_out(pictures: Pictures, part: Part, count: int, where: object) -> Pictures:
     """Return the images to train on, or the last `count` of them, to validate."""
-    x, labels, _ = pictures
+    x, labels = pictures.x, pictures.labels
     if len(x) <= count:
         raise ValueError(f"{where}: more than {count} training images are needed, got {len(x)}")
     here = slice(len(x) - count) if part == "train" else slice(len(x) - count, None)
@@ -187,16 +199,18 @@ def read_folder(folder: Path, codec: Pixels, labelled: bool) -> Pictures:
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not files:
         raise ValueError(f"{folder}: no images in it ({', '.join(SUFFIXES)})")
-    labels = None
+    inside = [path.relative_to(folder).parts[:-1] for path in files]
+    parts = None
+    if has_split(folder):
+        parts = _split_of_folders(folder, inside)
+        inside = [place[1:] for place in inside]
+    labels, classes = None, None
     if labelled:
-        names = [path.relative_to(folder).parts[:-1] for path in files]
-        if () in names:
-            where = files[names.index(())]
+        if () in inside:
+            where = files[inside.index(())]
             raise ValueError(f"{where}: an image outside the classes' folders, which --data.labels true asks for")
-        classes = sorted({name[0] for name in names}, key=lambda c: (0, int(c), c) if c.isdecimal() else (1, 0, c))
-        if {"train", "test"} <= set(classes):
-            raise ValueError(f"{folder}: holds the folders train and test, not one for each class; name one of them")
-        labels = np.array([classes.index(name[0]) for name in names])
+        classes = sorted({place[0] for place in inside}, key=lambda c: (0, int(c), c) if c.isdecimal() else (1, 0, c))
+        labels = np.array([classes.index(place[0]) for place in inside])
     key = [codec.levels, *((str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in files)]
 
     def write(target: Path) -> None:
@@ -212,7 +226,29 @@ def read_folder(folder: Path, codec: Pixels, labelled: bool) -> Pictures:
             x[i] = codec.encode(pixels).numpy()
         x.flush()
 
-    return Pictures(cached_array([str(folder.resolve()), key], write), labels)
+    x = cached_array([str(folder.resolve()), key], write)
+    return Pictures(x, labels, None, None if classes is None else tuple(classes), parts)
+
+
+def has_split(folder: Path) -> bool:
+    """Return whether a folder comes with its own split: with the folders train and test."""
+    return (folder / "train").is_dir() and (folder / "test").is_dir()
+
+
+def _split_of_folders(folder: Path, inside: list[tuple[str, ...]]) -> dict[str, np.ndarray]:
+    """Return which images belong to each part, given the folders that each lies in."""
+    where = np.array([place[0] if place else "" for place in inside])
+    if other := sorted(set(where.tolist()) - {"train", "valid", "test"}):
+        what = f"the folder {other[0]}" if other[0] else "images"
+        raise ValueError(f"{folder}: holds {what} beside train and test; expected train, test and perhaps valid alone")
+    parts = {part: np.flatnonzero(where == part) for part in ("train", "valid", "test")}
+    if not len(parts["valid"]):
+        drawn = shuffled_parts(len(parts["train"]), valid=max(1, len(parts["train"]) // 20), test=0)
+        parts |= {part: parts["train"][drawn[part]] for part in ("train", "valid")}
+    for part, found in parts.items():
+        if not len(found):
+            raise ValueError(f"{folder / part}: no images in it ({', '.join(SUFFIXES)})")
+    return parts
 
 
 def describe_size(x: np.ndarray) -> str:

@@ -214,10 +214,11 @@ class UNet(HeadedNetwork):
         nn.init.zeros_(self.head.bias)
 
     def compile_body(self) -> None:
-        """Compile the blocks."""
-        for module in self.modules():
-            if isinstance(module, ResidualBlock | Block):
-                module.compile()
+        """Compile the blocks. They share their code; the number of shapes for which torch compiles a code is raised."""
+        blocks = [module for module in self.modules() if isinstance(module, ResidualBlock | Block)]
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 2 * len(blocks))
+        for block in blocks:
+            block.compile()
 
     def features(
         self, x_t: Tokens, noise: Times | None = None, label: Labels | None = None, at: Positions | None = None

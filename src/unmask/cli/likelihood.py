@@ -1,0 +1,101 @@
+"""unmask evaluate MODEL: the negative ELBO on a data set, with its standard error and its protocol."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from tqdm import tqdm
+
+from unmask.cli.report import draw, versions, weights, write
+from unmask.data.base import DataSet
+from unmask.description import describe
+from unmask.metrics.likelihood import Breakdown, Likelihood, evaluate
+from unmask.model import MaskedDiffusion
+from unmask.objectives import Objective
+
+OPTIONS = ("split", "draws", "limit", "precision", "breakdown", "objective")
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add what is asked for likelihoods alone."""
+    parser.add_argument("--split", type=Literal["train", "valid", "test"], default="test", help="part of the data")
+    parser.add_argument("--draws", type=int, default=16, help="random masks per example")
+    parser.add_argument("--limit", type=int, help="use that many examples, evenly spread; all if not given")
+    parser.add_argument(
+        "--precision",
+        type=Literal["32-true", "bf16-mixed"],
+        default="32-true",
+        help="bf16-mixed: products in bfloat16, faster where the processor has it; the result says which",
+    )
+    parser.add_argument("--breakdown", type=str, help="picture of where the bits go: by position and by token value")
+    parser.add_subclass_arguments(
+        Objective,
+        "objective",
+        required=False,
+        default=None,
+        help="the bound that is estimated; by default TimeFreeELBO, or TokenELBO for a learned schedule",
+    )
+
+
+def measure(model: MaskedDiffusion, made: Namespace, settings: Namespace) -> None:
+    """Print the likelihood, write it with its protocol, and draw where the bits go."""
+    objective = model.fit_objective(made.objective)
+    split = made.data.split(settings.split)
+    batches = split.batches(settings.batch_size, settings.limit)
+    count = min(settings.limit or len(split), len(split))
+    bar = tqdm(batches, desc="evaluating", total=-(-count // settings.batch_size), unit="batch", delay=2)
+    moved = ((x.to(model.device), None if label is None else label.to(model.device)) for x, label in bar)
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=settings.precision == "bf16-mixed"):
+        breakdown = (
+            Breakdown.empty(math.prod(made.data.shape), model.network.vocab_size) if settings.breakdown else None
+        )
+        result = evaluate(
+            model.network, objective, moved, draws=settings.draws, seed=settings.seed, breakdown=breakdown
+        )
+    report = summarise(result, model) | protocol(settings, model, made.data, objective)
+    print(table(report))
+    write(report, settings)
+    if breakdown is not None:
+        from unmask.pictures import breakdown_figure
+
+        draw(lambda: breakdown_figure(breakdown, made.data.shape, model.codec), settings.breakdown)
+
+
+def summarise(result: Likelihood, model: MaskedDiffusion) -> dict[str, Any]:
+    """Return the figures of a likelihood, each as [value, standard error], in the units that fit the data."""
+    figures = {"nats_per_example": (result.nats, result.nats_error), f"bits_per_{model.codec.unit}": result.bits}
+    if model.codec.unit != "dimension":
+        figures[f"perplexity_per_{model.codec.unit}"] = result.perplexity
+    counts = {"examples": result.examples, "tokens_per_example": result.length, "network_calls": result.calls}
+    known = {name: [value, None if math.isnan(error) else error] for name, (value, error) in figures.items()}
+    return known | counts
+
+
+def protocol(settings: Namespace, model: MaskedDiffusion, data: DataSet, objective: Objective) -> dict[str, Any]:
+    """Return everything that another person needs to get the same figure."""
+    return {
+        "data": data.name,
+        "data_settings": describe(data.settled()),
+        "split": settings.split,
+        "data_sha256": data.split(settings.split).checksum,
+        "objective": describe(objective),
+        "draws_per_example": settings.draws,
+        "seed": settings.seed,
+        **weights(settings, model),
+        "precision": settings.precision,
+    } | versions(model)
+
+
+def table(report: dict[str, Any]) -> str:
+    """Lay a report out in two columns, figures with their standard errors."""
+    lines = []
+    for name, value in report.items():
+        if isinstance(value, list):
+            value = f"{value[0]:.4f} ± " + ("unknown (one example)" if value[1] is None else f"{value[1]:.4f}")
+        elif isinstance(value, dict):
+            value = ", ".join(f"{item}" if key == "class" else f"{key}={item}" for key, item in value.items())
+        lines.append(f"{name.replace('_', ' '):24} {value}")
+    return "\n".join(lines)

@@ -1,0 +1,48 @@
+"""What the measures of `unmask evaluate` share: writing a report, and saying what it was made with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jsonargparse import Namespace
+
+from unmask.cli.common import find_model
+from unmask.files import checksum, replacing
+from unmask.model import WEIGHTS, MaskedDiffusion
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def write(report: dict[str, Any], settings: Namespace) -> None:
+    """Write a report where it is wanted."""
+    if settings.json:
+        with replacing(settings.json) as target:
+            target.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def draw(make: Callable[[], Figure], path: str) -> None:
+    """Write a figure."""
+    with replacing(path) as target:
+        make().savefig(target, dpi=150)
+    print(path)
+
+
+def weights(settings: Namespace, model: MaskedDiffusion) -> dict[str, str | None]:
+    """Return which weights a figure is of."""
+    folder = Path(find_model(settings.model))
+    run = model.about.get("run", {})
+    return {
+        "weights": f"moving average, decay {run['ema']}" if run.get("ema") else "not averaged",
+        "weights_sha256": checksum(folder / WEIGHTS) if folder.is_dir() else None,
+    }
+
+
+def versions(model: MaskedDiffusion) -> dict[str, str]:
+    """Return what a figure was computed on and with."""
+    return {"device": str(model.device), "torch": torch.__version__, "unmask": version("unmask")}
