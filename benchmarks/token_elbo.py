@@ -54,7 +54,7 @@ def by_time(oracle: MarkovChain, w: Tensor, x: Tensor, c: float) -> Tensor:
 def plain_gradient(oracle: MarkovChain, made: TokenPolynomial, x: Tensor, seed: int) -> Tensor:
     """Return an unbiased gradient from the masks that `TokenELBO` draws, the other mask's bound as the baseline."""
     w_x = made.powers[x]
-    log_t, hidden = draw_masks(w_x.detach(), 2, seeded(seed))
+    log_t, hidden = draw_masks(w_x.detach(), 2, w_x.shape[1], None, seeded(seed))
     g = terms(oracle, made.powers, x.repeat(2, 1), hidden.view(-1, x.shape[1]), log_t.exp().repeat(2)).view_as(hidden)
     bound = x.shape[1] * g.sum(-1) / torch.where(hidden, w_x, 0).sum(-1)
     reward, rate = bound.detach(), w_x * log_t.unsqueeze(1)

@@ -21,7 +21,7 @@ from benchmarks.baselines import plain_evaluation, plain_training_step
 from benchmarks.sampling import peak, show
 from benchmarks.timing import interleaved, report
 from unmask.data.pydocs import PyDocs
-from unmask.metrics.likelihood import draw_nelbo
+from unmask.metrics.likelihood import draw_loss
 from unmask.networks import layers
 from unmask.networks.transformer import Transformer
 from unmask.objectives import ContinuousELBO, Objective, TimeFreeELBO
@@ -172,7 +172,7 @@ def evaluation(size: str, vocab: int, rounds: int) -> dict[str, Any]:
 
     def ours(bf16: bool) -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            draw_nelbo(network, TimeFreeELBO(), x, draws=1)
+            draw_loss(network, TimeFreeELBO(), x, draws=1)
 
     seconds = interleaved(
         {
@@ -227,9 +227,11 @@ def variance(small: bool) -> dict[str, Any]:
     def spread(objective: Objective, together: int, independent: bool = False) -> Tensor:
         """Return the variance of each sequence's estimate, a call: (8,)."""
         means = [
-            draw_nelbo(
+            draw_loss(
                 network, objective, x, draws=together, generator=generators(turn, len(x)) if independent else None
-            ).mean(0)
+            )
+            .nelbo.view(together, -1)
+            .mean(0)
             for turn in range(calls // together)
         ]
         return torch.stack(means).var(0) * together

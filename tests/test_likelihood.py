@@ -1,11 +1,12 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
 
 from oracle import MarkovChain, Table
-from unmask.metrics.likelihood import Breakdown, Likelihood, draw_loss, draw_nelbo, evaluate
+from unmask.metrics.likelihood import Breakdown, Likelihood, draw_loss, evaluate
 from unmask.objectives import ContinuousELBO, DiscreteELBO, Objective, TimeFreeELBO, TokenELBO
 from unmask.randomness import seeded
 from unmask.schedules import Cosine, TokenPolynomial
@@ -42,15 +43,41 @@ def test_draws_of_an_example_are_spread_evenly() -> None:
     oracle = Table(3, 4)
     seen = []
     oracle.register_forward_pre_hook(lambda _, arguments: seen.append((arguments[0] == oracle.mask_id).sum(1)))
-    draw_nelbo(oracle, TimeFreeELBO(), oracle.states[:5], draws=8, generator=seeded(0))
+    draw_loss(oracle, TimeFreeELBO(), oracle.states[:5], draws=8, generator=seeded(0))
     for example in seen[0].view(8, 5).T:
         assert example.bincount(minlength=5).tolist() == [0, 2, 2, 2, 2]
 
 
 def test_units() -> None:
-    result = Likelihood(nats=10 * math.log(2), nats_error=math.log(2), examples=3, length=5, calls=3)
+    nats = math.log(2) * torch.tensor([10 - 3**0.5, 10.0, 10 + 3**0.5], dtype=torch.float64)
+    result = Likelihood.of(nats, torch.tensor([5, 5, 5]), calls=3)
+    assert result.nats == pytest.approx(10 * math.log(2)) and result.nats_error == pytest.approx(math.log(2))
     assert result.bits == pytest.approx((2.0, 0.2))
     assert result.perplexity == pytest.approx((4.0, 4 * math.log(2) / 5))
+
+
+def test_the_error_per_token_of_examples_of_many_lengths() -> None:
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(400):
+        tokens = rng.integers(1, 30, 200)
+        nats = 2.5 * tokens + rng.normal(size=200) * tokens**0.5
+        found.append(Likelihood.of(torch.from_numpy(nats), torch.from_numpy(tokens), 1).nats_per_token)
+    values, errors = np.array(found).T
+    assert abs(values.mean() - 2.5) < 4 * values.std() / 20
+    assert 0.9 < values.std() / np.sqrt((errors**2).mean()) < 1.1
+
+
+def test_given_tokens_are_conditioned_upon_and_not_counted() -> None:
+    oracle = Table(3, 4)
+    x, flags = oracle.states[[5, 40, 77]], torch.tensor([[0, 1, 0, 1], [1, 0, 0, 0], [0, 0, 0, 0]]).bool()
+    seen = ((oracle.states == x[:, None]) | ~flags[:, None]).all(-1)  # the states that agree with what is given
+    exact = (seen * oracle.p).sum(1).log() - oracle.log_prob(x)
+    result = evaluate(oracle, TimeFreeELBO(), [(torch.where(flags, -1 - x, x), None)], draws=20_000)
+    assert result.length == pytest.approx(9 / 3) and result.examples == 3
+    assert result.nats == pytest.approx(float(exact.mean()), abs=0.02)
+    with pytest.raises(ValueError, match="every token of an example is given"):
+        evaluate(oracle, TimeFreeELBO(), [(-1 - x, None)], draws=1)
 
 
 def test_refusals() -> None:

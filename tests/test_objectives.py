@@ -8,9 +8,18 @@ from torch import Tensor
 from oracle import MarkovChain, Table
 from unmask.forward import sample_times
 from unmask.networks.transformer import Transformer
-from unmask.objectives import ContinuousELBO, DiscreteELBO, Objective, TimeFreeELBO
+from unmask.objectives import ContinuousELBO, DiscreteELBO, Objective, TimeFreeELBO, TokenELBO
 from unmask.randomness import seeded
-from unmask.schedules import Cosine, Geometric, Linear, Polynomial, Schedule
+from unmask.schedules import Cosine, Geometric, Linear, Polynomial, Schedule, TokenPolynomial
+
+
+def learned(*powers: float) -> TokenPolynomial:
+    """A state-dependent schedule of these exponents."""
+    schedule = TokenPolynomial(len(powers)).double()
+    with torch.no_grad():
+        schedule.raw.copy_(torch.tensor(powers).expm1().log())
+    return schedule
+
 
 SCHEDULES = [Linear(), Polynomial(2.0), Cosine(), Geometric(0.01, 8.0)]
 
@@ -47,6 +56,73 @@ def test_the_bound_is_tight_on_a_long_markov_chain(objective: Objective, device:
     z = (mean + oracle.log_prob(x)) / error
     assert z.abs().max() < 4
     assert (error < 0.03 * mean).all()  # sharp enough to see an error of a few per cent
+
+
+def conditional(oracle: Table, x: Tensor, given: Tensor) -> Tensor:
+    """Return -log p(the other tokens | those that are given)."""
+    agree = ((oracle.states == x[:, None]) | ~given[:, None]).all(-1)
+    return (agree * oracle.p).sum(1).log() - oracle.log_prob(x)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [*map(ContinuousELBO, SCHEDULES), TimeFreeELBO(), TokenELBO(learned(0.5, 1.0, 2.0))],
+    ids=[*map(str, SCHEDULES), "time-free", "state-dependent"],
+)
+def test_the_bound_of_some_tokens_given_others_is_tight(objective: Objective, device: torch.device) -> None:
+    oracle = Table(3, 4).to(device)
+    if isinstance(objective, TokenELBO):
+        oracle.under(objective.schedule.powers.detach().to(device))  # type: ignore[union-attr]
+        objective.schedule.to(device)  # type: ignore[union-attr]
+    patterns = torch.tensor(list(itertools.product((False, True), repeat=4))[:-1], device=device)
+    x = oracle.states[torch.randint(81, (len(patterns),), generator=seeded(3)).to(device)]
+    means = torch.stack(
+        [
+            objective(oracle, x.repeat(200, 1), given=patterns.repeat(200, 1), generator=seeded(7, i, device=device))
+            .nelbo.view(200, -1)
+            .mean(0)
+            for i in range(60)
+        ]
+    )
+    mean, error = means.mean(0), means.std(0) / math.sqrt(60)
+    assert ((mean - conditional(oracle, x, patterns)).abs() <= 4 * error + 1e-9).all()
+
+
+def test_the_discrete_bound_of_some_tokens_given_others_is_that_of_the_rest() -> None:
+    """At T = 1 it is the sum of the cross-entropies of the open tokens, each given what is given alone."""
+    oracle = Table(3, 4)
+    given = torch.tensor([[False, True, True, False]])
+    x = oracle.states[[50]]
+    p = oracle.marginals(torch.where(given, x, oracle.mask_id))
+    exact = -p.gather(2, x.unsqueeze(2)).squeeze(2).log()[~given].sum()
+    torch.testing.assert_close(DiscreteELBO(steps=1)(oracle, x, given=given).nelbo, exact[None])
+
+
+def test_the_gradient_of_a_schedule_with_given_tokens_is_that_of_the_shorter_example() -> None:
+    class Rest(Table):
+        """The law of the first three tokens given the last."""
+
+        def marginals(self, x_t: Tensor, potential: Tensor | None = None) -> Tensor:
+            if x_t.shape[1] == 4:
+                return super().marginals(x_t, potential)
+            longer = torch.cat((x_t, torch.ones_like(x_t[:, :1])), 1)
+            return super().marginals(longer, potential)[:, :3]
+
+    oracle = Rest(3, 4)
+    schedule = learned(0.7, 1.0, 1.6)
+    oracle.under(torch.tensor((1.2, 1.0, 0.8)).double())  # not its own: the bound has a gradient
+    objective, x = TokenELBO(schedule, masks=2), torch.tensor([[0, 1, 2]])
+    longer = torch.cat((x, torch.ones_like(x[:, :1])), 1)
+    given = torch.tensor([[False, False, False, True]])
+    grads: dict[int, list[Tensor]] = {3: [], 4: []}
+    for i in range(100):
+        for many, (tokens, flags) in {3: (x, None), 4: (longer, given.repeat(300, 1))}.items():
+            loss = objective(oracle, tokens.repeat(300, 1), given=flags, generator=seeded(many, i)).loss
+            grads[many].append(torch.autograd.grad(loss, list(schedule.parameters()))[0])
+    short, long = (torch.stack(grads[many]) for many in (3, 4))
+    error = ((short.var(0) + long.var(0)) / 100).sqrt()
+    assert ((short.mean(0) - long.mean(0)).abs() < 4 * error).all()
+    assert (short.mean(0).abs() > 6 * error).any()  # there is something to see
 
 
 def test_the_bound_is_loose_for_a_wrong_network() -> None:

@@ -225,7 +225,7 @@ def test_pairs_of_masks_lower_the_variance_of_the_gradient() -> None:
 def test_times_and_masks_follow_their_law() -> None:
     """The time of a random position's masking; at it the other position is masked with its own rate."""
     w_x = torch.tensor([[0.5, 2.0]], dtype=torch.float64).expand(200_000, 2)
-    log_t, hidden = draw_masks(w_x, 2, seeded(0))
+    log_t, hidden = draw_masks(w_x, 2, w_x.shape[1], None, seeded(0))
     t = log_t.exp()
     assert stats.kstest(t[::37].numpy(), lambda v: (v**0.5 + v**2) / 2).pvalue > 1e-3
     assert hidden.any(2).all()

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,9 +38,34 @@ class Codec(ABC):
     def decode(self, x: Tokens) -> Any:
         """Return the data of a batch of examples."""
 
+    def saved(self, folder: Path) -> "Codec":
+        """Write what the codec needs besides its arguments into a model's folder; return the codec as it is there."""
+        return self
+
+    def opened(self, folder: Path) -> "Codec":
+        """Return the codec of a model's folder, ready to be used from anywhere."""
+        return self
+
 
 @dataclass(frozen=True)
-class Characters(Codec):
+class Text(Codec):
+    """A codec of texts."""
+
+    @abstractmethod
+    def encode(self, data: str) -> Int[Tensor, " length"]:
+        """Return the tokens of a text."""
+
+    @abstractmethod
+    def decode(self, x: Tokens, unknown: str = "\N{LIGHT SHADE}") -> list[str]:
+        """Return one string per example, `unknown` standing for a mask."""
+
+    def symbol(self, token: int) -> str:
+        """Return what a single token looks like."""
+        return self.decode(torch.tensor([[token]]))[0]
+
+
+@dataclass(frozen=True)
+class Characters(Text):
     """Text over an alphabet: token i is the i-th character.
 
     Args:
@@ -92,7 +118,7 @@ class Characters(Codec):
 
 
 @dataclass(frozen=True)
-class Bytes(Codec):
+class Bytes(Text):
     """Text as its UTF-8 bytes: token i is the byte i."""
 
     unit = "byte"

@@ -6,10 +6,18 @@ from torch import Tensor
 
 from unmask.randomness import Generators, uniform
 from unmask.schedules import Schedule
-from unmask.types import Times, Tokens
+from unmask.types import Times, Tokens, Where
 
 
-def mask(x: Tokens, t: Times, schedule: Schedule, mask_id: int, *, generator: Generators = None) -> Tokens:
+def mask(
+    x: Tokens,
+    t: Times,
+    schedule: Schedule,
+    mask_id: int,
+    *,
+    given: Where | None = None,
+    generator: Generators = None,
+) -> Tokens:
     """Hide each token of x independently with probability 1 - alpha_t: draw x_t ~ q(x_t | x) (MD4, section 2).
 
     Args:
@@ -17,10 +25,12 @@ def mask(x: Tokens, t: Times, schedule: Schedule, mask_id: int, *, generator: Ge
         t: one time per example, in [0, 1].
         schedule: gives alpha_t.
         mask_id: the value that hides a token, the vocabulary's size.
+        given: tokens that are never hidden.
         generator: see `unmask.randomness`.
     """
     rate = schedule.mask_rate(t.double()).view(-1, *[1] * (x.dim() - 1))
-    return torch.where(uniform(tuple(x.shape), generator, x.device) < rate, mask_id, x)
+    hidden = uniform(tuple(x.shape), generator, x.device) < rate
+    return torch.where(hidden if given is None else hidden & ~given, mask_id, x)
 
 
 def all_masked(batch: int, dims: tuple[int, ...], mask_id: int, *, device: torch.device | str | None = None) -> Tokens:
@@ -45,14 +55,19 @@ def sample_times(batch: int, *, generator: Generators = None, device: torch.devi
 
 
 def sample_counts(
-    batch: int, length: int, *, generator: Generators = None, device: torch.device | str | None = None
+    batch: int,
+    length: int | Int[Tensor, " batch"],
+    *,
+    generator: Generators = None,
+    device: torch.device | str | None = None,
 ) -> Int[Tensor, " batch"]:
     """Draw numbers of masks n, each uniform in 1..length, spread over the batch as `sample_times` does.
 
-    From one generator, example i + batch / 2 has length + 1 - n_i: for an even batch the sum is always the same.
+    From one generator, example i + batch / 2 has length + 1 - n_i: for an even batch the sum is always the same. With a
+    length for each example they are spread alike, and the sum varies.
     """
     n = (length * sample_times(batch, generator=generator, device=device)).ceil().long()
-    if generator is None or isinstance(generator, torch.Generator):
+    if isinstance(length, int) and (generator is None or isinstance(generator, torch.Generator)):
         half = (batch + 1) // 2
         n[half:] = length + 1 - n[: batch - half]
     return n

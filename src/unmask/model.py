@@ -15,10 +15,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from unmask.bpe import TOKENIZER
 from unmask.codecs import Codec
 from unmask.description import build, describe
 from unmask.forward import all_masked
-from unmask.metrics.likelihood import draw_nelbo
+from unmask.metrics.likelihood import draw_loss
 from unmask.networks.base import Network
 from unmask.objectives import Objective, TimeFreeELBO, TokenELBO
 from unmask.randomness import Generators
@@ -26,7 +27,7 @@ from unmask.samplers.base import Sampler
 from unmask.samplers.first_hitting import FirstHitting
 from unmask.samplers.token import TokenFirstHitting, TokenSampler
 from unmask.schedules import Linear, Schedule, TokenPolynomial, checked
-from unmask.types import Labels, Nats, Tokens
+from unmask.types import Labels, Nats, Tokens, Where
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -83,14 +84,17 @@ class MaskedDiffusion(
         *,
         draws: int = 8,
         objective: Objective | None = None,
+        given: Where | None = None,
         generator: Generators = None,
     ) -> Nats:
         """Estimate the negative ELBO of each example in nats: the mean of `draws` low-discrepancy masks.
 
-        The objective is `fit_objective()` unless another is given.
+        The objective is `fit_objective()` unless another is named. With `given` it bounds -log p of the other tokens
+        given those.
         """
         objective = self.fit_objective(objective)
-        return draw_nelbo(self.network, objective, x, label, draws=draws, generator=generator).mean(0)
+        drawn = draw_loss(self.network, objective, x, label, draws=draws, given=given, generator=generator)
+        return drawn.nelbo.view(draws, -1).mean(0)
 
     def sample(
         self, n: int, label: Labels | None = None, *, sampler: Sampler | None = None, generator: Generators = None
@@ -158,14 +162,14 @@ class MaskedDiffusion(
         kwargs.setdefault("repo_id", folder.name)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".saving") as temporary:
             url = super().save_pretrained(temporary, **kwargs)
-            for name in (WEIGHTS, CONFIG, "README.md"):
+            for name in sorted(os.listdir(temporary), reverse=True):  # weights, what the codec needs, then config.json
                 os.replace(Path(temporary, name), folder / name)
         return url
 
     def _save_pretrained(self, save_directory: Path) -> None:
         description = {
             "network": describe(self.network),
-            "codec": describe(self.codec),
+            "codec": describe(self.codec.saved(save_directory)),
             "schedule": describe(self.schedule),
         }
         weights = {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
@@ -192,7 +196,7 @@ class MaskedDiffusion(
         where = str(folder / CONFIG)
         parts: dict[str, Any] = {
             "network": build(Network, description.get("network"), f"{where}: network"),
-            "codec": build(Codec, description.get("codec"), f"{where}: codec"),
+            "codec": build(Codec, description.get("codec"), f"{where}: codec").opened(folder),
             "schedule": build((Schedule, TokenPolynomial), description.get("schedule"), f"{where}: schedule"),
         }
         model = cls(**parts, about=description.get("about"))
@@ -206,7 +210,7 @@ def _digest(description: dict[str, Any]) -> str:
 
 def _download(repo_id: str, **download: Any) -> Path:
     try:
-        return Path(snapshot_download(repo_id, allow_patterns=[CONFIG, WEIGHTS], **download))
+        return Path(snapshot_download(repo_id, allow_patterns=[CONFIG, WEIGHTS, TOKENIZER], **download))
     except HFValidationError:
         raise FileNotFoundError(f"{repo_id}: no such folder") from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:

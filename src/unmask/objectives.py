@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unmask.forward import mask, sample_counts, sample_times
 from unmask.networks.base import Network, Positions
 from unmask.randomness import Generators, uniform
 from unmask.schedules import Linear, Schedule, TokenPolynomial, check_kind, checked
-from unmask.types import Labels, Nats, Times, Tokens
+from unmask.types import Labels, Nats, Times, Tokens, Where
 
 
 class Loss(NamedTuple):
@@ -42,7 +42,13 @@ class Objective(ABC):
 
     @abstractmethod
     def __call__(
-        self, network: Network, x: Tokens, label: Labels | None = None, *, generator: Generators = None
+        self,
+        network: Network,
+        x: Tokens,
+        label: Labels | None = None,
+        *,
+        given: Where | None = None,
+        generator: Generators = None,
     ) -> Loss:
         """Mask x at random and weigh the network's cross-entropies.
 
@@ -51,6 +57,8 @@ class Objective(ABC):
                 the token.
             x: clean tokens (batch, *dims).
             label: class of each example, for a network that takes one.
+            given: tokens that are conditioned upon: never masked, and not part of the bound, which is on -log p of the
+                others given these. At least one of an example must not be given. None: no token is.
             generator: see `unmask.randomness`.
         """
 
@@ -83,6 +91,11 @@ def masked_cross_entropy(
     return Loss(loss, parts.sum(1), parts)
 
 
+def open_length(x: Tokens, given: Where | None) -> int | Int[Tensor, " batch"]:
+    """Return L: the number of tokens that are not given, of each example where some are."""
+    return x[0].numel() if given is None else (~given).flatten(1).sum(1)
+
+
 @dataclass(frozen=True)
 class ContinuousELBO(Objective):
     """Bound -log p(x) by E_t [ -alpha'_t / (1 - alpha_t) * sum over masked i of -log p(x_i | x_t) ], t ~ U(0, 1].
@@ -97,10 +110,16 @@ class ContinuousELBO(Objective):
         check_kind(self.schedule, Schedule, "ContinuousELBO")
 
     def __call__(
-        self, network: Network, x: Tokens, label: Labels | None = None, *, generator: Generators = None
+        self,
+        network: Network,
+        x: Tokens,
+        label: Labels | None = None,
+        *,
+        given: Where | None = None,
+        generator: Generators = None,
     ) -> Loss:
         t = sample_times(len(x), generator=generator, device=x.device)
-        x_t = mask(x, t, self.schedule, network.mask_id, generator=generator)
+        x_t = mask(x, t, self.schedule, network.mask_id, given=given, generator=generator)
         rate, weight = self.schedule.mask_rate(t), self.schedule.weight(t)
         at = Positions.of(x_t == network.mask_id)
         return masked_cross_entropy(network, x_t, x, rate, label, at=at, weight=weight)
@@ -127,11 +146,17 @@ class DiscreteELBO(Objective):
             raise ValueError(f"steps must be a whole number of at least 1, got {self.steps}")
 
     def __call__(
-        self, network: Network, x: Tokens, label: Labels | None = None, *, generator: Generators = None
+        self,
+        network: Network,
+        x: Tokens,
+        label: Labels | None = None,
+        *,
+        given: Where | None = None,
+        generator: Generators = None,
     ) -> Loss:
         k = (self.steps * sample_times(len(x), generator=generator, device=x.device)).ceil()
         t, s = k / self.steps, (k - 1) / self.steps
-        x_t = mask(x, t, self.schedule, network.mask_id, generator=generator)
+        x_t = mask(x, t, self.schedule, network.mask_id, given=given, generator=generator)
         weight = self.steps * self.schedule.unmask_prob(t, s)
         at = Positions.of(x_t == network.mask_id)
         return masked_cross_entropy(network, x_t, x, self.schedule.mask_rate(t), label, at=at, weight=weight)
@@ -157,15 +182,23 @@ class TimeFreeELBO(Objective):
             raise ValueError(f"power must be in [0, 1], got {self.power}")
 
     def __call__(
-        self, network: Network, x: Tokens, label: Labels | None = None, *, generator: Generators = None
+        self,
+        network: Network,
+        x: Tokens,
+        label: Labels | None = None,
+        *,
+        given: Where | None = None,
+        generator: Generators = None,
     ) -> Loss:
-        length = x[0].numel()
+        length = open_length(x, given)
         n = sample_counts(len(x), length, generator=generator, device=x.device)
-        v = uniform((len(x), length), generator, x.device)
+        v = uniform((len(x), x[0].numel()), generator, x.device)
+        v = v if given is None else v.masked_fill(given.flatten(1), math.inf)
         last = v.sort(dim=1).values.gather(1, n[:, None] - 1)
         hidden = (v <= last).view_as(x)
         shared = generator is None or isinstance(generator, torch.Generator)
-        count = len(x) // 2 * (length + 1) if shared and len(x) % 2 == 0 else None
+        known = isinstance(length, int) and shared and len(x) % 2 == 0
+        count = len(x) // 2 * (x[0].numel() + 1) if known else None
         at, rate = Positions.of(hidden, count), n.double() / length
         x_t = x.masked_fill(hidden, network.mask_id)
         return masked_cross_entropy(network, x_t, x, rate, label, at=at, weight=1 / rate, power=self.power)
@@ -214,13 +247,20 @@ class TokenELBO(Objective):
         return self.masks
 
     def __call__(
-        self, network: Network, x: Tokens, label: Labels | None = None, *, generator: Generators = None
+        self,
+        network: Network,
+        x: Tokens,
+        label: Labels | None = None,
+        *,
+        given: Where | None = None,
+        generator: Generators = None,
     ) -> Loss:
         w, many = checked(self.schedule, network.vocab_size, "TokenELBO").powers, self.masks
         if w.requires_grad and many < 2:
             raise ValueError("to learn a schedule, TokenELBO needs masks of at least 2, got 1")
         w_x = w[x.flatten(1)]
-        log_t, hidden = draw_masks(w_x.detach(), many, generator)
+        length, given = open_length(x, given), None if given is None else given.flatten(1)
+        log_t, hidden = draw_masks(w_x.detach(), many, length, given, generator)
         at = hidden.view(many * len(x), *x.shape[1:])
         x = x.repeat(many, *[1] * (x.dim() - 1))
         label = None if label is None else label.repeat(many)
@@ -235,35 +275,42 @@ class TokenELBO(Objective):
             )  # not @: autocast would round it
             return g.new_zeros(hidden.shape).masked_scatter(hidden, g)
 
-        scale = w_x.shape[1] / torch.where(hidden, w_x.detach(), 0).sum(-1)
+        scale = length / torch.where(hidden, w_x.detach(), 0).sum(-1)
         parts = scale.unsqueeze(-1) * integrand(nll, p, w.detach(), w_x.detach())
         of_network = parts.sum(-1)
         loss = (of_network * hidden.double().mean(-1) ** (1 - self.power)).mean()
         if w.requires_grad:
             g = integrand(nll.detach(), p.detach(), w, w_x)
             pathwise = scale * (g + g.detach() * w_x * log_t.unsqueeze(1)).sum(-1)
-            of_w = pathwise.mean() + reinforce(g.detach() / w_x.detach(), w_x, log_t, hidden).mean()
+            of_w = pathwise.mean() + reinforce(g.detach() / w_x.detach(), w_x, log_t, hidden, length).mean()
             loss = loss + of_w - of_w.detach()
         return Loss(loss, of_network.detach().mean(0), parts.detach().mean(0))
 
 
 def draw_masks(
-    w_x: Float[Tensor, "batch length"], masks: int, generator: Generators
+    w_x: Float[Tensor, "batch length"],
+    masks: int,
+    length: int | Int[Tensor, " batch"],
+    given: Bool[Tensor, "batch length"] | None,
+    generator: Generators,
 ) -> tuple[Float[Tensor, " batch"], Bool[Tensor, "masks batch length"]]:
     """Draw for each example a position, the time at which it is masked, and several sets that are masked then.
 
     Args:
         w_x: exponent of each position's token.
         masks: number of sets.
+        length: number of tokens that are not given.
+        given: tokens that are in no set.
         generator: see `unmask.randomness`.
 
     Returns:
         log t, and the sets: each holds the position, and any other with probability t^(w_x), independently.
     """
-    batch, length = w_x.shape
+    batch = len(w_x)
     n = sample_counts(batch, length, generator=generator, device=w_x.device)
-    u = 1 - uniform((batch, masks, length), generator, w_x.device)
+    u = 1 - uniform((batch, masks, w_x.shape[1]), generator, w_x.device)
     log_tau = u.transpose(0, 1).contiguous().log() / w_x
+    log_tau = log_tau if given is None else log_tau.masked_fill(given, math.inf)
     log_t, position = (part.gather(1, n[:, None] - 1) for part in log_tau[0].sort(dim=1))
     return log_t.squeeze(1), (log_tau <= log_t).scatter(2, position.expand(masks, -1, -1), True)
 
@@ -273,11 +320,13 @@ def reinforce(
     w_x: Float[Tensor, "batch length"],
     log_t: Float[Tensor, " batch"],
     hidden: Bool[Tensor, "masks batch length"],
+    length: int | Int[Tensor, " batch"],
 ) -> Float[Tensor, "pairs batch"]:
     """Return what has the gradient in w that comes from the law of the sets, given the position and its time.
 
     For two sets of `draw_masks` it is (h - h') / 2 times the difference of the scores, at the position that they were
-    drawn with. Of those that both hold, l is that one with probability proportional to w_l t^(-w_l).
+    drawn with. Of those that both hold, l is that one with probability proportional to w_l t^(-w_l). Tokens that are
+    given are in neither set, and drop out of the difference.
     """
     log_rate = w_x * log_t.unsqueeze(1)
     visible = (-torch.expm1(log_rate)).clamp(min=torch.finfo(log_rate.dtype).tiny).log()
@@ -286,5 +335,5 @@ def reinforce(
     terms = []
     for a, b in itertools.combinations(range(len(hidden)), 2):
         chance = weight.masked_fill(~(hidden[a] & hidden[b]), -math.inf).softmax(-1)
-        terms.append(h.shape[-1] * (chance * (h[a] - h[b])).sum(-1) * (log_law[a] - log_law[b]) / 2)
+        terms.append(length * (chance * (h[a] - h[b])).sum(-1) * (log_law[a] - log_law[b]) / 2)
     return torch.stack(terms)

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from unmask.codecs import Bytes, Characters, Codec, Pixels
+from unmask.codecs import Codec, Pixels, Text
 from unmask.types import Tokens
 
 EARLY, LATE, MASKED = (90, 140, 255), (255, 190, 60), (70, 110, 190)
 RAMP = " \N{LIGHT SHADE}\N{MEDIUM SHADE}\N{DARK SHADE}\N{FULL BLOCK}"  # where there are no colours
+LETTERS = 5
+"""About as many has a token that is no single character."""
 PAUSE = 0.05
 """Least seconds between two frames."""
 
@@ -30,13 +32,14 @@ class Live:
     """
 
     def __init__(self, codec: Codec, canvas: Tokens, stream: Any) -> None:
-        if not isinstance(codec, Characters | Bytes | Pixels):
+        if not isinstance(codec, Text | Pixels):
             raise ValueError("there is no live view of plain symbols; the model's data are neither text nor images")
         self.codec, self.stream, self.moving = codec, stream, stream.isatty()
         self.colours = not os.environ.get("NO_COLOR")
         self.columns, self.lines = shutil.get_terminal_size()
         canvas = canvas[: self._fitting(tuple(canvas.shape[1:]), self.lines)]
         self.count, self.height, self.last = len(canvas), 0, 0.0
+        self.symbols: dict[int, str] = {}
         self.total = (canvas == codec.vocab_size).flatten(1).sum(1).clamp(min=1)
         self.when = torch.full(canvas.shape, -1.0)  # below 0: given, or not there yet
 
@@ -44,7 +47,8 @@ class Live:
         """Return how many examples fit on the screen, at least one."""
         if isinstance(self.codec, Pixels):
             return max(1, self.columns // (shape[1] + 1))
-        return max(1, (lines - 2) // (-(-shape[0] // (self.columns - 1)) + 1))
+        letters = shape[0] * (LETTERS if self.codec.unit == "token" else 1)
+        return max(1, (lines - 2) // (-(-letters // (self.columns - 1)) + 1))
 
     def show(self, before: Tokens, x: Tokens, last: bool = False) -> None:
         """Draw a state that follows another one, unless the frame before is too recent."""
@@ -70,8 +74,8 @@ class Live:
             return self._paint("\N{UPPER HALF BLOCK}", above, below)
         return "?" if MASKED in (tuple(above), tuple(below)) else RAMP[sum((*above, *below)) * len(RAMP) // (6 * 256)]
 
-    def _paint(self, text: str, colour: tuple[int, ...], background: tuple[int, ...] | None = None) -> str:
-        if not self.colours:
+    def _paint(self, text: str, colour: tuple[int, ...] | None, background: tuple[int, ...] | None = None) -> str:
+        if not self.colours or colour is None:
             return text
         behind = "" if background is None else f"\x1b[48;2;{';'.join(map(str, background))}m"
         return f"\x1b[38;2;{';'.join(map(str, colour))}m{behind}{text}\x1b[0m"
@@ -80,18 +84,29 @@ class Live:
         lines: list[str] = []
         width = self.columns - 1
         for row, when in zip(x.tolist(), self.when.tolist(), strict=True):
-            cells = [self._cell(token, moment) for token, moment in zip(row, when, strict=True)]
-            lines += ["".join(cells[i : i + width]) for i in range(0, len(cells), width)] + [""]
+            line, room = "", width
+            for token, moment in zip(row, when, strict=True):
+                text, colour = self._cell(token, moment)
+                while text:
+                    line, room, text = line + self._paint(text[:room], colour), room - len(text[:room]), text[room:]
+                    if not room:
+                        lines, line, room = [*lines, line], "", width
+            lines += [line, ""] if line else [""]
         return lines[:-1]
 
-    def _cell(self, token: int, when: float) -> str:
+    def _cell(self, token: int, when: float) -> tuple[str, tuple[int, ...] | None]:
+        """Return what a token looks like, and its colour; none for one that was given."""
         if token == self.codec.vocab_size:
-            return self._paint("\N{LIGHT SHADE}", MASKED)
-        letter = self.codec.alphabet[token] if isinstance(self.codec, Characters) else chr(token)
-        letter = letter if letter.isprintable() and (isinstance(self.codec, Characters) or token < 128) else " "
+            return "\N{LIGHT SHADE}", MASKED
+        text = "".join(c if c.isprintable() and c != "\N{REPLACEMENT CHARACTER}" else " " for c in self._symbol(token))
         if when < 0:
-            return letter
-        return self._paint(letter, tuple(round(a + when * (b - a)) for a, b in zip(EARLY, LATE, strict=True)))
+            return text, None
+        return text, tuple(round(a + when * (b - a)) for a, b in zip(EARLY, LATE, strict=True))
+
+    def _symbol(self, token: int) -> str:
+        if token not in self.symbols:
+            self.symbols[token] = self.codec.symbol(token)  # type: ignore[union-attr]  # only texts come here
+        return self.symbols[token]
 
     def _image(self, x: Tokens) -> list[str]:
         """Draw two rows of pixels a line, the images side by side."""

@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser, Namespace
 from unmask.data.arrays import Arrays  # noqa: F401  (classes that can be named on the command line)
 from unmask.data.base import DataSet
 from unmask.data.cifar10 import CIFAR10  # noqa: F401
+from unmask.data.corpus import Corpus  # noqa: F401
 from unmask.data.digits import Digits  # noqa: F401
 from unmask.data.imagenet64 import ImageNet64  # noqa: F401
 from unmask.data.images import Images  # noqa: F401
@@ -133,6 +134,12 @@ def _names(folder: Path) -> list[str]:
 
 def load_model(path: str, device: str | None) -> MaskedDiffusion:
     """Load a model onto a device, a GPU where there is one if none is named."""
+    target = find_device(device)
+    return MaskedDiffusion.from_pretrained(find_model(path)).to(target)
+
+
+def find_device(device: str | None) -> torch.device:
+    """Return the device of that name, a GPU where there is one if none is named."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         target = torch.device(device)
@@ -142,7 +149,14 @@ def load_model(path: str, device: str | None) -> MaskedDiffusion:
         raise ValueError(f"device {device!r}: no GPU that torch can use is here")
     if target.type not in ("cpu", "cuda"):
         raise ValueError(f"device {device!r}: cpu and cuda are supported (exact draws need float64)")
-    return MaskedDiffusion.from_pretrained(find_model(path)).to(target)
+    return target
+
+
+def at_least(settings: Namespace, **least: int) -> None:
+    """Raise a ValueError for a setting that is below the least that it may be."""
+    for name, value in least.items():
+        if settings[name] is not None and settings[name] < value:
+            raise ValueError(f"--{name} must be at least {value}, got {settings[name]}")
 
 
 def first(arguments: list[str], what: str) -> str | None:

@@ -9,8 +9,9 @@ from importlib.metadata import version
 from unmask.cli.common import nearest
 
 COMMANDS = {
+    "prepare": "cut documents into tokens, once: files of text, JSON or Parquet, or a data set of the Hub",
     "train": "train a model from a shipped or own YAML file; every field can be overridden",
-    "evaluate": "measure a model's likelihood on a data set, with standard error and protocol",
+    "evaluate": "measure a model: likelihood of data, or Fréchet distance of samples, with standard error and protocol",
     "sample": "draw new examples from a model: text, images or arrays",
     "infill": "draw the unknown part of a text, an image or an array, and keep the rest",
     "study": "compare all samplers on a model, or what float32 draws do to its samples",

@@ -73,7 +73,7 @@ class Arrays(DataSet):
 
     @property
     def name(self) -> str:
-        return Path(self.path).name
+        return Path(self.path).resolve().name
 
     @cached_property
     def codec(self) -> Codec:

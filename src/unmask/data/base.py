@@ -168,6 +168,11 @@ class DataSet(ABC):
         """Dims of one example."""
 
     @property
+    def given(self) -> bool:
+        """Whether some tokens are given, not to be learned: t stands as -1 - t then."""
+        return False
+
+    @property
     def classes(self) -> int | None:
         """Number of class labels; None without labels."""
         return None

@@ -67,7 +67,8 @@ class CIFAR10(ImageSet):
             counts = (len(parts["train"]) + len(parts["valid"]), len(parts["test"]))
         else:
             counts = (len(self._parts["train"].x), len(self._parts["test"].x))
-        return f"{Path(self.path).name} ({'CIFAR-10, not verified' if counts == (50_000, 10_000) else 'not CIFAR-10'})"
+        what = "CIFAR-10, not verified" if counts == (50_000, 10_000) else "not CIFAR-10"
+        return f"{Path(self.path).resolve().name} ({what})"
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -50,7 +50,8 @@ class ImageNet64(ImageSet):
     @property
     def name(self) -> str:
         whole = (len(self._train.x), len(self._test.x)) == (1_281_167, 50_000)
-        return f"{Path(self.path).name} ({'ImageNet 64x64, not verified' if whole else 'not all of ImageNet 64x64'})"
+        what = "ImageNet 64x64, not verified" if whole else "not all of ImageNet 64x64"
+        return f"{Path(self.path).resolve().name} ({what})"
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -22,6 +22,7 @@ from unmask.files import replacing
 from unmask.types import Labels, Tokens
 
 SUFFIXES = (".png", ".bmp", ".gif", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
+PART_NAMES = ("train", "training", "test", "testing", "valid", "val", "validation")
 MOST_CLASSES = 100_000
 TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")
 
@@ -130,7 +131,7 @@ class Images(ImageSet):
             raise FileNotFoundError(f"{path}: no such folder" if not path.exists() else f"{path}: not a folder or .npz")
         if self.labels and pictures.labels is None:
             raise ValueError(f"{path}: no array named 'labels', which --data.labels true asks for")
-        if len(pictures.x) < 20:
+        if len(pictures.x) < 20 and pictures.parts is None:
             raise ValueError(f"{path}: at least 20 images are needed for three parts, got {len(pictures.x)}")
         return pictures
 
@@ -187,7 +188,11 @@ def open_image(source: Any, name: str) -> np.ndarray:
                 return np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{name}: not an image, or damaged: {error}") from None
-    why = "has transparency" if transparent else "is not 8-bit grey or RGB"
+    if ";16" in raw or ";16" in mode or mode in ("I", "F"):
+        raise ValueError(
+            f"{name}: the image has more than 8 bits a channel ({mode}); scale it to 0..255, and save as 8-bit"
+        )
+    why = "has transparency" if transparent else "is neither grey nor RGB"
     raise ValueError(f"{name}: the image {why} (mode {mode}); convert it, as with Pillow's image.convert('RGB')")
 
 
@@ -202,13 +207,13 @@ def read_folder(folder: Path, codec: Pixels, labelled: bool) -> Pictures:
     inside = [path.relative_to(folder).parts[:-1] for path in files]
     parts = None
     if has_split(folder):
-        parts = _split_of_folders(folder, inside)
+        parts = _split_of_folders(folder, inside, labelled)
         inside = [place[1:] for place in inside]
     labels, classes = None, None
     if labelled:
         if () in inside:
             where = files[inside.index(())]
-            raise ValueError(f"{where}: an image outside the classes' folders, which --data.labels true asks for")
+            raise ValueError(f"{where}: an image outside the folders of the classes, one for each")
         classes = sorted({place[0] for place in inside}, key=lambda c: (0, int(c), c) if c.isdecimal() else (1, 0, c))
         labels = np.array([classes.index(place[0]) for place in inside])
     key = [codec.levels, *((str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in files)]
@@ -231,16 +236,31 @@ def read_folder(folder: Path, codec: Pixels, labelled: bool) -> Pictures:
 
 
 def has_split(folder: Path) -> bool:
-    """Return whether a folder comes with its own split: with the folders train and test."""
-    return (folder / "train").is_dir() and (folder / "test").is_dir()
+    """Return whether a folder comes with its own split: with the folders train and test.
+
+    Raises:
+        ValueError: it has only one of them, or they go by other names.
+    """
+    names = {entry.name for entry in folder.iterdir() if entry.is_dir()}
+    if {"train", "test"} <= names:
+        return True
+    if found := sorted(name for name in names if name.lower() in PART_NAMES):
+        raise ValueError(
+            f"{folder}: holds the folder {found[0]}; a split of its own is in folders named train and test (and "
+            "perhaps valid). Name one of its folders, or rename them"
+        )
+    return False
 
 
-def _split_of_folders(folder: Path, inside: list[tuple[str, ...]]) -> dict[str, np.ndarray]:
+def _split_of_folders(folder: Path, inside: list[tuple[str, ...]], labelled: bool) -> dict[str, np.ndarray]:
     """Return which images belong to each part, given the folders that each lies in."""
     where = np.array([place[0] if place else "" for place in inside])
     if other := sorted(set(where.tolist()) - {"train", "valid", "test"}):
         what = f"the folder {other[0]}" if other[0] else "images"
         raise ValueError(f"{folder}: holds {what} beside train and test; expected train, test and perhaps valid alone")
+    trained = {place[1:2] for place in inside if place[0] == "train"}
+    if labelled and (new := sorted(place for place in inside if place[1:2] not in trained)):
+        raise ValueError(f"{folder.joinpath(*new[0][:2])}: a class that {folder / 'train'} does not have")
     parts = {part: np.flatnonzero(where == part) for part in ("train", "valid", "test")}
     if not len(parts["valid"]):
         drawn = shuffled_parts(len(parts["train"]), valid=max(1, len(parts["train"]) // 20), test=0)
@@ -275,7 +295,8 @@ def read_npz(path: Path, levels: int) -> Pictures:
     if labels is not None:
         integers = np.issubdtype(labels.dtype, np.integer)
         if labels.shape != x.shape[:1] or not integers or labels.min() < 0 or labels.max() >= MOST_CLASSES:
-            got = f"{labels.dtype} {labels.shape}"
+            values = f", from {labels.min()} to {labels.max()}" if integers and labels.size else ""
+            got = f"{labels.dtype} {labels.shape}{values}"
             raise ValueError(f"{path}: labels must be integers from 0, of shape ({len(x)},), got {got}")
         labels = labels.astype(np.int64)
     return Pictures(x.astype(np.uint8), labels)

@@ -44,7 +44,7 @@ class MNIST(ImageSet):
     @property
     def name(self) -> str:
         genuine = all(md5 == FILES[name] for name, (_, md5) in self.files.items())
-        return "MNIST" if genuine else f"{Path(str(self.path)).name} (not MNIST)"
+        return "MNIST" if genuine else f"{Path(str(self.path)).resolve().name} (not MNIST)"
 
     @property
     def shape(self) -> tuple[int, ...]:

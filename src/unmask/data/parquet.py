@@ -19,7 +19,7 @@ def parquet_files(folder: Path, part: str) -> list[Path]:
 
 def count_rows(files: Sequence[Path]) -> int:
     """Return how many rows the files have, from what they end with."""
-    return sum(_open(path).metadata.num_rows for path in files)
+    return sum(open_parquet(path).metadata.num_rows for path in files)
 
 
 def read_parquet(files: Sequence[Path], shape: tuple[int, ...], classes: int) -> Iterator[tuple[np.ndarray, int]]:
@@ -62,7 +62,7 @@ def _checked(label: Any, where: str, classes: int) -> int:
 
 def _rows(path: Path, wanted: tuple[tuple[str, ...], ...]) -> Iterator[tuple[Any, ...]]:
     """Yield what a file holds in some columns, each of which may go by one of several names."""
-    file = _open(path)
+    file = open_parquet(path)
     names = set(file.schema_arrow.names)
     columns = [next((name for name in known if name in names), "") for known in wanted]
     if "" in columns:
@@ -74,7 +74,7 @@ def _rows(path: Path, wanted: tuple[tuple[str, ...], ...]) -> Iterator[tuple[Any
         raise ValueError(f"{path}: damaged: {error}") from None
 
 
-def _open(path: Path):  # type: ignore[no-untyped-def]  # pyarrow has no types
+def open_parquet(path: Path):  # type: ignore[no-untyped-def]  # pyarrow has no types
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq

@@ -11,7 +11,7 @@ from torch import Tensor
 from unmask.networks.base import Network, check_label, check_tokens
 from unmask.objectives import Loss, Objective
 from unmask.randomness import Generators, seeded
-from unmask.types import Labels, Tokens
+from unmask.types import Labels, Tokens, Where
 
 
 @dataclass(frozen=True)
@@ -22,27 +22,40 @@ class Likelihood:
         nats: mean per example.
         nats_error: its standard error, over examples and draws together; NaN of a single example.
         examples: number of examples.
-        length: tokens per example.
+        length: tokens per example, those that are given not counted; their mean where it varies.
+        nats_per_token: all nats over all tokens, and its standard error.
         calls: network evaluations of one example that were spent, in all.
     """
 
     nats: float
     nats_error: float
     examples: int
-    length: int
+    length: float
+    nats_per_token: tuple[float, float]
     calls: int
+
+    @classmethod
+    def of(cls, nats: Float[Tensor, " n"], tokens: Int[Tensor, " n"], calls: int) -> "Likelihood":
+        """Average over examples of the given numbers of tokens; the error of the ratio is by the delta method."""
+        count, length = len(nats), tokens.double().mean().item()
+        mean, rate = nats.mean().item(), nats.sum().item() / int(tokens.sum())
+
+        def error(values: Tensor) -> float:
+            return values.std().item() / math.sqrt(count) if count > 1 else math.nan
+
+        return cls(mean, error(nats), count, length, (rate, error(nats - rate * tokens) / length), calls)
 
     @property
     def bits(self) -> tuple[float, float]:
         """Bits per token (dimension, character) and its standard error."""
-        scale = 1 / (self.length * math.log(2))
-        return self.nats * scale, self.nats_error * scale
+        value, error = self.nats_per_token
+        return value / math.log(2), error / math.log(2)
 
     @property
     def perplexity(self) -> tuple[float, float]:
         """exp(nats per token) and its standard error, by the delta method."""
-        value = math.exp(self.nats / self.length)
-        return value, value * self.nats_error / self.length
+        value = math.exp(self.nats_per_token[0])
+        return value, value * self.nats_per_token[1]
 
 
 @dataclass
@@ -84,6 +97,7 @@ def draw_loss(
     label: Labels | None = None,
     *,
     draws: int,
+    given: Where | None = None,
     generator: Generators = None,
 ) -> Loss:
     """Estimate the negative ELBO of each example from several masks each, in nats: entry draw * batch + example.
@@ -92,28 +106,25 @@ def draw_loss(
     each example as well as over the examples. Each single estimate is unbiased.
 
     Raises:
-        ValueError: draws below 1, tokens or labels out of range.
+        ValueError: draws below 1, tokens or labels out of range, or an example of which every token is given.
     """
     if draws < 1:
         raise ValueError(f"draws must be at least 1, got {draws}")
     check_tokens(x, network.vocab_size)
+    if given is not None:
+        if given.flatten(1).all(1).any():
+            raise ValueError("every token of an example is given: there is nothing to measure")
+        given = given.repeat(draws, *[1] * (x.dim() - 1))
     check_label(label, network.classes, len(x))
     x = x.repeat(draws, *[1] * (x.dim() - 1))
     label = None if label is None else label.repeat(draws)
-    return objective(network, x, label, generator=generator)
+    return objective(network, x, label, given=given, generator=generator)
 
 
-def draw_nelbo(
-    network: Network,
-    objective: Objective,
-    x: Tokens,
-    label: Labels | None = None,
-    *,
-    draws: int,
-    generator: Generators = None,
-) -> Float[Tensor, "draws batch"]:
-    """Return the bounds that `draw_loss` estimates, (draws, batch)."""
-    return draw_loss(network, objective, x, label, draws=draws, generator=generator).nelbo.view(draws, -1)
+def part_given(x: Int[Tensor, "batch *dims"]) -> tuple[Tokens, Where | None]:
+    """Return the tokens of a batch, and which of them are given; a given token t stands as -1 - t."""
+    given = x < 0
+    return (torch.where(given, -1 - x, x), given) if given.any() else (x, None)
 
 
 def evaluate(
@@ -133,28 +144,28 @@ def evaluate(
     Args:
         network: in evaluation mode.
         objective: estimates the bound.
-        batches: clean tokens and labels (or None) on the network's device.
+        batches: clean tokens and labels (or None) on the network's device; a token t that is given stands as -1 - t.
         draws: masks per example.
         seed: of the masks; batch i has a generator of its own.
         breakdown: what each token adds is added to it.
 
     Raises:
-        ValueError: no examples, or what `draw_nelbo` refuses.
+        ValueError: no examples, or what `draw_loss` refuses.
         FloatingPointError: an estimate that is not finite.
     """
     parts: list[Tensor] = []
-    length = 0
+    tokens: list[Tensor] = []
     for i, (x, label) in enumerate(batches):
         generator = seeded(seed, i, device=x.device)
-        drawn = draw_loss(network, objective, x, label, draws=draws, generator=generator)
+        x, given = part_given(x)
+        drawn = draw_loss(network, objective, x, label, draws=draws, given=given, generator=generator)
         parts.append(drawn.nelbo.view(draws, -1).mean(0).double())
         if breakdown is not None:
             breakdown.add(x.flatten(1), drawn.parts.view(draws, len(x), -1).mean(0))
-        length = x[0].numel()
+        tokens.append(torch.full((len(x),), x[0].numel()) if given is None else (~given).flatten(1).sum(1).cpu())
     if not parts:
         raise ValueError("no examples to evaluate")
     nats = torch.cat(parts)
     if not nats.isfinite().all():
         raise FloatingPointError(f"example {int((~nats.isfinite()).nonzero()[0])} has a likelihood that is not finite")
-    error = nats.std() / math.sqrt(len(nats)) if len(nats) > 1 else torch.tensor(math.nan)
-    return Likelihood(nats.mean().item(), error.item(), len(nats), length, draws * objective.calls * len(nats))
+    return Likelihood.of(nats.cpu(), torch.cat(tokens), draws * objective.calls * len(nats))

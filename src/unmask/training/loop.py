@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from unmask.checkpoint import load_tree
 from unmask.data.base import DataSet
 from unmask.data.order import Order
-from unmask.metrics.likelihood import draw_nelbo
+from unmask.metrics.likelihood import draw_loss, part_given
 from unmask.model import MaskedDiffusion
 from unmask.objectives import Objective
 from unmask.randomness import seeded
@@ -33,9 +33,16 @@ class Trainee(LightningModule):
     """
 
     def __init__(
-        self, model: MaskedDiffusion, objective: Objective, optimizer: Optimizer, seed: int, label_dropout: float
+        self,
+        model: MaskedDiffusion,
+        objective: Objective,
+        optimizer: Optimizer,
+        seed: int,
+        label_dropout: float,
+        given: bool = False,
     ) -> None:
         super().__init__()
+        self.given = given
         self.model, self.objective, self.optimizer = model, objective, optimizer
         self.seed, self.label_dropout = seed, label_dropout
         self.length = math.prod(model.shape)
@@ -49,10 +56,13 @@ class Trainee(LightningModule):
         if label is not None and self.label_dropout:
             dropped = torch.rand(label.shape, generator=generator, device=self.device) < self.label_dropout
             label = label.masked_fill(dropped, network.classes or 0)
-        loss, nelbo, _ = self.objective(network, x, label, generator=generator)
-        self.log("loss", loss / self.length, prog_bar=True)
-        self.log("bits", nelbo.mean() / (self.length * math.log(2)), prog_bar=True)
-        return loss / self.length  # per token, so that learning rates and clipping do not depend on the length
+        given = x < 0 if self.given else None
+        x = x if given is None else torch.where(given, -1 - x, x)
+        loss, nelbo, _ = self.objective(network, x, label, given=given, generator=generator)
+        length = self.length if given is None else (~given).sum() / len(x)
+        self.log("loss", loss / length, prog_bar=True)
+        self.log("bits", nelbo.mean() / (length * math.log(2)), prog_bar=True)
+        return loss / length  # per token, so that learning rates and clipping do not depend on the length
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
@@ -76,10 +86,11 @@ class Trainee(LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
         x, label = batch
         generator = seeded(self.seed, batch_idx, device=self.device)
-        nelbo = draw_nelbo(self.model.network, self.objective, x, label, draws=1, generator=generator)
-        self.log(
-            "valid_bits", nelbo.mean() / (self.length * math.log(2)), prog_bar=True, batch_size=len(x), sync_dist=True
-        )
+        x, given = part_given(x)
+        nelbo = draw_loss(self.model.network, self.objective, x, label, draws=1, given=given, generator=generator).nelbo
+        tokens = x.numel() if given is None else int((~given).sum())
+        bits = nelbo.sum() / (tokens * math.log(2))
+        self.log("valid_bits", bits, prog_bar=True, batch_size=tokens, sync_dist=True)
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
@@ -171,7 +182,7 @@ def plan_training(
     batches = DataLoader(train_split, sampler=order, num_workers=run.workers, **loading)
     held_out: Any = list(data.split("valid").batches(run.batch_size, run.evaluate_examples))
     valid: DataLoader = DataLoader(held_out, **loading)
-    trainee = Trainee(model, objective, optimizer, run.seed, run.label_dropout)
+    trainee = Trainee(model, objective, optimizer, run.seed, run.label_dropout, data.given)
 
     def go() -> int:
         if run.compile:

@@ -1,0 +1,231 @@
+"""A prepared corpus as a data set: how documents are split, and how they fill sequences of one length."""
+
+import json
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Int64, Integer
+
+from unmask.bpe import BPE, TOKENIZER
+from unmask.data.base import DataSet, Part, Split
+from unmask.data.prepare import Index, check_sizes, corpus_checksum
+from unmask.data.text import check_lengths
+from unmask.types import Tokens
+
+Packing = Literal["concatenated", "wrapped", "padded"]
+SplitBy = Literal["90-5-5", "last-2-percent", "last-100000"]
+
+
+class Shards:
+    """The tokens of a corpus as one long array, whose shards are mapped when they are first read.
+
+    Args:
+        folder: of the corpus.
+        index: of it.
+    """
+
+    def __init__(self, folder: Path, index: Index) -> None:
+        self.folder, self.index = folder, index
+        self.starts = np.cumsum([0, *(shard.tokens for shard in index.shards)])
+        self.maps: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "maps": {}}  # a worker maps the files itself
+
+    @cached_property
+    def ends(self) -> Int64[np.ndarray, " documents"]:
+        """How many tokens there are up to the end of each document."""
+        parts = [np.load(self.folder / f"{shard.name}.ends.npy", allow_pickle=False) for shard in self.index.shards]
+        return np.concatenate([part + start for part, start in zip(parts, self.starts, strict=False)])
+
+    def read(self, start: int, stop: int) -> Integer[np.ndarray, " tokens"]:
+        """Return tokens start..stop-1, across the borders of shards."""
+        first, last = np.searchsorted(self.starts, (start, stop - 1), side="right") - 1
+        pieces = []
+        for number in range(first, last + 1):
+            if number not in self.maps:
+                path = self.folder / f"{self.index.shards[number].name}.bin"
+                self.maps[number] = np.memmap(path, self.index.dtype, "r")
+            base = self.starts[number]
+            pieces.append(self.maps[number][max(start - base, 0) : stop - base])
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
+class Packed(Split):
+    """Documents first..last-1 of a corpus in sequences of one length.
+
+    Args:
+        shards: of the corpus.
+        first: document.
+        last: the one after the last.
+        length: of a sequence.
+
+    Raises:
+        ValueError: there is not one sequence.
+    """
+
+    def __init__(self, shards: Shards, first: int, last: int, length: int) -> None:
+        self.shards, self.length, self.documents = shards, length, (first, last)
+        ends = shards.ends
+        self.start, self.stop = (int(ends[i - 1]) if i else 0 for i in (first, last))
+        if not len(self):
+            raise ValueError(f"{self.stop - self.start} tokens are fewer than one sequence of length {length}")
+
+    @abstractmethod
+    def row(self, i: int) -> Integer[np.ndarray, " length"]:
+        """Return sequence i."""
+
+    def __getitem__(self, indices: Integer[np.ndarray, " batch"]) -> tuple[Tokens, None]:
+        rows = np.empty((len(indices), self.length), dtype=np.int64)
+        for row, i in zip(rows, indices, strict=True):
+            row[:] = self.row(int(i))
+        return torch.from_numpy(rows), None
+
+    def _chunks(self) -> Iterator[bytes]:
+        settings = [type(self).__name__, self.length, *self.documents]
+        yield json.dumps([corpus_checksum(self.shards.index), *settings]).encode()
+
+
+class Concatenated(Packed):
+    """Documents, each with its end, one after another, cut where a sequence is full; what is left over is dropped."""
+
+    def __len__(self) -> int:
+        return (self.stop - self.start) // self.length
+
+    def row(self, i: int) -> Integer[np.ndarray, " length"]:
+        at = self.start + i * self.length
+        return self.shards.read(at, at + self.length)
+
+
+class Wrapped(Packed):
+    """As `Concatenated`, but every sequence begins and ends with the token that ends a text."""
+
+    def __len__(self) -> int:
+        return (self.stop - self.start) // (self.length - 2)
+
+    def row(self, i: int) -> Integer[np.ndarray, " length"]:
+        at = self.start + i * (self.length - 2)
+        inside = self.shards.read(at, at + self.length - 2)
+        return np.pad(inside, 1, constant_values=self.shards.index.end)
+
+
+class Padded(Packed):
+    """Every document, with its end, by itself: cut where a sequence is full, the last sequence filled up.
+
+    What it is filled up with is the token that ends a text, t, as -1 - t: given, not to be learned, and not counted.
+    """
+
+    @cached_property
+    def rows(self) -> Int64[np.ndarray, "sequences 2"]:
+        """Where each sequence starts and stops."""
+        first, last = self.documents
+        stops = self.shards.ends[first:last]
+        starts = np.concatenate(([self.start], stops[:-1]))
+        counts = -(-(stops - starts) // self.length)
+        inside = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)
+        begin = np.repeat(starts, counts) + inside * self.length
+        return np.stack((begin, np.minimum(begin + self.length, np.repeat(stops, counts))), 1)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def row(self, i: int) -> Integer[np.ndarray, " length"]:
+        start, stop = self.rows[i]
+        filled = np.full(self.length, -1 - self.shards.index.end, dtype=np.int64)
+        filled[: stop - start] = self.shards.read(int(start), int(stop))
+        return filled
+
+
+PACKED: dict[str, type[Packed]] = {"concatenated": Concatenated, "wrapped": Wrapped, "padded": Padded}
+
+
+@dataclass(frozen=True)
+class Corpus(DataSet):
+    """Documents that `unmask prepare` cut into tokens.
+
+    Args:
+        path: the folder that it made.
+        length: of a sequence.
+        packing: how documents fill sequences. `concatenated`: one after another, each followed by the token that ends
+            a text (MD4, SEDD, RADD). `wrapped`: so, and every sequence begins and ends with that token (MDLM).
+            `padded`: each by itself; what is filled up is neither learned nor counted.
+        split_by: how documents are parted. `90-5-5`: percent to train, validate and test, in their order.
+            `last-2-percent` (MD4) and `last-100000` (MDLM): so many at the end both validate and test, as those papers
+            report what they validate on; the others train.
+    """
+
+    path: str
+    length: int = 1024
+    packing: Packing = "concatenated"
+    split_by: SplitBy = "90-5-5"
+
+    def __post_init__(self) -> None:
+        check_lengths(self.length, None)
+        for name, value, known in (("packing", self.packing, PACKED), ("split_by", self.split_by, get_args(SplitBy))):
+            if value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        if self.packing == "wrapped" and self.length < 3:
+            raise ValueError(f"packing wrapped needs a length of at least 3, got {self.length}")
+        if not self.path:
+            raise ValueError("no corpus was named: give --data.path FOLDER, as unmask prepare makes it")
+
+    @cached_property
+    def shards(self) -> Shards:
+        """The tokens, opened on first use.
+
+        Raises:
+            FileNotFoundError: no corpus there.
+            ValueError: it is damaged, or its preparation was interrupted.
+        """
+        folder = Path(self.path)
+        index = Index.read(folder)
+        if not index.complete:
+            raise ValueError(
+                f"{folder}: its preparation was interrupted; the same unmask prepare again goes on with it"
+            )
+        check_sizes(folder, index)
+        return Shards(folder, index)
+
+    @property
+    def name(self) -> str:
+        return Path(self.path).resolve().name
+
+    @cached_property
+    def codec(self) -> BPE:
+        return BPE(str(Path(self.path) / TOKENIZER), self.shards.index.key["tokenizer"])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.length,)
+
+    @property
+    def given(self) -> bool:
+        return self.packing == "padded"
+
+    def split(self, part: Part) -> Split:
+        count = len(self.shards.ends)
+        held = {"last-2-percent": count // 50, "last-100000": 100_000}.get(self.split_by)
+        if held is None:
+            bounds = {
+                "train": (0, count * 90 // 100),
+                "valid": (count * 90 // 100, count * 95 // 100),
+                "test": (count * 95 // 100, count),
+            }
+        else:
+            bounds = {"train": (0, count - held), "valid": (count - held, count), "test": (count - held, count)}
+        first, last = bounds[part]
+        if not 0 <= first < last:
+            raise ValueError(f"{self.path}: {count} documents are too few for the split {self.split_by}")
+        try:
+            return PACKED[self.packing](self.shards, first, last, self.length)
+        except ValueError as error:
+            raise ValueError(f"{self.path}, {part}: {error}") from None

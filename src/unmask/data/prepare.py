@@ -1,0 +1,247 @@
+"""Prepare a corpus: documents become tokens, once, in shards that are memory-mapped from then on."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from tqdm import tqdm
+
+from unmask.bpe import BPE
+from unmask.data.documents import Files, Hub, Piece
+from unmask.files import checksum, replacing
+
+INDEX = "index.json"
+FORMAT = 1
+BATCH = 1 << 22
+"""Characters that are cut into tokens at a time, on all cores."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A part of a corpus: whole documents, each followed by the token that ends a text.
+
+    Attributes:
+        name: of its files: NAME.bin holds the tokens, NAME.ends.npy how many there are up to each document's end.
+        documents: how many.
+        tokens: how many, the ends among them.
+        pieces: that were read for it, empty documents among them.
+        sha256: of the tokens' file and of the ends' file.
+    """
+
+    name: str
+    documents: int
+    tokens: int
+    pieces: int
+    sha256: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Index:
+    """What a prepared folder says of itself.
+
+    Attributes:
+        key: what its tokens depend on: source, tokenizer, size of the shards.
+        dtype: of the tokens.
+        end: the token that ends a text.
+        shards: those that are complete, in order.
+        complete: whether all documents are there.
+        empty: documents that were left out because they are empty.
+    """
+
+    key: dict[str, Any]
+    dtype: str
+    end: int
+    shards: tuple[Shard, ...]
+    complete: bool
+    empty: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all shards."""
+        return sum(shard.tokens for shard in self.shards)
+
+    @property
+    def documents(self) -> int:
+        """Documents of all shards."""
+        return sum(shard.documents for shard in self.shards)
+
+    def write(self, folder: Path) -> None:
+        """Write the index."""
+        with replacing(folder / INDEX) as path:
+            content = {"format": FORMAT, "unmask": version("unmask"), **asdict(self)}
+            path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> "Index":
+        """Read the index of a folder.
+
+        Raises:
+            FileNotFoundError: the folder or the index is not there.
+            ValueError: damaged, or of another format.
+        """
+        path = folder / INDEX
+        if not path.is_file():
+            raise FileNotFoundError(f"{folder}: no prepared corpus ({INDEX}) there; unmask prepare makes one")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content.pop("format") != FORMAT:
+                raise ValueError("of another format")
+            content.pop("unmask")
+            shards = tuple(Shard(**shard | {"sha256": tuple(shard["sha256"])}) for shard in content.pop("shards"))
+            if not all(isinstance(shard.tokens, int) and shard.name.isalnum() for shard in shards):
+                raise ValueError("a shard is not described as it should be")
+            return cls(**content, shards=shards)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{path}: damaged, or not an index: {error}; prepare it anew with --overwrite") from None
+
+
+def prepare(source: Files | Hub, codec: BPE, folder: Path, shard_tokens: int = 1 << 26) -> Index:
+    """Cut all documents into tokens, and write them as shards. What was interrupted goes on after its last shard.
+
+    Args:
+        source: of the documents; empty ones are left out.
+        codec: cuts them.
+        folder: for the shards, an index and the tokenizer.
+        shard_tokens: a shard ends with the first document that brings it to as many.
+
+    Raises:
+        ValueError: the folder holds something else, or the source is damaged or empty.
+    """
+    if shard_tokens < 1:
+        raise ValueError(f"shard_tokens must be at least 1, got {shard_tokens}")
+    dtype = "<u2" if codec.vocab_size <= 1 << 16 else "<u4"
+    key = {"source": source.identity(), "tokenizer": codec.checksum, "shard_tokens": shard_tokens}
+    index = _begun(folder, key) or Index(key, dtype, codec.end, (), False, 0)
+    if index.complete:
+        return index
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(".*"):  # what a run that was killed was writing
+        left.unlink()
+    codec.saved(folder)
+    index.write(folder)
+    done = sum(shard.pieces for shard in index.shards)
+    with tqdm(desc="cutting into tokens", unit="B", unit_scale=True, delay=2) as bar:
+        pieces = islice(_shown(source, bar), done, None)
+        cut, name = _cut(pieces, codec), len(index.shards)
+        more = True
+        while more:
+            with (
+                replacing(folder / f"{name:05}.bin") as tokens_path,
+                replacing(folder / f"{name:05}.ends.npy") as ends_path,
+            ):
+                with open(tokens_path, "wb") as file:
+                    ends, read, empty, more = _fill(file, cut, codec.end, np.dtype(dtype), shard_tokens)
+                np.save(ends_path, np.array(ends, dtype=np.int64))
+                sums = (checksum(tokens_path), checksum(ends_path))
+            shards = index.shards
+            if ends:
+                shards = (*shards, Shard(f"{name:05}", len(ends), ends[-1], read, sums))
+            else:  # nothing was left for this one
+                for suffix in (".bin", ".ends.npy"):
+                    (folder / f"{name:05}{suffix}").unlink()
+            index = Index(key, dtype, codec.end, shards, not more, index.empty + empty)
+            if index.complete and not index.shards:
+                shutil.rmtree(folder)
+                raise ValueError("there is no document that is not empty")
+            index.write(folder)
+            name += 1
+    return index
+
+
+def _begun(folder: Path, key: dict[str, Any]) -> Index | None:
+    """Return the index of an earlier preparation of the same, None where nothing is there."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return None
+    if not (folder / INDEX).is_file():
+        raise ValueError(f"{folder}: holds something else, not a corpus; name another --out")
+    index = Index.read(folder)
+    before, now = index.key, json.loads(json.dumps(key))
+    if changed := [name for name in now if before.get(name) != now[name]]:
+        raise ValueError(
+            f"{folder}: holds a corpus that was prepared with another {' and '.join(changed)}; name another --out, or "
+            "give --overwrite"
+        )
+    check_sizes(folder, index)
+    return index
+
+
+def check_sizes(folder: Path, index: Index) -> None:
+    """Raise a ValueError unless every shard is there, as long as the index says."""
+    for shard in index.shards:
+        path = folder / f"{shard.name}.bin"
+        size, wanted = path.stat().st_size if path.is_file() else 0, shard.tokens * np.dtype(index.dtype).itemsize
+        if size != wanted or not (folder / f"{shard.name}.ends.npy").is_file():
+            what = f"{size} bytes, expected {wanted}" if path.is_file() else "missing"
+            raise ValueError(f"{path}: truncated or damaged shard ({what}); prepare it anew with --overwrite")
+
+
+def verify(folder: Path) -> Index:
+    """Read every shard and compare its checksum; raise a ValueError for the first that is not as it was written."""
+    index = Index.read(folder)
+    check_sizes(folder, index)
+    for shard in tqdm(index.shards, desc="verifying", unit="shard", delay=2):
+        for suffix, expected in zip((".bin", ".ends.npy"), shard.sha256, strict=True):
+            path = folder / f"{shard.name}{suffix}"
+            if checksum(path) != expected:
+                raise ValueError(f"{path}: damaged: its SHA-256 is not what the index says; prepare it anew")
+    return index
+
+
+def _shown(pieces: Iterable[Piece], bar: tqdm) -> Iterator[Piece]:
+    for piece in pieces:
+        bar.update(len(piece.text))
+        yield piece
+
+
+def _cut(pieces: Iterator[Piece], codec: BPE) -> Iterator[tuple[list[int], bool]]:
+    """Yield the tokens of each piece, and whether a document ends with it."""
+    batch: list[Piece] = []
+    size = 0
+    for piece in pieces:
+        batch.append(piece)
+        size += len(piece.text)
+        if size >= BATCH:
+            yield from _tokens(batch, codec)
+            batch, size = [], 0
+    yield from _tokens(batch, codec)
+
+
+def _tokens(batch: list[Piece], codec: BPE) -> Iterator[tuple[list[int], bool]]:
+    cut = codec.encode_many([piece.text for piece in batch])
+    yield from zip(cut, (piece.last for piece in batch), strict=True)
+
+
+def _fill(
+    file: BinaryIO, cut: Iterator[tuple[list[int], bool]], end: int, dtype: np.dtype, wanted: int
+) -> tuple[list[int], int, int, bool]:
+    """Write documents until there are `wanted` tokens; return ends, pieces read, documents left out, whether more."""
+    ends: list[int] = []
+    count, begun, read, empty = 0, 0, 0, 0
+    for tokens, last in cut:
+        read += 1
+        file.write(np.array(tokens, dtype=dtype).tobytes())
+        begun += len(tokens)
+        if not last:
+            continue
+        if not begun:
+            empty += 1
+            continue
+        file.write(np.array([end], dtype=dtype).tobytes())
+        count, begun = count + begun + 1, 0
+        ends.append(count)
+        if count >= wanted:
+            return ends, read, empty, True
+    return ends, read, empty, False
+
+
+def corpus_checksum(index: Index) -> str:
+    """Return the SHA-256 of all tokens and ends, from those of the shards."""
+    content = [shard.sha256 for shard in index.shards]
+    return hashlib.sha256(json.dumps([index.dtype, index.end, content]).encode()).hexdigest()

@@ -1,0 +1,119 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from small_bpe import END, MERGES, write_bpe
+from unmask.bpe import BPE, TOKENIZER
+from unmask.model import MaskedDiffusion
+from unmask.networks.transformer import Transformer
+
+TEXTS = [
+    "the man in the sun",
+    "",
+    " ",
+    "\n\n\n x",
+    "naïve \N{GRINNING FACE} 漢字\r\n\t",
+    f"a{END}b",
+    "\x00\x7f\ufffd\U0010ffff",
+]
+
+
+@pytest.fixture
+def codec(tmp_path: Path) -> BPE:
+    return BPE(str(write_bpe(tmp_path / "bpe")))
+
+
+def test_tokens_by_hand(codec: BPE) -> None:
+    vocab = codec.tokenizer.get_vocab()
+    pieces = ["Ġthe", "Ġ", "m", "an"]
+    assert codec.encode(" the man").tolist() == [vocab[piece] for piece in pieces]
+    assert (codec.vocab_size, codec.end, codec.unit) == (256 + 7 + 1, 263, "token")
+    assert codec.symbol(vocab["Ġthe"]) == " the"
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_every_text_comes_back(codec: BPE, text: str) -> None:
+    x = codec.encode(text)
+    assert codec.decode(x[None]) == [text]
+    assert codec.encode_many([text, "the"])[0] == x.tolist()
+    assert codec.end not in x  # what stands in a text is text
+
+
+def test_random_texts_come_back(codec: BPE) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        points = rng.choice([rng.integers(0, 0x80), rng.integers(0x80, 0xD800), rng.integers(0xE000, 0x110000)], 40)
+        text = "".join(map(chr, points))
+        assert codec.decode(codec.encode(text)[None]) == [text]
+
+
+def test_masks_and_the_end_are_seen(codec: BPE) -> None:
+    x = torch.cat([codec.encode("the"), torch.tensor([codec.vocab_size, codec.end, codec.vocab_size])])
+    assert codec.decode(x[None], unknown="?") == [f"the?{END}?"]
+
+
+def test_the_same_tokenizer_from_other_files_is_equal(codec: BPE, tmp_path: Path) -> None:
+    (tmp_path / "saved").mkdir()
+    saved = codec.saved(tmp_path / "saved")
+    openai = BPE(str(write_bpe(tmp_path / "openai", names=("encoder.json", "vocab.bpe"))))
+    for other in (openai, BPE(str(tmp_path / "saved")), BPE(str(tmp_path / "saved" / TOKENIZER)), saved):
+        assert other == codec and hash(other) == hash(codec)
+    assert BPE(str(write_bpe(tmp_path / "other", [*MERGES[:-1], ("i", "s")]))) != codec
+
+
+def test_it_is_saved_with_a_model(codec: BPE, tmp_path: Path) -> None:
+    model = MaskedDiffusion(Transformer(codec.vocab_size, (8,), width=8, depth=1, heads=1), codec)
+    model.save_pretrained(tmp_path / "model")
+    loaded = MaskedDiffusion.from_pretrained(tmp_path / "model")
+    assert loaded.codec == codec and loaded.codec.decode(codec.encode("the man")[None]) == ["the man"]
+    loaded.save_pretrained(tmp_path / "again")  # and from there
+    assert MaskedDiffusion.from_pretrained(tmp_path / "again").codec == codec
+    (tmp_path / "model" / TOKENIZER).write_text(BPE(str(write_bpe(tmp_path / "x", MERGES[:2]))).tokenizer.to_str())
+    with pytest.raises(ValueError, match="tokenizer.json: not the tokenizer that belongs here"):
+        MaskedDiffusion.from_pretrained(tmp_path / "model")
+    config = tmp_path / "again" / "config.json"
+    content = json.loads(config.read_text())
+    config.write_text(json.dumps(content | {"codec": content["codec"] | {"source": "/etc/hostname"}}))
+    with pytest.raises(ValueError, match=r"the codec must be tokenizer.json of the same folder"):
+        MaskedDiffusion.from_pretrained(tmp_path / "again")
+
+
+def test_refusals(codec: BPE, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"holds no tokenizer.json, nor vocab.json and merges.txt or encoder"):
+        _ = BPE(str(tmp_path / "empty")).tokenizer
+    for name in ("gone.json", "/gone/folder", "./gone"):
+        with pytest.raises(FileNotFoundError, match=f"{name.rpartition('/')[2]}: no such file"):
+            _ = BPE(name).tokenizer
+    broken = tmp_path / "broken.json"
+    for content in ("{", "[]", '{"model": {"type": "BPE"}}'):
+        broken.write_text(content)
+        with pytest.raises(ValueError, match=r"broken.json: not a tokenizer, or damaged"):
+            _ = BPE(str(broken)).tokenizer
+    folder = write_bpe(tmp_path / "characters")
+    vocab = json.loads((folder / "vocab.json").read_text())
+    (folder / "vocab.json").write_text(json.dumps({piece: i for piece, i in vocab.items() if piece != "!"}))
+    with pytest.raises(ValueError, match=r"vocab.json: lacks 1 of the 256 bytes, such as '!'"):
+        _ = BPE(str(folder)).tokenizer
+    (folder / "merges.txt").write_text("#version: 0.2\nq q\n")
+    with pytest.raises(ValueError, match=r"merges.txt: not a byte-pair encoding, or damaged"):
+        _ = BPE(str(folder)).tokenizer
+    with pytest.raises(ValueError, match="source must name a tokenizer"):
+        BPE("")
+
+
+def test_a_name_that_cannot_be_reached_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(FileNotFoundError, match=r"nobody/nothing: no such folder, .*without a network give the folder"):
+        _ = BPE("nobody/nothing").tokenizer
+
+
+def test_gpt2(shared_data: Path) -> None:
+    codec = BPE(str(shared_data / "gpt2_bpe"))
+    assert (codec.vocab_size, codec.end) == (50257, 50256)
+    assert codec.encode("Hello world").tolist() == [15496, 995]  # what GPT-2 is known for
+    for text in TEXTS:
+        assert codec.decode(codec.encode(text)[None]) == [text]
