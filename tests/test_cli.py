@@ -216,8 +216,17 @@ def test_classes_are_asked_for_by_name(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["sample", out, "--label", "goat", "--n", "2", "--out", x[0]]) == 0
     assert main(["sample", out, "--label", "0", "--n", "2", "--out", x[1]]) == 0
     assert np.array_equal(np.load(x[0]), np.load(x[1]))
+    for i in range(40):
+        path = tmp_path / "others" / ("goat" if i % 2 else "cow") / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4), 255 * (i % 2)).save(path)
+    other = ["--data", "Images", "--data.path", str(tmp_path / "others"), "--data.labels"]
+    found = fails(capsys, "evaluate", out, *other, "true")
+    assert "others has other classes (cow, goat) than the model was trained on (goat, ship)" in found
+    assert main(["evaluate", out, *other, "false", "--draws", "1"]) == 0
+    assert "the model knows classes, but is not told those of others" in capsys.readouterr().err
     wrong = fails(capsys, "sample", out, "--label", "sheep")
-    assert "in 0..1, one of goat, ship, or `all`; got sheep (did you mean 'ship'?)" in wrong
+    assert "must be one of goat, ship, or `all`; got sheep (did you mean 'ship'?)" in wrong
 
 
 def test_evaluate_says_where_the_bits_go(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -260,7 +269,7 @@ def test_frechet_distances(runs: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["evaluate", digits, *settings, "--json", str(target), "--figure", str(figure)]) == 0
     first = json.loads(target.read_text())
     names = [row["sampler"] for row in first["rows"]]
-    assert len(names) == 10 and names[0] == "test images" and names[1] == "Ancestral(steps=2, grid=uniform), Linear"
+    assert len(names) == 10 and names[0] == "test images" and names[1] == "Linear, uniform grid, 2 steps"
     assert all(row["distance"][0] >= 0 and row["images"] == 30 for row in first["rows"])
     assert first["rows"][0]["distance"][1] > 0 and first["rows"][1]["distance"][1] is None  # too few of each class
     assert "1297 training images of Digits" in first["protocol"]["reference"]

@@ -272,7 +272,7 @@ def test_a_folder_of_images(folder: Path) -> None:
         (Image.new("RGB", (8, 7)), r"zz.png: the image is 8x7 with 3 channels, but 00.png is 8x6 with 3 channels"),
         (Image.new("L", (8, 6)), r"zz.png: the image is 8x6 with 1 channel, but"),
         (Image.new("RGBA", (8, 6)), r"zz.png: the image has transparency \(mode RGBA\); convert it"),
-        (Image.new("I;16", (8, 6)), r"zz.png: the image is not 8-bit grey or RGB \(mode I;16\)"),
+        (Image.new("I;16", (8, 6)), r"zz.png: the image has more than 8 bits a channel \(I;16\)"),
         (None, r"zz.png: not an image, or damaged"),
     ],
 )
@@ -285,7 +285,7 @@ def test_images_that_do_not_fit(folder: Path, image: Image.Image | None, message
 
 def test_folders_that_do_not_fit(folder: Path, tmp_path: Path) -> None:
     Image.new("RGB", (8, 6)).save(folder / "loose.png")
-    with pytest.raises(ValueError, match=r"loose.png: an image outside the classes' folders"):
+    with pytest.raises(ValueError, match=r"loose.png: an image outside the folders of the classes"):
         Images(path=str(folder), labels=True).split("train")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty: no images in it"):
@@ -332,7 +332,7 @@ def test_files_that_hide_what_they_are(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"zz.png: the image has transparency \(mode RGB\)"):
         Images(path=str(folder)).split("train")
     path.write_bytes(png16(np.zeros((6, 8, 3), np.uint16)))
-    with pytest.raises(ValueError, match=r"zz.png: the image is not 8-bit grey or RGB"):
+    with pytest.raises(ValueError, match=r"zz.png: the image has more than 8 bits a channel"):
         Images(path=str(folder)).split("train")
     Image.new("P", (8, 6)).save(path)
     assert len(Images(path=str(folder)).all.x) == 41  # colours of a palette are RGB
@@ -367,7 +367,7 @@ def test_classes_are_numbered_as_their_folders_are(tmp_path: Path) -> None:
         (tmp_path / "split" / name).mkdir(parents=True)
         for i in range(2):
             Image.new("L", (2, 2)).save(tmp_path / "split" / name / f"{i}.png")
-    with pytest.raises(ValueError, match="an image outside the classes' folders"):
+    with pytest.raises(ValueError, match="an image outside the folders of the classes"):
         Images(path=str(tmp_path / "split"), labels=True).split("train")
 
 
@@ -453,6 +453,13 @@ def test_folders_with_their_own_split(tmp_path: Path) -> None:
     write_png(tmp_path / "mine" / "valid" / "dog" / "a.png", rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
     data = Images(path=str(tmp_path / "mine"), labels=True)
     assert [len(data.split(part)) for part in ("train", "valid", "test")] == [40, 1, 6]
+    write_png(tmp_path / "mine" / "test" / "cow" / "a.png", rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+    with pytest.raises(ValueError, match=r"test/cow: a class that .*train does not have"):
+        Images(path=str(tmp_path / "mine"), labels=True).split("train")
+    for name in ("train/cat/a.png", "val/cat/a.png"):
+        write_png(tmp_path / "partly" / name, rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+    with pytest.raises(ValueError, match="holds the folder train; a split of its own is in folders named train and t"):
+        Images(path=str(tmp_path / "partly"), labels=True).split("train")
     write_png(tmp_path / "mine" / "other" / "a.png", rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
     with pytest.raises(ValueError, match="holds the folder other beside train and test"):
         Images(path=str(tmp_path / "mine")).split("train")

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from oracle import Table
 from unmask.cli.train import shipped
-from unmask.metrics.likelihood import draw_nelbo
+from unmask.metrics.likelihood import draw_loss
 from unmask.networks.base import Positions, pick
 from unmask.networks.unet import UNet
 from unmask.objectives import TimeFreeELBO
@@ -54,6 +54,12 @@ def test_at_is_the_full_output_gathered(network: UNet) -> None:
     for at in (x_t == 5, few, torch.zeros_like(few)):
         for form in (at, Positions.of(at)):
             torch.testing.assert_close(network(x_t, noise, label, at=form), full[at], rtol=1e-10, atol=1e-10)
+
+
+def test_a_residual_block_starts_as_its_skip() -> None:
+    network = UNet(5, (4, 4, 1), widths=(8,), blocks=1)
+    h = torch.randn(2, 8, 4, 4, generator=seeded(0))
+    assert torch.equal(network.down[0][0](h, None), h)
 
 
 def test_cross_entropy_is_that_of_all_logits(network: UNet) -> None:
@@ -133,7 +139,7 @@ def test_the_bound_of_tiny_images_is_exact() -> None:
 
     oracle = Images()
     x = oracle.states[:27].view(-1, 2, 2, 1)
-    found = draw_nelbo(oracle, TimeFreeELBO(), x, draws=4000, generator=seeded(0))
+    found = draw_loss(oracle, TimeFreeELBO(), x, draws=4000, generator=seeded(0)).nelbo.view(4000, -1)
     error = found.std(0) / len(found) ** 0.5
     assert ((found.mean(0) + oracle.log_prob(x.flatten(1))).abs() < 4 * error + 1e-9).all()
 

@@ -42,14 +42,15 @@ def image_grid(images: np.ndarray, masked: np.ndarray, columns: int, labels: Seq
         masked.any(-1, keepdims=True), np.array(MASK_COLOUR, np.uint8), np.broadcast_to(images, (n, height, width, 3))
     )
     colour = colour.repeat(scale, 1).repeat(scale, 2)
-    rows, gap, left = -(-n // columns), 2, 28 if labels else 0
+    font = ImageFont.load_default(20)
+    rows, gap, left = -(-n // columns), 2, 8 + int(max(map(font.getlength, labels)) + 8) if labels else 0
     cell_height, cell_width = height * scale + gap, width * scale + gap
     canvas = Image.new("RGB", (left + columns * cell_width + gap, rows * cell_height + gap), "white")
     for i, image in enumerate(colour):
         place = (left + gap + i % columns * cell_width, gap + i // columns * cell_height)
         canvas.paste(Image.fromarray(image), place)
     if labels:
-        draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(20)
+        draw = ImageDraw.Draw(canvas)
         for row, label in enumerate(labels):
             draw.text((left // 2, row * cell_height + cell_height // 2), label, "black", font, anchor="mm")
     return canvas
@@ -81,9 +82,15 @@ def _wrap(text: str, columns: int) -> list[str]:
 
 def save_animation(frames: Sequence[Image], path: Path | str, seconds: float = 5.0) -> None:
     """Write frames as an endless GIF that takes about `seconds` and then rests on the last frame."""
+    from PIL import Image
+
+    width, height = (max(sizes) for sizes in zip(*(frame.size for frame in frames), strict=True))
+    pages = [Image.new("RGB", (width, height), "white") for _ in frames]
+    for page, frame in zip(pages, frames, strict=True):  # a text grows as tokens take the place of masks
+        page.paste(frame)
     pause = max(20, int(1000 * seconds / len(frames)))
     durations = [pause] * (len(frames) - 1) + [2000]
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0, optimize=True)
+    pages[0].save(path, save_all=True, append_images=pages[1:], duration=durations, loop=0, optimize=True)
 
 
 def schedule_figure(schedules: Sequence[Schedule] = ()) -> Figure:
@@ -202,7 +209,7 @@ def study_figure(rows: Sequence[dict[str, Any]], real: dict[str, Any], unit: str
 
 
 def symbols(codec: Codec) -> list[str] | None:
-    """Return what to call each token value of a text, None where values are numbers."""
+    """Return what to call each token value of a text; None where values are numbers, or more than can be written."""
     visible = {" ": "␣", "\n": "↵", "\t": "⇥"}
     return [visible.get(c, c) for c in codec.alphabet] if isinstance(codec, Characters) else None
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from unmask.cli import fid, likelihood
-from unmask.cli.common import first, instantiate, load_model, new_parser, own_data, parse
+from unmask.cli.common import at_least, find_device, first, instantiate, load_model, new_parser, own_data, parse
 from unmask.data.base import DataSet
 from unmask.data.images import ImageSet
 from unmask.description import describe
@@ -16,9 +16,7 @@ from unmask.files import check_writable
 from unmask.model import MaskedDiffusion
 
 MEASURES = {"likelihood": likelihood, "fid": fid}
-"""Each says in OPTIONS which options are its own, adds them, and measures."""
-LEAST = {"draws": 1, "batch_size": 1, "limit": 1, "n": 2, "seed": 0}
-PICTURES = ("breakdown", "figure")
+"""Each adds its options, says in OPTIONS which they are, checks them, and measures."""
 
 
 def run(arguments: list[str]) -> None:
@@ -27,8 +25,8 @@ def run(arguments: list[str]) -> None:
     model = load_model(path, None) if path else None
     parser = new_parser("evaluate", description="Measure a model: the likelihood of data under it, unless told else.")
     parser.add_argument("model", metavar="MODEL", help="folder of a model or a run, or a name on the Hub")
-    parser.add_argument("--batch_size", type=int, default=16, help="examples at a time, each as often as --draws says")
-    parser.add_argument("--seed", type=int, default=0, help="of the masks")
+    parser.add_argument("--batch_size", type=int, default=16, help="examples at a time")
+    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn")
     parser.add_argument("--device", type=str, help="cpu, cuda, cuda:1, ...; a GPU where there is one if not given")
     parser.add_argument("--json", type=str, help="file to write the result and its protocol to")
     parser.add_subclass_arguments(
@@ -41,48 +39,53 @@ def run(arguments: list[str]) -> None:
     for measure in MEASURES.values():
         measure.add_arguments(parser)
     settings = parse(parser, arguments)
-    measure = check(parser, settings)
-    if model is None or settings.device:
-        model = load_model(settings.model, settings.device)
+    measure = check(arguments, settings)
+    model = load_model(settings.model, settings.device) if model is None else model.to(find_device(settings.device))
     made = instantiate(parser, settings)
     if made.data is None:
         raise ValueError(f"{settings.model} does not say what it was trained with: name the data, as in --data Digits")
     check_fits(model, made.data)
     warn_if_changed(model, made.data)
-    if isinstance(made.data, ImageSet):  # mirrored images are for training alone
+    if isinstance(made.data, ImageSet) and made.data.flip:  # mirrored images are for training alone
         made.data = replace(made.data, flip=False)
     measure.measure(model, made, settings)
 
 
-def check(parser: ArgumentParser, settings: Namespace) -> ModuleType:
+def check(arguments: list[str], settings: Namespace) -> ModuleType:
     """Return the measure that is asked for.
 
     Raises:
         ValueError: a value out of range, an option of another measure, or a file that cannot be written.
     """
-    for name, least in LEAST.items():
-        if settings[name] is not None and settings[name] < least:
-            raise ValueError(f"--{name} must be at least {least}, got {settings[name]}")
-    chosen = "fid" if settings.fid else "likelihood"
+    chosen = next((name for name in MEASURES if settings.get(name)), "likelihood")
+    given = [argument[2:].partition("=")[0].partition(".")[0] for argument in arguments if argument.startswith("--")]
     for name, measure in MEASURES.items():
-        for option in measure.OPTIONS:
-            if option not in MEASURES[chosen].OPTIONS and settings[option] != parser.get_default(option):
+        for option in given:
+            if option in measure.OPTIONS and option not in MEASURES[chosen].OPTIONS:
                 how = f"does not go without --{name}" if chosen == "likelihood" else f"does not go with --{chosen}"
                 raise ValueError(f"--{option} {how}")
-    for option in ("json", *PICTURES):
-        if settings[option]:
-            if option in PICTURES and Path(settings[option]).suffix not in (".png", ".pdf", ".svg"):
-                raise ValueError(f"--{option} {settings[option]}: the file must end in .png, .pdf or .svg")
-            check_writable(Path(settings[option]), f"--{option}")
+    at_least(settings, batch_size=1, seed=0)
+    MEASURES[chosen].check(settings)
+    if settings.json:
+        check_writable(Path(settings.json), "--json")
     return MEASURES[chosen]
 
 
 def check_fits(model: MaskedDiffusion, data: DataSet) -> None:
-    """Raise a ValueError unless the model's codec made the tokens of the data, in examples of the model's shape."""
+    """Raise a ValueError unless the data have the model's tokens, in examples of its shape, and its classes if any."""
     if data.codec != model.codec:
         raise ValueError(f"{data.name} has the tokens {data.codec}, but the model was trained on {model.codec}")
     if data.shape != model.shape and (len(data.shape) > 1 or len(model.shape) > 1):
         raise ValueError(f"{data.name} has examples of shape {data.shape}, the model of shape {model.shape}")
+    classes, names = model.network.classes, model.about.get("class_names")
+    if data.classes is not None and classes is None:
+        raise ValueError(f"{data.name} has classes, but the model was trained without: give --data.labels false")
+    if data.classes is None and classes is not None:
+        print(f"unmask: note: the model knows classes, but is not told those of {data.name}", file=sys.stderr)
+    known = names and data.class_names and list(names) != list(data.class_names)
+    if data.classes is not None and (data.classes != classes or known):
+        has, wants = ", ".join(data.class_names or [str(data.classes)]), ", ".join(names or [str(classes)])
+        raise ValueError(f"{data.name} has other classes ({has}) than the model was trained on ({wants})")
 
 
 def warn_if_changed(model: MaskedDiffusion, data: DataSet) -> None:

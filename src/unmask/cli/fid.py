@@ -1,6 +1,7 @@
 """unmask evaluate MODEL --fid: the Fréchet distance of samples over steps, schedules and grids."""
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
@@ -13,9 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-from unmask.cli.common import load_model
-from unmask.cli.report import draw, versions, weights, write
-from unmask.cli.study import short_name, whole_numbers
+from unmask.cli.common import at_least, load_model
+from unmask.cli.report import check_picture, draw, versions, weights, write
+from unmask.cli.study import whole_numbers
 from unmask.codecs import Pixels
 from unmask.data.base import DataSet
 from unmask.data.text import cache_folder
@@ -35,22 +36,29 @@ OPTIONS = ("fid", "n", "steps", "features", "guidance", "figure")
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add what is asked for Fréchet distances alone."""
-    parser.add_argument(
+    group = parser.add_argument_group("Fréchet distance of sampled images")
+    group.add_argument(
         "--fid",
         action="store_true",
         help="instead of the likelihood: the Fréchet distance of sampled images to the training images, over "
         "--steps, schedules and grids",
     )
-    parser.add_argument("--n", type=int, default=1000, help="for --fid: images from each sampler; figures depend on it")
-    parser.add_argument("--steps", type=str, default="16,64,256", help="for --fid: numbers of ancestral steps")
-    parser.add_argument(
+    group.add_argument("--n", type=int, default=1000, help="images from each sampler; figures depend on it")
+    group.add_argument("--steps", type=str, default="16,64,256", help="numbers of ancestral steps")
+    group.add_argument(
         "--features",
         type=str,
         default="inception",
-        help="for --fid: what looks at the images: inception, or the folder of another model of such images",
+        help="what looks at the images: inception, or the folder of another model of such images",
     )
-    parser.add_argument("--guidance", type=float, default=1.0, help="for --fid: scale of classifier-free guidance")
-    parser.add_argument("--figure", type=str, help="for --fid: file for the curves")
+    group.add_argument("--guidance", type=float, default=1.0, help="scale of classifier-free guidance")
+    group.add_argument("--figure", type=str, help="file for the curves")
+
+
+def check(settings: Namespace) -> None:
+    """Raise an error for what is known to be wrong before anything is measured."""
+    at_least(settings, n=2)
+    check_picture(settings, "figure")
 
 
 def measure(model: MaskedDiffusion, made: Namespace, settings: Namespace) -> None:
@@ -78,6 +86,15 @@ def distances(model: MaskedDiffusion, data: DataSet, settings: Namespace) -> dic
     if settings.guidance != 1 and model.network.classes is None:
         raise ValueError(f"--guidance {settings.guidance:g} is for models with classes; this one has none")
     steps = whole_numbers(settings.steps)
+    there = len(data.split("test"))
+    if there < 2:
+        raise ValueError(f"{data.name}: --fid needs at least 2 test images, got {there}")
+    if there < settings.n:
+        print(
+            f"unmask: note: {data.name} has only {there} test images: their row is not comparable with those of "
+            f"{settings.n} samples, for the distance grows as images get fewer",
+            file=sys.stderr,
+        )
     features = find_features(model, codec, settings)
     real = reference(features, data, settings.batch_size)
     period = model.network.classes or 1
@@ -93,7 +110,7 @@ def distances(model: MaskedDiffusion, data: DataSet, settings: Namespace) -> dic
         sampler = replace(sampler, guidance=settings.guidance)
         calls: list[float] = []
         images = samples(model, sampler, label, settings, calls)
-        name = f"{short_name(sampler)}, {type(sampler.schedule).__name__}"
+        name = f"{kind(sampler)}, {sampler.steps} steps" if isinstance(sampler, Ancestral) else kind(sampler)
         rows.append(measured(name, kind(sampler), real, features, images, calls, period))
         tqdm.write(line(rows[-1]))
     return {
@@ -102,7 +119,9 @@ def distances(model: MaskedDiffusion, data: DataSet, settings: Namespace) -> dic
             "features": features.name,
             "reference": f"{real.count} training images of {data.name}, sha256 {data.split('train').checksum}",
             "labels": "every class in turn" if label is not None else "none",
+            "data_settings": describe(data.settled()),
             "guidance": settings.guidance,
+            "batch_size": settings.batch_size,
             "seed": settings.seed,
             "error": "jackknife over 10 groups of the images: their chance, not the bias that falls with their number",
         },

@@ -9,7 +9,8 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from tqdm import tqdm
 
-from unmask.cli.report import draw, versions, weights, write
+from unmask.cli.common import at_least
+from unmask.cli.report import check_picture, draw, versions, weights, write
 from unmask.data.base import DataSet
 from unmask.description import describe
 from unmask.metrics.likelihood import Breakdown, Likelihood, evaluate
@@ -21,23 +22,30 @@ OPTIONS = ("split", "draws", "limit", "precision", "breakdown", "objective")
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add what is asked for likelihoods alone."""
-    parser.add_argument("--split", type=Literal["train", "valid", "test"], default="test", help="part of the data")
-    parser.add_argument("--draws", type=int, default=16, help="random masks per example")
-    parser.add_argument("--limit", type=int, help="use that many examples, evenly spread; all if not given")
-    parser.add_argument(
+    group = parser.add_argument_group("likelihood (the measure if no other is named)")
+    group.add_argument("--split", type=Literal["train", "valid", "test"], default="test", help="part of the data")
+    group.add_argument("--draws", type=int, default=16, help="random masks per example")
+    group.add_argument("--limit", type=int, help="use that many examples, evenly spread; all if not given")
+    group.add_argument(
         "--precision",
         type=Literal["32-true", "bf16-mixed"],
         default="32-true",
         help="bf16-mixed: products in bfloat16, faster where the processor has it; the result says which",
     )
-    parser.add_argument("--breakdown", type=str, help="picture of where the bits go: by position and by token value")
-    parser.add_subclass_arguments(
+    group.add_argument("--breakdown", type=str, help="picture of where the bits go: by position and by token value")
+    group.add_subclass_arguments(
         Objective,
         "objective",
         required=False,
         default=None,
         help="the bound that is estimated; by default TimeFreeELBO, or TokenELBO for a learned schedule",
     )
+
+
+def check(settings: Namespace) -> None:
+    """Raise an error for what is known to be wrong before anything is measured."""
+    at_least(settings, draws=1, limit=1)
+    check_picture(settings, "breakdown")
 
 
 def measure(model: MaskedDiffusion, made: Namespace, settings: Namespace) -> None:
@@ -69,7 +77,8 @@ def summarise(result: Likelihood, model: MaskedDiffusion) -> dict[str, Any]:
     figures = {"nats_per_example": (result.nats, result.nats_error), f"bits_per_{model.codec.unit}": result.bits}
     if model.codec.unit != "dimension":
         figures[f"perplexity_per_{model.codec.unit}"] = result.perplexity
-    counts = {"examples": result.examples, "tokens_per_example": result.length, "network_calls": result.calls}
+    length = int(result.length) if result.length.is_integer() else round(result.length, 2)
+    counts = {"examples": result.examples, "tokens_per_example": length, "network_calls": result.calls}
     known = {name: [value, None if math.isnan(error) else error] for name, (value, error) in figures.items()}
     return known | counts
 
@@ -83,6 +92,7 @@ def protocol(settings: Namespace, model: MaskedDiffusion, data: DataSet, objecti
         "data_sha256": data.split(settings.split).checksum,
         "objective": describe(objective),
         "draws_per_example": settings.draws,
+        "batch_size": settings.batch_size,
         "seed": settings.seed,
         **weights(settings, model),
         "precision": settings.precision,

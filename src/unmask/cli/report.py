@@ -12,7 +12,7 @@ import torch
 from jsonargparse import Namespace
 
 from unmask.cli.common import find_model
-from unmask.files import checksum, replacing
+from unmask.files import check_writable, checksum, replacing
 from unmask.model import WEIGHTS, MaskedDiffusion
 
 if TYPE_CHECKING:
@@ -24,6 +24,14 @@ def write(report: dict[str, Any], settings: Namespace) -> None:
     if settings.json:
         with replacing(settings.json) as target:
             target.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def check_picture(settings: Namespace, option: str) -> None:
+    """Raise an error for a file that no picture can be written to."""
+    if settings[option]:
+        if Path(settings[option]).suffix not in (".png", ".pdf", ".svg"):
+            raise ValueError(f"--{option} {settings[option]}: the file must end in .png, .pdf or .svg")
+        check_writable(Path(settings[option]), f"--{option}")
 
 
 def draw(make: Callable[[], Figure], path: str) -> None:

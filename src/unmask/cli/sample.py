@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from unmask.cli.common import instantiate, load_model, nearest, new_parser, parse
-from unmask.codecs import Bytes, Characters, Codec, Pixels, Symbols
+from unmask.codecs import Codec, Pixels, Symbols, Text
 from unmask.files import check_writable, replacing
 from unmask.forward import all_masked
 from unmask.model import MaskedDiffusion
@@ -118,11 +118,11 @@ def make_labels(label: str | None, n: int, model: MaskedDiffusion) -> Labels | N
         if n % classes:
             raise ValueError(f"--label all: --n must be a multiple of the {classes} classes, got {n}")
         return torch.arange(classes).repeat_interleave(n // classes)
-    if label in names:
+    if label in names:  # the name comes first, where names are numbers too
         return torch.full((n,), names.index(label))
-    if not label.isdecimal() or int(label) >= classes:
-        named = f", one of {', '.join(names)}" if names else ""
-        raise ValueError(f"--label must be in 0..{classes - 1}{named}, or `all`; got {label}{nearest(label, names)}")
+    if not label.isdecimal() or int(label) >= classes or any(name.isdecimal() for name in names):
+        known = f"one of {', '.join(names)}" if names else f"in 0..{classes - 1}"
+        raise ValueError(f"--label must be {known}, or `all`; got {label}{nearest(label, names)}")
     return torch.full((n,), int(label))
 
 
@@ -173,7 +173,7 @@ def check_outputs(model: MaskedDiffusion, settings: Namespace) -> None:
         raise ValueError("--gif: there is no picture of plain symbols; the model's data are neither text nor images")
     if settings.out and settings.out.endswith(".png") and plain:
         raise ValueError(f"--out {settings.out}: there is no picture of plain symbols; write a .npy")
-    if settings.out and settings.out.endswith(".txt") and not isinstance(model.codec, Characters | Bytes):
+    if settings.out and settings.out.endswith(".txt") and not isinstance(model.codec, Text):
         raise ValueError(f"--out {settings.out}: the samples are no text; write a .npy" + " or .png" * (not plain))
     for option in ("out", "gif"):
         if settings[option]:
@@ -189,7 +189,7 @@ def show(model: MaskedDiffusion, x: Tokens, frames: list[Tensor], settings: Name
             if path.suffix == ".npy":
                 np.save(path, x.numpy())
             elif path.suffix == ".png":
-                picture(codec, x, rows).save(path)
+                picture(codec, x, rows, model.about.get("class_names")).save(path)
             else:
                 path.write_text("\n\n".join(codec.decode(x)) + "\n", encoding="utf-8")
         print(out)
@@ -199,16 +199,16 @@ def show(model: MaskedDiffusion, x: Tokens, frames: list[Tensor], settings: Name
         from unmask.pictures import save_animation
 
         with replacing(settings.gif) as path:
-            save_animation([picture(codec, frame, rows) for frame in frames], path)
+            save_animation([picture(codec, frame, rows, model.about.get("class_names")) for frame in frames], path)
         print(settings.gif)
 
 
-def picture(codec: Any, x: Tokens, rows: int | None) -> Any:
-    """Draw tokens, masks among them, as one picture."""
+def picture(codec: Any, x: Tokens, rows: int | None, names: list[str] | None = None) -> Any:
+    """Draw tokens, masks among them, as one picture, with the names of the rows."""
     from unmask.pictures import image_grid, text_page
 
     if not isinstance(codec, Pixels):
         return text_page(codec.decode(x))
     columns = len(x) // rows if rows and len(x) % rows == 0 else min(len(x), 10)
-    labels = [str(i) for i in range(rows)] if rows and len(x) % rows == 0 else None
+    labels = (names or [str(i) for i in range(rows)]) if rows and len(x) % rows == 0 else None
     return image_grid(codec.decode(x), (x == codec.vocab_size).numpy(), columns, labels)

@@ -199,7 +199,8 @@ class UNet(HeadedNetwork):
     def _initialise(self) -> None:
         for module in self.modules():
             if isinstance(module, ResidualBlock):
-                nn.init.zeros_(module.out.weight)
+                for parameter in module.out.parameters():
+                    nn.init.zeros_(parameter)
             elif isinstance(module, Modulation):
                 nn.init.zeros_(module.map.weight)
                 nn.init.zeros_(module.map.bias)
