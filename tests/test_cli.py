@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from unmask import MaskedDiffusion, TokenPolynomial
+from unmask.cli.infill import cut_holes
 from unmask.cli.main import main
 from unmask.cli.train import shipped
 from unmask.data.digits import Digits
@@ -139,8 +141,9 @@ def test_sample_text(runs: Path, capsys: pytest.CaptureFixture[str], tmp_path: P
 
 def test_infill_keeps_what_is_given(runs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     capsys.readouterr()
+    plain = ["--score", "0"]
     assert main(["infill", str(runs / "text"), "the _at and #", "--n", "3", "--placeholder", "#"]) == 1  # no "_" known
-    assert main(["infill", str(runs / "text"), "the #at a## the", "--n", "3", "--placeholder", "#"]) == 0
+    assert main(["infill", str(runs / "text"), "the #at a## the", "--n", "3", "--placeholder", "#", *plain]) == 0
     for line in capsys.readouterr().out.strip().split("\n\n"):
         assert len(line) == 15 and line[:4] + line[5:9] + line[11:] == "the at a the"
     tokens = Digits().split("test")[np.array([0])][0][0]
@@ -227,6 +230,31 @@ def test_classes_are_asked_for_by_name(tmp_path: Path, capsys: pytest.CaptureFix
     assert "the model knows classes, but is not told those of others" in capsys.readouterr().err
     wrong = fails(capsys, "sample", out, "--label", "sheep")
     assert "must be one of goat, ship, or `all`; got sheep (did you mean 'ship'?)" in wrong
+
+
+def test_infill_of_counted_tokens(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = str(runs / "text")
+    assert main(["infill", text, "the [3] and_the", "--n", "4", "--seed", "2"]) == 0
+    shown = capsys.readouterr().out
+    found = re.findall(r"log p >= (-[\d.]+) ± [\d.]+ nats\n(the .{3} and.the)\n\n", shown, re.DOTALL)
+    bounds = [float(bound) for bound, _ in found]
+    symbols = MaskedDiffusion.from_pretrained(runs / "text" / "model").codec.vocab_size
+    assert len(found) == 4 and bounds == sorted(bounds, reverse=True)
+    assert bounds[0] == pytest.approx(-4 * np.log(symbols), rel=0.1)  # it has hardly learned
+    (tmp_path / "t.txt").write_text("the [3] and_the\n")
+    assert main(["infill", text, "--text_file", str(tmp_path / "t.txt"), "--n", "4", "--seed", "2"]) == 0
+    assert capsys.readouterr().out == shown
+    around = ["--prefix", "the ", "--suffix", " and", "--unknown", "3", "--score", "0"]
+    assert main(["infill", text, *around, "--n", "2"]) == 0
+    assert re.fullmatch(r"the .{3} and\n\nthe .{3} and\n", capsys.readouterr().out, re.DOTALL)
+
+
+def test_holes() -> None:
+    assert cut_holes("a[2]b_c", "_", counted=True) == [("a", 2), ("b", 1), ("c", 0)]
+    assert cut_holes("a[2]b_c", "_", counted=False) == [("a[2]b", 1), ("c", 0)]
+    assert cut_holes("[12]", "", counted=True) == [("", 12), ("", 0)]
+    assert cut_holes("[x] [1", "", counted=True) == [("[x] [1", 0)]
+    assert cut_holes("a.b", ".", counted=False) == [("a", 1), ("b", 0)]
 
 
 def test_evaluate_says_where_the_bits_go(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -459,9 +487,17 @@ def test_a_full_disk_keeps_the_last_checkpoint(
         (["evaluate", "{digits}", "--data", "PyDocs"], "but the model was trained on Pixels(levels=17)"),
         (["evaluate", "{text}", "--data.path", "gone.txt"], "gone.txt: no such file"),
         (["infill", "{text}", "the cat"], "nothing is unknown in the text"),
-        (["infill", "{text}"], "give one of TEXT, --image with --mask, or --array; got none"),
+        (
+            ["infill", "{text}"],
+            "or --array; got none",
+        ),
         (["infill", "{text}", "CAT_"], "character 'C' (U+0043) at offset 0"),
         (["infill", "{text}", "_" * 25], "the text has 25 tokens, the model's sequences have 24"),
+        (["infill", "{text}", "the [0]"], "[0] at offset 4 stands for no token"),
+        (["infill", "{text}", "--prefix", "the"], "--prefix and --suffix go with --unknown"),
+        (["infill", "{text}", "the [2]", "--unknown", "2"], "--prefix and --suffix go with --unknown"),
+        (["infill", "{text}", "--prefix", "the", "--unknown", "0"], "--unknown must be at least 1, got 0"),
+        (["infill", "{text}", "--text_file", "gone.txt"], "gone.txt: no such file"),
         (["infill", "{text}", "a", "--placeholder", "__"], "--placeholder must be one character"),
         (["infill", "{digits}", "a_"], "a text was given, but the model's tokens are Pixels(levels=17)"),
         (["infill", "{digits}", "--image", "gone.png", "--mask", "gone.png"], "gone.png: no such file"),

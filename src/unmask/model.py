@@ -22,6 +22,8 @@ from unmask.forward import all_masked
 from unmask.metrics.likelihood import draw_loss
 from unmask.networks.base import Network
 from unmask.objectives import Objective, TimeFreeELBO, TokenELBO
+from unmask.public import WEIGHT_FILES, is_public
+from unmask.public import load as load_public
 from unmask.randomness import Generators
 from unmask.samplers.base import Sampler
 from unmask.samplers.first_hitting import FirstHitting
@@ -178,11 +180,17 @@ class MaskedDiffusion(
         (save_directory / CONFIG).write_text(config + "\n", encoding="utf-8")
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Path | str, **download: Any) -> "MaskedDiffusion":
-        """Load a model in evaluation mode from a folder or from the Hugging Face Hub. No code is loaded, no pickle.
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Path | str, *, tokenizer: str | None = None, **download: Any
+    ) -> "MaskedDiffusion":
+        """Load a model in evaluation mode from a folder or from the Hugging Face Hub. No code is loaded.
+
+        Public checkpoints of MDLM, SEDD and RADD are read too (`unmask.public`): kuleshov-group/mdlm-owt,
+        louaaron/sedd-small, JingyangOu/radd-lambda-dce and others of their layouts.
 
         Args:
             pretrained_model_name_or_path: a folder that `save_pretrained` wrote, or a repository's id.
+            tokenizer: for public checkpoints: what `BPE` reads; that in the folder, or GPT-2's, if None.
             download: passed to `huggingface_hub.snapshot_download` (revision, token, cache_dir, ...).
 
         Raises:
@@ -193,6 +201,9 @@ class MaskedDiffusion(
         if not folder.is_dir():
             folder = _download(str(pretrained_model_name_or_path), **download)
         description = _read_config(folder / CONFIG)
+        if is_public(description):
+            network, codec, about = load_public(folder, tokenizer)
+            return cls(network, codec, about=about | {"source": str(pretrained_model_name_or_path)}).eval()
         where = str(folder / CONFIG)
         parts: dict[str, Any] = {
             "network": build(Network, description.get("network"), f"{where}: network"),
@@ -210,7 +221,7 @@ def _digest(description: dict[str, Any]) -> str:
 
 def _download(repo_id: str, **download: Any) -> Path:
     try:
-        return Path(snapshot_download(repo_id, allow_patterns=[CONFIG, WEIGHTS, TOKENIZER], **download))
+        return Path(snapshot_download(repo_id, allow_patterns=[CONFIG, *WEIGHT_FILES, TOKENIZER], **download))
     except HFValidationError:
         raise FileNotFoundError(f"{repo_id}: no such folder") from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:

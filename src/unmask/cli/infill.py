@@ -1,11 +1,14 @@
 """unmask infill MODEL: complete a text, an image or an array; what is given is kept exactly."""
 
+import math
+import re
 from pathlib import Path
 
 import numpy as np
 import torch
 from jsonargparse import Namespace
 from torch import Tensor
+from tqdm import tqdm
 
 from unmask.cli.common import instantiate, load_model, new_parser, parse
 from unmask.cli.sample import (
@@ -17,11 +20,14 @@ from unmask.cli.sample import (
     make_sampler,
     show,
 )
-from unmask.codecs import Bytes, Characters, Pixels
+from unmask.codecs import Pixels, Text
 from unmask.data.images import open_image
+from unmask.metrics.likelihood import draw_loss
 from unmask.model import MaskedDiffusion
-from unmask.networks.base import check_tokens
+from unmask.networks.base import Network, check_tokens
 from unmask.networks.padded import Padded
+from unmask.randomness import seeded
+from unmask.types import Labels
 
 
 def run(arguments: list[str]) -> None:
@@ -29,12 +35,30 @@ def run(arguments: list[str]) -> None:
     parser = new_parser(
         "infill",
         description="Draw what is unknown of a text, an image or an array, and keep the rest.",
-        epilog="Examples: unmask infill runs/pydocs 'The ______ statement'; "
+        epilog="Examples: unmask infill runs/pydocs 'The [6] statement' --n 3; "
+        "unmask infill models/mdlm --prefix 'Once upon a time' --unknown 100 --suffix 'happily ever after.'; "
         "unmask infill runs/digits --image digit.png --mask hole.png --n 10",
     )
     parser.add_argument("model", metavar="MODEL", help="folder of a model or a run, or a name on the Hub")
-    parser.add_argument("text", metavar="TEXT", nargs="?", help="a text with a placeholder for each unknown token")
-    parser.add_argument("--placeholder", type=str, default="_", help="the character that stands for one unknown token")
+    parser.add_argument(
+        "text",
+        metavar="TEXT",
+        nargs="?",
+        help="a text in which [4] stands for four unknown tokens; for models of characters or bytes _ for one, too",
+    )
+    parser.add_argument("--text_file", type=str, help="a UTF-8 file with such a text")
+    parser.add_argument("--prefix", type=str, help="in place of TEXT: what comes before --unknown tokens")
+    parser.add_argument("--suffix", type=str, help="in place of TEXT: what comes after --unknown tokens")
+    parser.add_argument("--unknown", type=int, help="for --prefix and --suffix: the number of unknown tokens")
+    parser.add_argument(
+        "--placeholder", type=str, help="a character that stands for one unknown token; [4] is then text like any other"
+    )
+    parser.add_argument(
+        "--score",
+        type=int,
+        default=16,
+        help="masks by which the log-likelihood of each of several texts, given what was known, is bounded; 0: none",
+    )
     parser.add_argument("--image", type=str, help="an image file of the model's size")
     parser.add_argument("--mask", type=str, help="an image file of the same size, white where --image is unknown")
     parser.add_argument("--array", type=str, help="a .npy file of tokens, -1 where unknown")
@@ -52,8 +76,35 @@ def run(arguments: list[str]) -> None:
     label = make_labels(settings.label, settings.n, model)
     canvas = make_canvas(model, settings)
     network = Padded(model.network).eval() if canvas.dim() == 1 and canvas.shape != model.shape else model.network
-    x, frames = draw(network, canvas.expand(settings.n, *canvas.shape), label, sampler, settings, model.codec)
-    show(model, x, frames, settings, rows=None)
+    canvas = canvas.expand(settings.n, *canvas.shape)
+    x, frames = draw(network, canvas, label, sampler, settings, model.codec)
+    if settings.n > 1 and settings.score and isinstance(model.codec, Text) and not settings.out:
+        show_scored(model, network, canvas, x, label, settings)
+    else:
+        show(model, x, frames, settings, rows=None)
+
+
+def show_scored(
+    model: MaskedDiffusion, network: Network, canvas: Tensor, x: Tensor, label: Labels | None, settings: Namespace
+) -> None:
+    """Print each text under the bound on its log-likelihood given what was known, the likeliest first."""
+    objective, given = model.fit_objective(), canvas != network.mask_id
+    x, given = x.to(model.device), given.to(model.device)
+    bounds = []
+    for start in tqdm(range(0, len(x), settings.batch_size), desc="bounding", unit="batch", delay=2):
+        here = slice(start, start + settings.batch_size)
+        labels = None if label is None else label[here].to(model.device)
+        generator = seeded(settings.seed, start, device=model.device)
+        loss = draw_loss(
+            network, objective, x[here], labels, draws=settings.score, given=given[here], generator=generator
+        )
+        bounds.append(loss.nelbo.view(settings.score, -1))
+    drawn = torch.cat(bounds, 1).cpu()
+    mean = drawn.mean(0)
+    error = drawn.std(0) / settings.score**0.5 if settings.score > 1 else torch.full_like(mean, math.nan)
+    for i in mean.argsort(stable=True).tolist():
+        known = f" ± {error[i]:.2f}" if settings.score > 1 else ""
+        print(f"log p >= {-mean[i]:.2f}{known} nats\n{model.codec.decode(x[i : i + 1])[0]}\n")
 
 
 def make_canvas(model: MaskedDiffusion, settings: Namespace) -> Tensor:
@@ -64,29 +115,73 @@ def make_canvas(model: MaskedDiffusion, settings: Namespace) -> Tensor:
     """
     if settings.mask is not None and settings.image is None:
         raise ValueError("--mask belongs to --image; in an --array -1 is unknown, in a text the placeholder")
-    given = [name for name in ("text", "image", "array") if settings[name] is not None]
+    around = settings.prefix is not None or settings.suffix is not None
+    given = [name for name in ("text", "text_file", "image", "array") if settings[name] is not None]
+    given += ["prefix or suffix"] * around
     if len(given) != 1:
-        raise ValueError(f"give one of TEXT, --image with --mask, or --array; got {', '.join(given) or 'none'}")
-    maker = {"text": _from_text, "image": _from_image, "array": _from_array}[given[0]]
+        raise ValueError(
+            "give one of TEXT, --text_file, --prefix and --suffix, --image with --mask, or --array; got "
+            f"{', '.join(given) or 'none'}"
+        )
+    if around != (settings.unknown is not None):
+        raise ValueError("--prefix and --suffix go with --unknown, the number of tokens beside them")
+    maker = {"image": _from_image, "array": _from_array}.get(given[0], _from_text)
     canvas = maker(model, settings)
     if not (canvas == model.network.mask_id).any():
-        raise ValueError(f"nothing is unknown in the {given[0]}: there is nothing to draw")
+        how = ": [4] stands for four unknown tokens" if maker is _from_text else ""
+        raise ValueError(f"nothing is unknown in the {given[0]}: there is nothing to draw{how}")
     return canvas
 
 
 def _from_text(model: MaskedDiffusion, settings: Namespace) -> Tensor:
     codec, hole = model.codec, settings.placeholder
-    if not isinstance(codec, Characters | Bytes):
+    if not isinstance(codec, Text):
         raise ValueError(f"a text was given, but the model's tokens are {codec}")
-    if len(hole) != 1:
+    if hole is not None and len(hole) != 1:
         raise ValueError(f"--placeholder must be one character, got {hole!r}")
-    pieces = settings.text.split(hole)
-    known = [codec.encode(piece) for piece in pieces]
-    unknown = torch.tensor([model.network.mask_id])
-    canvas = torch.cat([part for piece in known for part in (piece, unknown)][:-1])
+    if settings.unknown is not None:
+        if settings.unknown < 1:
+            raise ValueError(f"--unknown must be at least 1, got {settings.unknown}")
+        pieces = [(settings.prefix or "", settings.unknown), (settings.suffix or "", 0)]
+    else:
+        text = settings.text if settings.text_file is None else _read_text(settings.text_file)
+        short = hole or ("" if codec.unit == "token" else "_")
+        pieces = cut_holes(text, short, counted=hole is None)
+    parts = []
+    for known, unknown in pieces:
+        parts += [codec.encode(known), torch.full((unknown,), model.network.mask_id)]
+    canvas = torch.cat(parts)
     if len(canvas) > model.shape[0]:
         raise ValueError(f"the text has {len(canvas)} tokens, the model's sequences have {model.shape[0]}: shorten it")
     return canvas
+
+
+def cut_holes(text: str, hole: str, counted: bool) -> list[tuple[str, int]]:
+    """Cut a text at what stands for unknown tokens; return each known piece and how many unknown tokens follow it.
+
+    Args:
+        text: with holes.
+        hole: a character for one unknown token, or nothing.
+        counted: whether [n] stands for n unknown tokens.
+    """
+    forms = [re.escape(hole)] * bool(hole) + [r"\[(\d+)\]"] * counted
+    pieces, at = [], 0
+    for match in re.finditer("|".join(forms), text):
+        count = int(match[1]) if counted and match[1] else 1
+        if count < 1:
+            raise ValueError(f"{match[0]} at offset {match.start()} stands for no token; with --placeholder it is text")
+        pieces.append((text[at : match.start()], count))
+        at = match.end()
+    return [*pieces, (text[at:], 0)]
+
+
+def _read_text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").removesuffix("\n")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read as UTF-8: {error}") from None
 
 
 def _from_image(model: MaskedDiffusion, settings: Namespace) -> Tensor:

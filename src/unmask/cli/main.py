@@ -5,12 +5,14 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
 from importlib.metadata import version
+from keyword import iskeyword
 
 from unmask.cli.common import nearest
 
 COMMANDS = {
     "prepare": "cut documents into tokens, once: files of text, JSON or Parquet, or a data set of the Hub",
     "train": "train a model from a shipped or own YAML file; every field can be overridden",
+    "import": "convert a public checkpoint of MDLM, SEDD or RADD",
     "evaluate": "measure a model: likelihood of data, or Fréchet distance of samples, with standard error and protocol",
     "sample": "draw new examples from a model: text, images or arrays",
     "infill": "draw the unknown part of a text, an image or an array, and keep the rest",
@@ -39,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         return _fail(f"unknown command {name!r}{nearest(name, COMMANDS)}; the commands are {', '.join(COMMANDS)}", 2)
     try:
-        importlib.import_module(f"unmask.cli.{name}").run(rest)
+        importlib.import_module(f"unmask.cli.{name}{'_' * iskeyword(name)}").run(rest)
     except KeyboardInterrupt as error:
         return _fail(str(error) or "interrupted", 130)
     except ArgumentError as error:

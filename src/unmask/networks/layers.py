@@ -170,7 +170,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(width, elementwise_affine=not conditioned, bias=False)
         self.attention = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width, elementwise_affine=not conditioned, bias=False)
-        self.mlp = GatedMLP(width, hidden)
+        self.mlp: nn.Module = GatedMLP(width, hidden)
         self.dropout = nn.Dropout(dropout)
         self.modulation = Modulation(width, 6) if conditioned else None
 
