@@ -7,7 +7,7 @@ from types import ModuleType
 
 from jsonargparse import Namespace
 
-from unmask.cli import fid, likelihood
+from unmask.cli import fid, likelihood, zeroshot
 from unmask.cli.common import at_least, find_device, first, instantiate, load_model, new_parser, own_data, parse
 from unmask.data.base import DataSet
 from unmask.data.images import ImageSet
@@ -15,7 +15,7 @@ from unmask.description import describe
 from unmask.files import check_writable
 from unmask.model import MaskedDiffusion
 
-MEASURES = {"likelihood": likelihood, "fid": fid}
+MEASURES = {"likelihood": likelihood, "suite": zeroshot, "fid": fid}
 """Each adds its options, says in OPTIONS which they are, checks them, and measures."""
 
 
@@ -36,12 +36,21 @@ def run(arguments: list[str]) -> None:
         default=own_data(model),
         help="what to measure; by default what was trained on",
     )
+    parser.add_argument(
+        "--steps",
+        type=str,
+        help="of likelihoods: numbers T of steps with commas between, as in 100,1000,inf: the bound of each; inf, the "
+        f"limit, is measured if not given. Of --fid: numbers of ancestral steps, {fid.STEPS} if not given",
+    )
     for measure in MEASURES.values():
         measure.add_arguments(parser)
     settings = parse(parser, arguments)
     measure = check(arguments, settings)
     model = load_model(settings.model, settings.device) if model is None else model.to(find_device(settings.device))
     made = instantiate(parser, settings)
+    if not measure.NEEDS_DATA:
+        measure.measure(model, made, settings)
+        return
     if made.data is None:
         raise ValueError(f"{settings.model} does not say what it was trained with: name the data, as in --data Digits")
     check_fits(model, made.data)

@@ -31,7 +31,9 @@ from unmask.samplers.first_hitting import FirstHitting
 from unmask.schedules import Cosine, Linear, TokenPolynomial
 from unmask.types import Labels
 
-OPTIONS = ("fid", "n", "steps", "features", "guidance", "figure")
+OPTIONS = ("fid", "n", "steps", "features", "guidance", "figure", "data")
+NEEDS_DATA = True
+STEPS = "16,64,256"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -44,7 +46,6 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--steps, schedules and grids",
     )
     group.add_argument("--n", type=int, default=1000, help="images from each sampler; figures depend on it")
-    group.add_argument("--steps", type=str, default="16,64,256", help="numbers of ancestral steps")
     group.add_argument(
         "--features",
         type=str,
@@ -85,7 +86,7 @@ def distances(model: MaskedDiffusion, data: DataSet, settings: Namespace) -> dic
         raise ValueError("--fid compares samplers of scalar schedules; the model has a state-dependent one")
     if settings.guidance != 1 and model.network.classes is None:
         raise ValueError(f"--guidance {settings.guidance:g} is for models with classes; this one has none")
-    steps = whole_numbers(settings.steps)
+    steps = whole_numbers(settings.steps or STEPS)
     there = len(data.split("test"))
     if there < 2:
         raise ValueError(f"{data.name}: --fid needs at least 2 test images, got {there}")

@@ -15,9 +15,11 @@ from unmask.data.base import DataSet
 from unmask.description import describe
 from unmask.metrics.likelihood import Breakdown, Likelihood, evaluate
 from unmask.model import MaskedDiffusion
-from unmask.objectives import Objective
+from unmask.objectives import DiscreteELBO, Objective
+from unmask.schedules import TokenPolynomial
 
-OPTIONS = ("split", "draws", "limit", "precision", "breakdown", "objective")
+OPTIONS = ("split", "draws", "limit", "precision", "breakdown", "objective", "steps", "data")
+NEEDS_DATA = True
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -45,26 +47,56 @@ def add_arguments(parser: ArgumentParser) -> None:
 def check(settings: Namespace) -> None:
     """Raise an error for what is known to be wrong before anything is measured."""
     at_least(settings, draws=1, limit=1)
+    if settings.steps and (settings.objective or settings.breakdown):
+        raise ValueError("--steps names the bounds: it goes with neither --objective nor --breakdown")
     check_picture(settings, "breakdown")
+
+
+def bounds(model: MaskedDiffusion, chosen: Objective | None, steps: str | None) -> list[tuple[str | None, Objective]]:
+    """Return what is to be estimated: one objective, or that of every number T of steps in `steps`, with its name.
+
+    "inf" is the limit of many steps: the objective that bounds the model by itself.
+    """
+    if steps is None:
+        return [(None, model.fit_objective(chosen))]
+    if isinstance(model.schedule, TokenPolynomial):
+        raise ValueError("--steps needs a scalar schedule; the model has a state-dependent one")
+    found: list[tuple[str | None, Objective]] = []
+    for part in steps.split(","):
+        name = part.strip()
+        if name != "inf" and (not name.isdecimal() or int(name) < 1):
+            raise ValueError(f"--steps must be whole numbers of at least 1, or inf, with commas between; got {steps!r}")
+        found.append((name, model.fit_objective() if name == "inf" else DiscreteELBO(model.schedule, int(name))))
+    return found
 
 
 def measure(model: MaskedDiffusion, made: Namespace, settings: Namespace) -> None:
     """Print the likelihood, write it with its protocol, and draw where the bits go."""
-    objective = model.fit_objective(made.objective)
+    objectives = bounds(model, made.objective, settings.steps)
     split = made.data.split(settings.split)
-    batches = split.batches(settings.batch_size, settings.limit)
     count = min(settings.limit or len(split), len(split))
-    bar = tqdm(batches, desc="evaluating", total=-(-count // settings.batch_size), unit="batch", delay=2)
-    moved = ((x.to(model.device), None if label is None else label.to(model.device)) for x, label in bar)
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=settings.precision == "bf16-mixed"):
-        breakdown = (
-            Breakdown.empty(math.prod(made.data.shape), model.network.vocab_size) if settings.breakdown else None
+    breakdown = Breakdown.empty(math.prod(made.data.shape), model.network.vocab_size) if settings.breakdown else None
+    rows = []
+    for name, objective in objectives:
+        batches = split.batches(settings.batch_size, settings.limit)
+        title = f"T = {name}" if name else "evaluating"
+        bar = tqdm(batches, desc=title, total=-(-count // settings.batch_size), unit="batch", delay=2)
+        moved = ((x.to(model.device), None if label is None else label.to(model.device)) for x, label in bar)
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=settings.precision == "bf16-mixed"):
+            result = evaluate(
+                model.network, objective, moved, draws=settings.draws, seed=settings.seed, breakdown=breakdown
+            )
+        rows.append(({"steps": name} if name else {}) | summarise(result, model))
+    stated = protocol(settings, model, made.data, objectives[0][1])
+    if settings.steps is None:
+        report = rows[0] | stated
+        print(table(report))
+    else:
+        del stated["objective"]
+        report = {"rows": rows, "schedule": describe(model.schedule)} | stated
+        print(
+            "\n\n".join(table(row) for row in rows) + "\n\n" + table({k: v for k, v in report.items() if k != "rows"})
         )
-        result = evaluate(
-            model.network, objective, moved, draws=settings.draws, seed=settings.seed, breakdown=breakdown
-        )
-    report = summarise(result, model) | protocol(settings, model, made.data, objective)
-    print(table(report))
     write(report, settings)
     if breakdown is not None:
         from unmask.pictures import breakdown_figure

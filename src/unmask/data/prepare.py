@@ -8,19 +8,30 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
 from tqdm import tqdm
 
 from unmask.bpe import BPE
-from unmask.data.documents import Files, Hub, Piece
+from unmask.data.documents import Piece
 from unmask.files import checksum, replacing
 
 INDEX = "index.json"
 FORMAT = 1
 BATCH = 1 << 22
 """Characters that are cut into tokens at a time, on all cores."""
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Documents, and what identifies them."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides which documents there are: plain values."""
+
+    def __iter__(self) -> Iterator[Piece]:
+        """Yield the documents."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +113,7 @@ class Index:
             raise ValueError(f"{path}: damaged, or not an index: {error}; prepare it anew with --overwrite") from None
 
 
-def prepare(source: Files | Hub, codec: BPE, folder: Path, shard_tokens: int = 1 << 26) -> Index:
+def prepare(source: Source, codec: BPE, folder: Path, shard_tokens: int = 1 << 26) -> Index:
     """Cut all documents into tokens, and write them as shards. What was interrupted goes on after its last shard.
 
     Args:
