@@ -284,6 +284,31 @@ def distance_figure(rows: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
+def frontier_figure(rows: Sequence[dict[str, Any]], data: dict[str, Any] | None, judge: str) -> Figure:
+    """Draw perplexity under a judge against entropy, a point for each temperature: better is to the lower right.
+
+    Args:
+        rows: `temperature`, `perplexity_micro` and `entropy`, the latter as [value, standard error].
+        data: the same of real texts, drawn as a star.
+        judge: its name.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    points = sorted(rows, key=lambda row: row["temperature"])
+    (x, dx), (y, dy) = (zip(*(row[name] for row in points), strict=True) for name in ("entropy", "perplexity_micro"))
+    axes.errorbar(x, y, dy, dx, marker="o", linewidth=0.8, capsize=2, label="samples, by temperature")
+    for row in points:
+        place = (row["entropy"][0], row["perplexity_micro"][0])
+        axes.annotate(f"{row['temperature']:g}", place, (4, 4), textcoords="offset points", fontsize=8)
+    if data:
+        axes.errorbar(data["entropy"][0], data["perplexity_micro"][0], marker="*", markersize=12, label=data["name"])
+    axes.set(yscale="log", xlabel="entropy of a sample's tokens, nats", ylabel=f"perplexity under {Path(judge).name}")
+    axes.legend(fontsize=8)
+    return figure
+
+
 def exponent_figure(schedule: TokenPolynomial, symbols: Sequence[str] | None = None) -> Figure:
     """Draw the exponents of a state-dependent schedule, and alpha_t of each token value.
 

@@ -7,7 +7,7 @@ from types import ModuleType
 
 from jsonargparse import Namespace
 
-from unmask.cli import fid, likelihood, zeroshot
+from unmask.cli import fid, generate, likelihood, zeroshot
 from unmask.cli.common import at_least, find_device, first, instantiate, load_model, new_parser, own_data, parse
 from unmask.data.base import DataSet
 from unmask.data.images import ImageSet
@@ -15,7 +15,7 @@ from unmask.description import describe
 from unmask.files import check_writable
 from unmask.model import MaskedDiffusion
 
-MEASURES = {"likelihood": likelihood, "suite": zeroshot, "fid": fid}
+MEASURES = {"likelihood": likelihood, "suite": zeroshot, "generate": generate, "fid": fid}
 """Each adds its options, says in OPTIONS which they are, checks them, and measures."""
 
 
@@ -42,6 +42,10 @@ def run(arguments: list[str]) -> None:
         help="of likelihoods: numbers T of steps with commas between, as in 100,1000,inf: the bound of each; inf, the "
         f"limit, is measured if not given. Of --fid: numbers of ancestral steps, {fid.STEPS} if not given",
     )
+    parser.add_argument(
+        "--n", type=int, default=1000, help="for --generate and --fid: samples, from each sampler; figures depend on it"
+    )
+    parser.add_argument("--figure", type=str, help="for --generate and --fid: file for the curves")
     for measure in MEASURES.values():
         measure.add_arguments(parser)
     settings = parse(parser, arguments)

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from unmask.cli.common import at_least, load_model
 from unmask.cli.report import check_picture, draw, versions, weights, write
+from unmask.cli.sample import draw_batches
 from unmask.cli.study import whole_numbers
 from unmask.codecs import Pixels
 from unmask.data.base import DataSet
@@ -24,12 +25,9 @@ from unmask.description import describe
 from unmask.files import replacing
 from unmask.metrics.frechet import Extractor, Inception, ModelFeatures, Statistics, frechet_with_error, gather
 from unmask.model import MaskedDiffusion
-from unmask.randomness import generators
 from unmask.samplers.ancestral import Ancestral, Grid
-from unmask.samplers.base import Sampler
 from unmask.samplers.first_hitting import FirstHitting
 from unmask.schedules import Cosine, Linear, TokenPolynomial
-from unmask.types import Labels
 
 OPTIONS = ("fid", "n", "steps", "features", "guidance", "figure", "data")
 NEEDS_DATA = True
@@ -45,15 +43,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="instead of the likelihood: the Fréchet distance of sampled images to the training images, over "
         "--steps, schedules and grids",
     )
-    group.add_argument("--n", type=int, default=1000, help="images from each sampler; figures depend on it")
     group.add_argument(
         "--features",
         type=str,
         default="inception",
         help="what looks at the images: inception, or the folder of another model of such images",
     )
-    group.add_argument("--guidance", type=float, default=1.0, help="scale of classifier-free guidance")
-    group.add_argument("--figure", type=str, help="file for the curves")
 
 
 def check(settings: Namespace) -> None:
@@ -84,8 +79,9 @@ def distances(model: MaskedDiffusion, data: DataSet, settings: Namespace) -> dic
         raise ValueError(f"--fid is for models of images; this one's tokens are {codec}")
     if isinstance(model.schedule, TokenPolynomial):
         raise ValueError("--fid compares samplers of scalar schedules; the model has a state-dependent one")
-    if settings.guidance != 1 and model.network.classes is None:
-        raise ValueError(f"--guidance {settings.guidance:g} is for models with classes; this one has none")
+    guidance = 1.0 if settings.guidance is None else settings.guidance
+    if guidance != 1 and model.network.classes is None:
+        raise ValueError(f"--guidance {guidance:g} is for models with classes; this one has none")
     steps = whole_numbers(settings.steps or STEPS)
     there = len(data.split("test"))
     if there < 2:
@@ -108,9 +104,9 @@ def distances(model: MaskedDiffusion, data: DataSet, settings: Namespace) -> dic
     label = None if model.network.classes is None else torch.arange(settings.n) % model.network.classes
     chosen.append(FirstHitting())
     for sampler in tqdm(chosen, desc="samplers", unit="sampler"):
-        sampler = replace(sampler, guidance=settings.guidance)
+        sampler = replace(sampler, guidance=guidance)
         calls: list[float] = []
-        images = samples(model, sampler, label, settings, calls)
+        images = draw_batches(model, sampler, label, settings, calls)
         name = f"{kind(sampler)}, {sampler.steps} steps" if isinstance(sampler, Ancestral) else kind(sampler)
         rows.append(measured(name, kind(sampler), real, features, images, calls, period))
         tqdm.write(line(rows[-1]))
@@ -121,7 +117,7 @@ def distances(model: MaskedDiffusion, data: DataSet, settings: Namespace) -> dic
             "reference": f"{real.count} training images of {data.name}, sha256 {data.split('train').checksum}",
             "labels": "every class in turn" if label is not None else "none",
             "data_settings": describe(data.settled()),
-            "guidance": settings.guidance,
+            "guidance": guidance,
             "batch_size": settings.batch_size,
             "seed": settings.seed,
             "error": "jackknife over 10 groups of the images: their chance, not the bias that falls with their number",
@@ -159,21 +155,6 @@ def reference(features: Extractor, data: DataSet, batch_size: int) -> Statistics
 def test_images(data: DataSet, settings: Namespace) -> Iterator[torch.Tensor]:
     """Yield as many test images as there are samples."""
     yield from (x for x, _ in data.split("test").batches(settings.batch_size, settings.n))
-
-
-def samples(
-    model: MaskedDiffusion, sampler: Sampler, label: Labels | None, settings: Namespace, calls: list[float]
-) -> Iterator[torch.Tensor]:
-    """Yield samples in batches, and add the network calls of each to `calls`."""
-    mask_id = model.network.mask_id
-    for start in range(0, settings.n, settings.batch_size):
-        count = min(settings.batch_size, settings.n - start)
-        here = None if label is None else label[start : start + count].to(model.device)
-        canvas = torch.full((count, *model.shape), mask_id, device=model.device)
-        for state in sampler.trajectory(model.network, canvas, here, generator=generators(settings.seed, count, start)):
-            last = state
-        calls += last.calls.double().tolist()
-        yield last.x
 
 
 def kind(sampler: Ancestral | FirstHitting) -> str:

@@ -1,6 +1,7 @@
 """unmask sample MODEL: new examples, as text, as a grid of images, or as an array."""
 
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,8 @@ def run(arguments: list[str]) -> None:
     show(model, x, frames, settings, rows)
 
 
-def add_sampler(parser: ArgumentParser) -> None:
-    """Add the choice of a sampler."""
+def add_sampler(parser: Any) -> None:
+    """Add the choice of a sampler to a parser, or to a group of its options."""
     parser.add_subclass_arguments(
         Sampler,
         "sampler",
@@ -162,6 +163,20 @@ def draw(
         else []
     )
     return torch.cat(parts), [frames[i] for i in kept]
+
+
+def draw_batches(
+    model: MaskedDiffusion, sampler: Sampler, label: Labels | None, settings: Namespace, calls: list[float]
+) -> Iterator[Tokens]:
+    """Yield `n` new examples in batches, and add the network calls of each to `calls`."""
+    for start in range(0, settings.n, settings.batch_size):
+        count = min(settings.batch_size, settings.n - start)
+        here = None if label is None else label[start : start + count].to(model.device)
+        canvas = all_masked(count, model.shape, model.network.mask_id, device=model.device)
+        for state in sampler.trajectory(model.network, canvas, here, generator=generators(settings.seed, count, start)):
+            last = state
+        calls += last.calls.double().tolist()
+        yield last.x
 
 
 def check_outputs(model: MaskedDiffusion, settings: Namespace) -> None:
