@@ -188,3 +188,12 @@ def test_refusals(folder: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest
         capsys.readouterr()
         assert main(arguments) == 1
         assert message in capsys.readouterr().err
+
+
+def test_mauve(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("mauve", reason="the package mauve-text (the extra mauve) is not installed")
+    out = tmp_path / "g.json"
+    data = ["--data", "Corpus", "--data.path", str(folder / "made"), "--data.length", "16", "--json", str(out)]
+    more = ["--judge", str(folder / "judge"), "--n", "20", "--mauve", *data]
+    assert main(["evaluate", str(folder / "m"), "--generate", *more]) == 0
+    assert 0 < json.loads(out.read_text())["rows"][0]["mauve"] <= 1

@@ -112,7 +112,7 @@ def measure(model: MaskedDiffusion, made: Namespace, settings: Namespace) -> Non
         bar = tqdm(batches, desc="sampling", total=-(-settings.n // settings.batch_size), unit="batch", delay=2)
         x = torch.cat([batch.cpu() for batch in bar])
         row = {"sampler": describe(one), "temperature": one.temperature, "calls": sum(calls) / len(calls)}
-        rows.append(row | judged(x, codec, judge, settings) | similar(x, real, codec, settings))
+        rows.append(row | judged(x, codec, judge, settings) | similar(x, real, codec, judge, settings))
         print(line(f"{type(one).__name__}, temperature {one.temperature:g}", rows[-1]))
     report: dict[str, Any] = {"rows": rows}
     if real is not None:
@@ -160,8 +160,8 @@ def judged(x: Tokens, codec: Text, judge: Judge, settings: Namespace) -> dict[st
     }
 
 
-def similar(x: Tokens, real: Tokens | None, codec: Text, settings: Namespace) -> dict[str, Any]:
-    """Return MAUVE (arXiv:2102.01454) between samples and data, if it is asked for."""
+def similar(x: Tokens, real: torch.Tensor | None, codec: Text, judge: Judge, settings: Namespace) -> dict[str, Any]:
+    """Return MAUVE (arXiv:2102.01454) between samples and data, in the judge's features, if it is asked for."""
     if not settings.mauve:
         return {}
     if real is None:
@@ -170,17 +170,8 @@ def similar(x: Tokens, real: Tokens | None, codec: Text, settings: Namespace) ->
         import mauve
     except ImportError:
         raise ImportError("--mauve needs the package mauve-text: pip install 'unmask[mauve]'") from None
-    device = torch.cuda.current_device() if torch.cuda.is_available() else -1
-    found = mauve.compute_mauve(
-        p_text=codec.decode(real),
-        q_text=codec.decode(x),
-        featurize_model_name=settings.judge,
-        device_id=device,
-        max_text_length=x.shape[1],
-        seed=settings.seed,
-        verbose=False,
-    )
-    return {"mauve": float(found.mauve)}
+    p, q = (judge.features(retokenise(part, codec, judge.codec)).numpy() for part in (real, x))
+    return {"mauve": float(mauve.compute_mauve(p_features=p, q_features=q, seed=settings.seed, verbose=False).mauve)}
 
 
 class Judge:
@@ -240,6 +231,16 @@ class Judge:
                 device=self.device,
             )
         return found
+
+    def features(self, rows: list[list[int]]) -> torch.Tensor:
+        """Return the judge's last hidden state at the last token of each text: (n, width)."""
+        found = []
+        for row in tqdm(rows, desc="features", unit="text", delay=2):
+            ids = torch.tensor([row[: self.context] or [self.codec.end]], device=self.device)
+            with torch.no_grad():
+                states = self.network(input_ids=ids, output_hidden_states=True).hidden_states
+            found.append(states[-1][0, -1].float().cpu())
+        return torch.stack(found)
 
 
 def line(name: str, row: dict[str, Any]) -> str:
