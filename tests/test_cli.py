@@ -3,6 +3,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -249,6 +250,45 @@ def test_infill_of_counted_tokens(runs: Path, tmp_path: Path, capsys: pytest.Cap
     assert re.fullmatch(r"the .{3} and\n\nthe .{3} and\n", capsys.readouterr().out, re.DOTALL)
 
 
+def test_what_was_measured_is_on_the_card(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    shutil.copytree(runs / "digits" / "model", tmp_path / "digits")
+    weights = (tmp_path / "digits" / "model.safetensors").read_bytes()
+    model = str(tmp_path / "digits")
+    few = ["--draws", "1", "--limit", "20", "--json", str(tmp_path / "e.json")]
+    assert main(["evaluate", model, *few, "--record"]) == 0
+    report = json.loads((tmp_path / "e.json").read_text())
+    assert MaskedDiffusion.from_pretrained(model).about["measured"] == [report]
+    assert (tmp_path / "digits" / "model.safetensors").read_bytes() == weights
+    card = (tmp_path / "digits" / "README.md").read_text()
+    value, error = report["bits_per_dimension"]
+    assert f"{value:.4g} ± {error:.2g}" in card and "draws per example: 1" in card and "data: Digits" in card
+    sent = {}
+
+    def upload(_: Any, folder_path: Path, repo_id: str, **__: Any) -> str:
+        sent.update({entry.name: entry.read_text(errors="replace") for entry in Path(folder_path).iterdir()})
+        return f"there/{repo_id}"
+
+    monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", upload)
+    made = type("Repo", (), {"repo_id": "me/digits"})()
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda *_, **__: made)
+    capsys.readouterr()
+    assert main(["push", model, "me/digits"]) == 0
+    assert "there/me/digits" in capsys.readouterr().out
+    assert "# me/digits" in sent["README.md"] and f"{value:.4g} ± {error:.2g}" in sent["README.md"]
+    assert sorted(sent) == ["README.md", "config.json", "model.safetensors"]
+
+
+def test_publishing_that_fails_is_one_line(runs: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError("no way")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", refuse)
+    assert "me/x: cannot be published: no way" in fails(capsys, "push", str(runs / "digits"), "me/x")
+    assert "nowhere: no such folder" in fails(capsys, "push", "nowhere", "me/x")
+
+
 def test_holes() -> None:
     assert cut_holes("a[2]b_c", "_", counted=True) == [("a", 2), ("b", 1), ("c", 0)]
     assert cut_holes("a[2]b_c", "_", counted=False) == [("a[2]b", 1), ("c", 0)]
@@ -312,7 +352,7 @@ def test_frechet_distances(runs: Path, tmp_path: Path, capsys: pytest.CaptureFix
         ([str(runs / "text"), "--fid"], "--fid is for models of images"),
         ([digits, "--fid", "--n", "20"], "the Inception network needs torch-fidelity: pip install"),
         ([digits, "--fid", "--breakdown", "x.png"], "--breakdown does not go with --fid"),
-        ([digits, "--figure", "x.png"], "--figure does not go without --fid"),
+        ([digits, "--figure", "x.png"], "--figure goes with --generate or --fid alone"),
         ([digits, "--breakdown", "x.xyz"], "--breakdown x.xyz: the file must end in .png, .pdf or .svg"),
         ([str(runs / "arrays"), "--fid", "--guidance", "2"], "--fid is for models of images"),
     ):

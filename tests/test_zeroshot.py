@@ -130,7 +130,7 @@ def test_sets_that_are_missing(tmp_path: Path, codec: BPE, capsys: Any, monkeypa
         ([*suite, "--root", str(root), "--sets", "pubmed"], "--sets must be some of lambada, wikitext2"),
         ([*suite, "--sets", "ptb"], "PTB: the Hub has only a script that loads it: get ptb.test.txt"),
         ([*suite, "--root", str(root), "--steps", "0"], "--steps must be whole numbers of at least 1, or inf"),
-        (["evaluate", model, "--root", str(root)], "--root does not go without --suite"),
+        (["evaluate", model, "--root", str(root)], "--root goes with --suite alone"),
         ([*suite, "--split", "train"], "--split does not go with --suite"),
     ):
         capsys.readouterr()

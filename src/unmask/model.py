@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import ModelHubMixin, snapshot_download
+from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from unmask.bpe import TOKENIZER
+from unmask.card import model_card
 from unmask.codecs import Codec
 from unmask.description import build, describe
+from unmask.files import replacing
 from unmask.forward import all_masked
 from unmask.metrics.likelihood import draw_loss
 from unmask.networks.base import Network
@@ -31,7 +33,7 @@ from unmask.samplers.token import TokenFirstHitting, TokenSampler
 from unmask.schedules import Linear, Schedule, TokenPolynomial, checked
 from unmask.types import Labels, Nats, Tokens, Where
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 
 
 class MaskedDiffusion(
@@ -162,11 +164,31 @@ class MaskedDiffusion(
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         kwargs.setdefault("repo_id", folder.name)
+        kwargs["model_card_kwargs"] = {"name": kwargs["repo_id"]} | (kwargs.get("model_card_kwargs") or {})
         with tempfile.TemporaryDirectory(dir=folder, prefix=".saving") as temporary:
             url = super().save_pretrained(temporary, **kwargs)
             for name in sorted(os.listdir(temporary), reverse=True):  # weights, what the codec needs, then config.json
                 os.replace(Path(temporary, name), folder / name)
         return url
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """Return the card: how to use the model, what was measured of it, how it was made."""
+        parts = {"network": self.network, "codec": self.codec, "schedule": self.schedule}
+        described = {name: describe(part) for name, part in parts.items()}
+        described["codec"].pop("source", None)  # where a tokenizer lies on this machine
+        count = sum(parameter.numel() for parameter in self.parameters())
+        return model_card(kwargs.get("name", "model"), described, count, self.about)
+
+    def record(self, folder: Path | str, report: dict[str, Any]) -> None:
+        """Add a report of what was measured to the config.json and the card of the folder that the model is in."""
+        path = Path(folder, CONFIG)
+        description = _read_config(path)
+        self.about.setdefault("measured", []).append(report)
+        with replacing(path) as target:
+            content = json.dumps(description | {"about": self.about}, indent=2, ensure_ascii=False)
+            target.write_text(content + "\n", encoding="utf-8")
+        with replacing(Path(folder, CARD)) as target:
+            self.generate_model_card(name=Path(folder).resolve().name).save(target)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         description = {
@@ -241,6 +263,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     about = description.get("about", {})
     if not isinstance(about, dict) or not all(isinstance(about.get(name, {}), dict) for name in ("data", "run")):
         raise ValueError(f"{path}: about, about.data and about.run must be JSON objects")
+    if not isinstance(about.get("measured", []), list):
+        raise ValueError(f"{path}: about.measured must be a list of reports")
     names = about.get("class_names") or []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{path}: about.class_names must be a list of names")

@@ -8,12 +8,22 @@ from types import ModuleType
 from jsonargparse import Namespace
 
 from unmask.cli import fid, generate, likelihood, zeroshot
-from unmask.cli.common import at_least, find_device, first, instantiate, load_model, new_parser, own_data, parse
+from unmask.cli.common import (
+    at_least,
+    find_device,
+    find_model,
+    first,
+    instantiate,
+    load_model,
+    new_parser,
+    own_data,
+    parse,
+)
 from unmask.data.base import DataSet
 from unmask.data.images import ImageSet
 from unmask.description import describe
 from unmask.files import check_writable
-from unmask.model import MaskedDiffusion
+from unmask.model import CONFIG, MaskedDiffusion
 
 MEASURES = {"likelihood": likelihood, "suite": zeroshot, "generate": generate, "fid": fid}
 """Each adds its options, says in OPTIONS which they are, checks them, and measures."""
@@ -29,6 +39,9 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn")
     parser.add_argument("--device", type=str, help="cpu, cuda, cuda:1, ...; a GPU where there is one if not given")
     parser.add_argument("--json", type=str, help="file to write the result and its protocol to")
+    parser.add_argument(
+        "--record", action="store_true", help="write the result into the model's own folder, for its card"
+    )
     parser.add_subclass_arguments(
         DataSet,
         "data",
@@ -72,13 +85,16 @@ def check(arguments: list[str], settings: Namespace) -> ModuleType:
     """
     chosen = next((name for name in MEASURES if settings.get(name)), "likelihood")
     given = [argument[2:].partition("=")[0].partition(".")[0] for argument in arguments if argument.startswith("--")]
-    for name, measure in MEASURES.items():
-        for option in given:
-            if option in measure.OPTIONS and option not in MEASURES[chosen].OPTIONS:
-                how = f"does not go without --{name}" if chosen == "likelihood" else f"does not go with --{chosen}"
-                raise ValueError(f"--{option} {how}")
+    for option in given:
+        owners = [name for name, measure in MEASURES.items() if option in measure.OPTIONS]
+        if owners and chosen not in owners:
+            others = " or ".join(f"--{name}" for name in owners if name != "likelihood")
+            how = f"goes with {others} alone" if chosen == "likelihood" else f"does not go with --{chosen}"
+            raise ValueError(f"--{option} {how}")
     at_least(settings, batch_size=1, seed=0)
     MEASURES[chosen].check(settings)
+    if settings.record and not Path(find_model(settings.model), CONFIG).is_file():
+        raise ValueError(f"--record: {settings.model} is not a folder on this machine")
     if settings.json:
         check_writable(Path(settings.json), "--json")
     return MEASURES[chosen]

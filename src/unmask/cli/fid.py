@@ -61,7 +61,7 @@ def measure(model: MaskedDiffusion, made: Namespace, settings: Namespace) -> Non
     """Print Fréchet distances, write them with their protocol, and draw them."""
     report = distances(model, made.data, settings)
     report["protocol"] |= weights(settings, model) | versions(model)
-    write(report, settings)
+    write(report, settings, model)
     if settings.figure:
         from unmask.pictures import distance_figure
 

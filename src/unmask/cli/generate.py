@@ -135,7 +135,7 @@ def measure(model: MaskedDiffusion, made: Namespace, settings: Namespace) -> Non
     report["protocol"] |= weights(settings, model) | versions(model)
     scored = ", ".join(f"{key} {report['protocol'][key]}" for key in ("judge", "judge_precision", "texts", "counted"))
     print(f"{scored}; errors are standard errors over {settings.n} samples")
-    write(report, settings)
+    write(report, settings, model)
     if settings.figure:
         from unmask.pictures import frontier_figure
 

@@ -97,7 +97,7 @@ def measure(model: MaskedDiffusion, made: Namespace, settings: Namespace) -> Non
         print(
             "\n\n".join(table(row) for row in rows) + "\n\n" + table({k: v for k, v in report.items() if k != "rows"})
         )
-    write(report, settings)
+    write(report, settings, model)
     if breakdown is not None:
         from unmask.pictures import breakdown_figure
 

@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "measure a model: likelihood of data, or Fréchet distance of samples, with standard error and protocol",
     "sample": "draw new examples from a model: text, images or arrays",
     "infill": "draw the unknown part of a text, an image or an array, and keep the rest",
+    "push": "publish a model on the Hugging Face Hub, with a card of what was measured",
     "study": "compare all samplers on a model, or what float32 draws do to its samples",
     "plot": "draw the masking schedules side by side, or the loss curve of a run",
 }

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def write(report: dict[str, Any], settings: Namespace) -> None:
+def write(report: dict[str, Any], settings: Namespace, model: MaskedDiffusion) -> None:
     """Write a report where it is wanted."""
+    if settings.record:
+        model.record(find_model(settings.model), report)
     if settings.json:
         with replacing(settings.json) as target:
             target.write_text(json.dumps(report, indent=2) + "\n")

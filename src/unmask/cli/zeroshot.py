@@ -117,7 +117,7 @@ def measure(model: MaskedDiffusion, made: Namespace, settings: Namespace) -> Non
         "precision": settings.precision,
         "tokenizer_sha256": codec.checksum,
     }
-    write({"rows": rows, "protocol": protocol | weights(settings, model) | versions(model)}, settings)
+    write({"rows": rows, "protocol": protocol | weights(settings, model) | versions(model)}, settings, model)
 
 
 def table(rows: list[dict[str, Any]], parameters: int, settings: Namespace) -> str:
