@@ -256,6 +256,15 @@ def test_packing_by_hand(bpe: BPE, tmp_path: Path) -> None:
     assert Corpus(str(tmp_path / "made"), 4, "padded").given and not Corpus(str(tmp_path / "made"), 4).given
 
 
+def test_sequences_do_not_depend_on_the_shards(bpe: BPE, texts: list[str], corpus: Path, tmp_path: Path) -> None:
+    path = write_json(tmp_path / "forty.jsonl", texts)
+    for i, size in enumerate((1, 77, 10_000)):
+        prepare(Files((str(path),)), bpe, tmp_path / str(i), shard_tokens=size)
+        for packing in ("concatenated", "wrapped", "padded"):
+            one, other = (Corpus(str(folder), 9, packing).split("train") for folder in (corpus, tmp_path / str(i)))
+            assert rows(one) == rows(other)
+
+
 def test_splits_are_by_documents(bpe: BPE, texts: list[str], corpus: Path) -> None:
     def documents_of(part: Any, by: Any) -> list[list[int]]:
         found: list[int] = [t for row in rows(Corpus(str(corpus), 3, "padded", by).split(part)) for t in row if t >= 0]

@@ -18,6 +18,7 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_only
 
 from unmask.cli.common import first, instantiate, nearest, new_parser, parse
 from unmask.data.base import DataSet
@@ -110,22 +111,28 @@ def run(arguments: list[str]) -> None:
             raise ArgumentError(None, f"--{field} cannot be chosen: the data decide it")
     parser = train_parser(config, source)
     settings = parse(parser, arguments, source)
-    check_folder(parser, settings)
+    leads = getattr(rank_zero_only, "rank", 0) == 0  # of several processes one looks after the folder
+    if leads:
+        check_folder(parser, settings)
     torch.manual_seed(settings.seed)
     made = instantiate(parser, settings)
     made.objective = with_schedule(made.objective, made.network)
     task = Run(**{field.name: settings[field.name] for field in fields(Run)})
     origin = {"name": made.data.name, "sha256": made.data.split("train").checksum}
-    if settings.resume:
+    if settings.resume and leads:
         _check_data(Path(task.out, "data.json"), origin)
     if task.precision == "auto":
         settings.precision = _measure_precision(made, settings)
         task = replace(task, precision=settings.precision)
     model = MaskedDiffusion(made.network, made.data.codec, getattr(made.objective, "schedule", Linear()))
     go = plan_training(model, made.data, made.objective, made.optimizer, task, settings.trainer.as_dict())
-    print(f"{made.data.name}: {sum(p.numel() for p in model.parameters()):,} parameters, {task.precision}, {task.out}/")
-    with nullcontext() if settings.resume else new_run(task, _dump(parser, settings), origin):
+    if leads:
+        count = sum(p.numel() for p in model.parameters())
+        print(f"{made.data.name}: {count:,} parameters, {task.precision}, {task.out}/", flush=True)
+    with new_run(task, _dump(parser, settings), origin) if leads and not settings.resume else nullcontext():
         steps = go()
+    if not leads:
+        return
     model.about = {
         "data": describe(made.data.settled()),
         "class_names": made.data.class_names and list(made.data.class_names),
@@ -172,8 +179,15 @@ def with_schedule(objective: Objective, network: Network) -> Objective:
 
 
 def _measure_precision(made: Namespace, settings: Namespace) -> str:
+    """Return the faster precision; where several processes must agree, bfloat16 if the GPUs have it."""
     accelerator = settings.trainer.accelerator
     device = "cuda" if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
+    devices = settings.trainer.devices
+    alone = str(devices) in ("1", "[0]", "0,") or (
+        devices == "auto" and (device == "cpu" or torch.cuda.device_count() == 1)
+    )
+    if not alone or settings.trainer.num_nodes > 1 or int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        return "bf16-mixed" if device == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
     train = made.data.split("train")
     x, label = train[np.arange(min(settings.batch_size, len(train)))]
     return fastest_precision(made.network, made.objective, x.to(device), None if label is None else label.to(device))
