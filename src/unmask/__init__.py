@@ -5,6 +5,7 @@ hidden token. An objective turns the predictions into a bound on `-log p(x)`. A 
 reveals.
 """
 
+from unmask.bpe import BPE
 from unmask.categorical import categorical
 from unmask.codecs import Bytes, Characters, Codec, Pixels, Symbols
 from unmask.forward import all_masked, mask, sample_times
@@ -56,6 +57,7 @@ __all__ = [
     "Codec",
     "Characters",
     "Bytes",
+    "BPE",
     "Pixels",
     "Symbols",
     "MaskedDiffusion",

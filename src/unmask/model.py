@@ -243,7 +243,10 @@ def _digest(description: dict[str, Any]) -> str:
 
 def _download(repo_id: str, **download: Any) -> Path:
     try:
-        return Path(snapshot_download(repo_id, allow_patterns=[CONFIG, *WEIGHT_FILES, TOKENIZER], **download))
+        folder = Path(snapshot_download(repo_id, allow_patterns=[CONFIG, WEIGHTS, TOKENIZER], **download))
+        if not (folder / WEIGHTS).is_file():  # some public checkpoints have none
+            snapshot_download(repo_id, allow_patterns=[CONFIG, *WEIGHT_FILES], **download)
+        return folder
     except HFValidationError:
         raise FileNotFoundError(f"{repo_id}: no such folder") from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:

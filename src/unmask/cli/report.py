@@ -13,7 +13,8 @@ from jsonargparse import Namespace
 
 from unmask.cli.common import find_model
 from unmask.files import check_writable, checksum, replacing
-from unmask.model import WEIGHTS, MaskedDiffusion
+from unmask.model import MaskedDiffusion
+from unmask.public import WEIGHT_FILES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,10 +47,11 @@ def draw(make: Callable[[], Figure], path: str) -> None:
 def weights(settings: Namespace, model: MaskedDiffusion) -> dict[str, str | None]:
     """Return which weights a figure is of."""
     folder = Path(find_model(settings.model))
+    path = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     run = model.about.get("run", {})
     return {
         "weights": f"moving average, decay {run['ema']}" if run.get("ema") else "not averaged",
-        "weights_sha256": checksum(folder / WEIGHTS) if folder.is_dir() else None,
+        "weights_sha256": checksum(path) if path else None,
     }
 
 
