@@ -179,6 +179,7 @@ def test_refusals(folder: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest
         ([*base, judge, "--temperatures", "0,1"], "--temperatures must be positive numbers"),
         ([*base, judge, "--temperatures", "1", "--temperature", "1"], "give --temperatures or --temperature, not both"),
         ([*base, judge, "--mauve"], "--mauve compares with data"),
+        ([*base, judge, "--data", "PyDocs"], "but the model was trained on BPE("),
         (["evaluate", model, "--temperature", "0.5"], "--temperature goes with --generate alone"),
         (
             ["evaluate", str(other), "--generate", "--judge", judge, "--texts", "raw"],

@@ -3,6 +3,7 @@
 import difflib
 import inspect
 import re
+import sys
 import traceback
 from argparse import ArgumentError
 from collections.abc import Iterable
@@ -177,3 +178,20 @@ def own_data(model: MaskedDiffusion | None) -> dict[str, Any] | None:
     described = dict(model.about.get("data", {})) if model else {}
     name = described.pop("class", None)
     return {"class_path": name, "init_args": described} if name in subclasses(DataSet) else None
+
+
+def check_fits(model: MaskedDiffusion, data: DataSet) -> None:
+    """Raise a ValueError unless the data have the model's tokens, in examples of its shape, and its classes if any."""
+    if data.codec != model.codec:
+        raise ValueError(f"{data.name} has the tokens {data.codec}, but the model was trained on {model.codec}")
+    if data.shape != model.shape and (len(data.shape) > 1 or len(model.shape) > 1):
+        raise ValueError(f"{data.name} has examples of shape {data.shape}, the model of shape {model.shape}")
+    classes, names = model.network.classes, model.about.get("class_names")
+    if data.classes is not None and classes is None:
+        raise ValueError(f"{data.name} has classes, but the model was trained without: give --data.labels false")
+    if data.classes is None and classes is not None:
+        print(f"unmask: note: the model knows classes, but is not told those of {data.name}", file=sys.stderr)
+    known = names and data.class_names and list(names) != list(data.class_names)
+    if data.classes is not None and (data.classes != classes or known):
+        has, wants = ", ".join(data.class_names or [str(data.classes)]), ", ".join(names or [str(classes)])
+        raise ValueError(f"{data.name} has other classes ({has}) than the model was trained on ({wants})")

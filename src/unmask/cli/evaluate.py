@@ -10,6 +10,7 @@ from jsonargparse import Namespace
 from unmask.cli import fid, generate, likelihood, zeroshot
 from unmask.cli.common import (
     at_least,
+    check_fits,
     find_device,
     find_model,
     first,
@@ -98,23 +99,6 @@ def check(arguments: list[str], settings: Namespace) -> ModuleType:
     if settings.json:
         check_writable(Path(settings.json), "--json")
     return MEASURES[chosen]
-
-
-def check_fits(model: MaskedDiffusion, data: DataSet) -> None:
-    """Raise a ValueError unless the data have the model's tokens, in examples of its shape, and its classes if any."""
-    if data.codec != model.codec:
-        raise ValueError(f"{data.name} has the tokens {data.codec}, but the model was trained on {model.codec}")
-    if data.shape != model.shape and (len(data.shape) > 1 or len(model.shape) > 1):
-        raise ValueError(f"{data.name} has examples of shape {data.shape}, the model of shape {model.shape}")
-    classes, names = model.network.classes, model.about.get("class_names")
-    if data.classes is not None and classes is None:
-        raise ValueError(f"{data.name} has classes, but the model was trained without: give --data.labels false")
-    if data.classes is None and classes is not None:
-        print(f"unmask: note: the model knows classes, but is not told those of {data.name}", file=sys.stderr)
-    known = names and data.class_names and list(names) != list(data.class_names)
-    if data.classes is not None and (data.classes != classes or known):
-        has, wants = ", ".join(data.class_names or [str(data.classes)]), ", ".join(names or [str(classes)])
-        raise ValueError(f"{data.name} has other classes ({has}) than the model was trained on ({wants})")
 
 
 def warn_if_changed(model: MaskedDiffusion, data: DataSet) -> None:

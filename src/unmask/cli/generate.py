@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
 from tqdm import tqdm
 
-from unmask.bpe import BPE
-from unmask.cli.common import at_least
+from unmask.cli.common import at_least, check_fits, own_data
 from unmask.cli.report import check_picture, draw, versions, weights, write
 from unmask.cli.sample import SHORT, add_sampler, draw_batches, make_sampler
 from unmask.codecs import Text
 from unmask.data.base import DataSet
 from unmask.description import describe
-from unmask.metrics.generative import Perplexity, causal_nll, mean_error, retokenise, token_entropy
+from unmask.metrics.generative import Perplexity, mean_error, retokenise, token_entropy
+from unmask.metrics.judge import Judge
 from unmask.metrics.likelihood import part_given
 from unmask.model import MaskedDiffusion
 from unmask.types import Tokens
@@ -101,7 +99,7 @@ def measure(model: MaskedDiffusion, made: Namespace, settings: Namespace) -> Non
         raise ValueError(f"--texts raw needs a judge of the model's own tokens, {codec}; {settings.judge} has others")
     sampler = make_sampler(model, made.sampler, settings)
     chosen = [replace(sampler, temperature=value) for value in _temperatures(settings)] or [sampler]
-    data = made.data if made.data is not None and made.data.codec == codec else None
+    data = compared(model, made, settings)
     real = None if data is None else real_texts(data, settings.n)
     rows = []
     titles = ("perplexity, micro", "perplexity, macro", "entropy, nats", "calls", "MAUVE" if settings.mauve else "")
@@ -115,10 +113,22 @@ def measure(model: MaskedDiffusion, made: Namespace, settings: Namespace) -> Non
         rows.append(row | judged(x, codec, judge, settings) | similar(x, real, codec, judge, settings))
         print(line(f"{type(one).__name__}, temperature {one.temperature:g}", rows[-1]))
     report: dict[str, Any] = {"rows": rows}
-    if real is not None:
-        report["data"] = {"name": data.name, **judged(real, codec, judge, settings)}  # type: ignore[union-attr]
-        print(line(f"{len(real)} texts of {data.name}", report["data"]))  # type: ignore[union-attr]
-    report["protocol"] = {
+    if data is not None and real is not None:
+        report["data"] = {"name": data.name, **judged(real, codec, judge, settings)}
+        print(line(f"{len(real)} texts of {data.name}", report["data"]))
+    report["protocol"] = protocol(model, judge, settings) | weights(settings, model) | versions(model)
+    scored = ", ".join(f"{key} {report['protocol'][key]}" for key in ("judge", "judge_precision", "texts", "counted"))
+    print(f"{scored}; errors are standard errors over {settings.n} samples")
+    write(report, settings, model)
+    if settings.figure:
+        from unmask.pictures import frontier_figure
+
+        draw(lambda: frontier_figure(rows, report.get("data"), settings.judge), settings.figure)
+
+
+def protocol(model: MaskedDiffusion, judge: Judge, settings: Namespace) -> dict[str, Any]:
+    """Return everything that another person needs to get the same figures, but for the weights."""
+    return {
         "samples": settings.n,
         "length": model.shape[0],
         "judge": settings.judge,
@@ -132,14 +142,23 @@ def measure(model: MaskedDiffusion, made: Namespace, settings: Namespace) -> Non
         "seed": settings.seed,
         "batch_size": settings.batch_size,
     }
-    report["protocol"] |= weights(settings, model) | versions(model)
-    scored = ", ".join(f"{key} {report['protocol'][key]}" for key in ("judge", "judge_precision", "texts", "counted"))
-    print(f"{scored}; errors are standard errors over {settings.n} samples")
-    write(report, settings, model)
-    if settings.figure:
-        from unmask.pictures import frontier_figure
 
-        draw(lambda: frontier_figure(rows, report.get("data"), settings.judge), settings.figure)
+
+def compared(model: MaskedDiffusion, made: Namespace, settings: Namespace) -> DataSet | None:
+    """Return the data whose test texts are a row of their own: what was named, or the model's own if still there."""
+    if made.data is None:
+        return None
+    own = own_data(model)
+    default = own is not None and describe(made.data) == {"class": own["class_path"], **own["init_args"]}
+    try:
+        check_fits(model, made.data)
+        made.data.split("test")
+    except (OSError, ValueError) as error:
+        if not default:
+            raise
+        print(f"unmask: note: no texts to compare with: {error}", file=sys.stderr)
+        return None
+    return made.data
 
 
 def real_texts(data: DataSet, n: int) -> Tokens:
@@ -172,75 +191,6 @@ def similar(x: Tokens, real: torch.Tensor | None, codec: Text, judge: Judge, set
         raise ImportError("--mauve needs the package mauve-text: pip install 'unmask[mauve]'") from None
     p, q = (judge.features(retokenise(part, codec, judge.codec)).numpy() for part in (real, x))
     return {"mauve": float(mauve.compute_mauve(p_features=p, q_features=q, seed=settings.seed, verbose=False).mauve)}
-
-
-class Judge:
-    """A causal language model, and its tokens.
-
-    Raises:
-        ImportError: `transformers` is not installed.
-        FileNotFoundError: the model cannot be had.
-        ValueError: it is no causal language model, or has weights that only code could read.
-    """
-
-    def __init__(self, name: str, precision: str, device: torch.device) -> None:
-        try:
-            from transformers import AutoModelForCausalLM
-            from transformers.utils import logging
-        except ImportError:
-            raise ImportError("--generate needs the package transformers: pip install 'unmask[causal]'") from None
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-        here = Path(name).is_dir()
-        if not here and (Path(name).is_absolute() or name.startswith(".")):
-            raise FileNotFoundError(f"--judge {name}: no such folder")
-        try:
-            network: Any = AutoModelForCausalLM.from_pretrained(
-                name, dtype=getattr(torch, precision), use_safetensors=True, trust_remote_code=False
-            )
-        except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
-            reason = str(error).strip().splitlines()[0]
-            if here:
-                raise ValueError(f"--judge {name}: no causal language model with safetensors: {reason}") from None
-            raise FileNotFoundError(
-                f"--judge {name}: no such folder, and not to be had from the Hub ({reason}); without a network name "
-                "the folder of a copy"
-            ) from None
-        self.network, self.device = network.to(device).eval(), device
-        self.codec = BPE(name)
-        self.context = int(getattr(network.config, "max_position_embeddings", None) or 1024)
-        self.commit = getattr(network.config, "_commit_hash", None)
-        rows = network.get_input_embeddings().weight.shape[0]
-        if self.codec.vocab_size > rows:
-            raise ValueError(f"--judge {name}: its tokenizer has {self.codec.vocab_size} tokens, its embedding {rows}")
-
-    def nll(self, rows: Iterable[list[int]], counted: Any) -> list[torch.Tensor]:
-        """Return -log p of the tokens of texts, in nats."""
-        known = list(rows)
-        end = None if counted == "all" else self.codec.end
-        many = max(1, (1 << 28) // (self.context * self.codec.vocab_size * 4))  # a gigabyte of logits in float32
-        found: list[torch.Tensor] = []
-        for start in tqdm(range(0, len(known), 8 * many), desc="judging", unit="batch", delay=2):
-            found += causal_nll(
-                self.network,
-                known[start : start + 8 * many],
-                context=self.context,
-                end=end,
-                counted=counted,
-                batch_size=many,
-                device=self.device,
-            )
-        return found
-
-    def features(self, rows: list[list[int]]) -> torch.Tensor:
-        """Return the judge's last hidden state at the last token of each text: (n, width)."""
-        found = []
-        for row in tqdm(rows, desc="features", unit="text", delay=2):
-            ids = torch.tensor([row[: self.context] or [self.codec.end]], device=self.device)
-            with torch.no_grad():
-                states = self.network(input_ids=ids, output_hidden_states=True).hidden_states
-            found.append(states[-1][0, -1].float().cpu())
-        return torch.stack(found)
 
 
 def line(name: str, row: dict[str, Any]) -> str:

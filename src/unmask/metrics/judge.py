@@ -1,0 +1,81 @@
+"""A causal language model that judges texts."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from unmask.bpe import BPE
+from unmask.metrics.generative import Counted, causal_nll
+
+
+class Judge:
+    """A causal language model, and its tokens.
+
+    Raises:
+        ImportError: `transformers` is not installed.
+        FileNotFoundError: the model cannot be had.
+        ValueError: it is no causal language model, or has weights that only code could read.
+    """
+
+    def __init__(self, name: str, precision: str, device: torch.device) -> None:
+        try:
+            from transformers import AutoModelForCausalLM
+            from transformers.utils import logging
+        except ImportError:
+            raise ImportError("--generate needs the package transformers: pip install 'unmask[causal]'") from None
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        here = Path(name).is_dir()
+        if not here and (Path(name).is_absolute() or name.startswith(".")):
+            raise FileNotFoundError(f"--judge {name}: no such folder")
+        try:
+            network: Any = AutoModelForCausalLM.from_pretrained(
+                name, dtype=getattr(torch, precision), use_safetensors=True, trust_remote_code=False
+            )
+        except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            if here:
+                raise ValueError(f"--judge {name}: no causal language model with safetensors: {reason}") from None
+            raise FileNotFoundError(
+                f"--judge {name}: no such folder, and not to be had from the Hub ({reason}); without a network name "
+                "the folder of a copy"
+            ) from None
+        self.network, self.device = network.to(device).eval(), device
+        self.codec = BPE(name)
+        self.context = int(getattr(network.config, "max_position_embeddings", None) or 1024)
+        self.commit = getattr(network.config, "_commit_hash", None)
+        rows = network.get_input_embeddings().weight.shape[0]
+        if self.codec.vocab_size > rows:
+            raise ValueError(f"--judge {name}: its tokenizer has {self.codec.vocab_size} tokens, its embedding {rows}")
+
+    def nll(self, rows: Iterable[list[int]], counted: Counted) -> list[torch.Tensor]:
+        """Return -log p of the tokens of texts, in nats."""
+        known = list(rows)
+        end = None if counted == "all" else self.codec.end
+        many = max(1, (1 << 28) // (self.context * self.codec.vocab_size * 4))  # a gigabyte of logits in float32
+        found: list[torch.Tensor] = []
+        for start in tqdm(range(0, len(known), 8 * many), desc="judging", unit="batch", delay=2):
+            found += causal_nll(
+                self.network,
+                known[start : start + 8 * many],
+                context=self.context,
+                end=end,
+                counted=counted,
+                batch_size=many,
+                device=self.device,
+            )
+        return found
+
+    def features(self, rows: list[list[int]]) -> torch.Tensor:
+        """Return the judge's last hidden state at the last token of each text: (n, width)."""
+        found = []
+        for row in tqdm(rows, desc="features", unit="text", delay=2):
+            ids = torch.tensor([row[: self.context] or [self.codec.end]], device=self.device)
+            with torch.no_grad():
+                states = self.network(input_ids=ids, output_hidden_states=True).hidden_states
+            found.append(states[-1][0, -1].float().cpu())
+        return torch.stack(found)
