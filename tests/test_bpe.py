@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,6 +63,30 @@ def test_the_same_tokenizer_from_other_files_is_equal(codec: BPE, tmp_path: Path
     for other in (openai, BPE(str(tmp_path / "saved")), BPE(str(tmp_path / "saved" / TOKENIZER)), saved):
         assert other == codec and hash(other) == hash(codec)
     assert BPE(str(write_bpe(tmp_path / "other", [*MERGES[:-1], ("i", "s")]))) != codec
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content["added_tokens"][0].update(special=False),
+        lambda content: content.update(normalizer={"type": "Lowercase"}),
+        lambda content: content.update(decoder={"type": "Fuse"}),
+        lambda content: content["pre_tokenizer"].update(add_prefix_space=True),
+    ],
+)
+def test_a_tokenizer_that_cuts_otherwise_is_another(codec: BPE, tmp_path: Path, change: Any) -> None:
+    content = json.loads(codec.tokenizer.to_str())
+    change(content)
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    assert BPE(str(tmp_path / "other.json")) != codec
+
+
+def test_merges_are_never_dropped(codec: BPE, tmp_path: Path) -> None:
+    content = json.loads(codec.tokenizer.to_str())
+    content["model"]["dropout"] = 0.9
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    other = BPE(str(tmp_path / "other.json"))
+    assert all(torch.equal(other.encode("the man in the sun"), codec.encode("the man in the sun")) for _ in range(20))
 
 
 def test_it_is_saved_with_a_model(codec: BPE, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from small_bpe import write_bpe
 from unmask.bpe import BPE, TOKENIZER
@@ -19,7 +20,7 @@ from unmask.data import documents
 from unmask.data.base import Split
 from unmask.data.corpus import Corpus
 from unmask.data.documents import Files, Hub, Piece, cut_documents
-from unmask.data.prepare import Index, prepare, verify
+from unmask.data.prepare import LOCK, Index, prepare, replace_corpus, verify
 
 WORDS = ["the", "man", "in", "a", "thin", "hat", "and", "an", "inn", "then", "there"]
 
@@ -231,6 +232,41 @@ def test_another_preparation_is_not_mixed_in(bpe: BPE, texts: list[str], tmp_pat
         prepare(Files((str(path),)), bpe, tmp_path / "full")
 
 
+def test_a_corpus_is_replaced_only_by_a_whole_one(bpe: BPE, texts: list[str], tmp_path: Path) -> None:
+    path, out = write_json(tmp_path / "a.jsonl", texts), tmp_path / "made"
+    prepare(Files((str(path),)), bpe, out)
+    before = (out / "00000.bin").read_bytes()
+    path.write_text('{"text": "the"}\n{"text": broken}\n')
+    with pytest.raises(ValueError, match="line 2: not valid JSON"):
+        replace_corpus(Files((str(path),)), bpe, out, 1000)
+    assert (out / "00000.bin").read_bytes() == before
+    write_json(path, texts[:5])
+    assert replace_corpus(Files((str(path),)), bpe, out, 1000).documents == 5
+    assert Corpus(str(out), 4).shards.index.documents == 5
+    assert {entry.name for entry in tmp_path.iterdir()} == {"a.jsonl", "made"}
+    (out / "thesis.txt").write_text("precious")
+    with pytest.raises(ValueError, match="holds thesis.txt, which is no part of a corpus, so nothing is deleted"):
+        replace_corpus(Files((str(path),)), bpe, out, 1000)
+    assert (out / "thesis.txt").read_text() == "precious"
+
+
+def test_one_process_at_a_time(bpe: BPE, texts: list[str], tmp_path: Path) -> None:
+    path = write_json(tmp_path / "a.jsonl", texts)
+    (tmp_path / "made").mkdir()
+    with FileLock(tmp_path / "made" / LOCK), pytest.raises(ValueError, match="another process is preparing it"):
+        prepare(Files((str(path),)), bpe, tmp_path / "made")
+    assert prepare(Files((str(path),)), bpe, tmp_path / "made").documents == 40
+
+
+def test_a_folder_of_data_is_known_by_its_content(tmp_path: Path, texts: list[str]) -> None:
+    (tmp_path / "set").mkdir()
+    path = write_json(tmp_path / "set" / "a.jsonl", texts)
+    first = Hub(str(tmp_path / "set")).identity()
+    assert Hub(str(tmp_path / "set")).identity() == first
+    write_json(path, texts[::-1])
+    assert Hub(str(tmp_path / "set")).identity() != first
+
+
 # --- packing and splits
 
 
@@ -321,6 +357,13 @@ def test_damaged_corpora_are_refused(corpus: Path, tmp_path: Path) -> None:
     one.write_bytes(b"\1\1" + one.read_bytes()[2:])
     with pytest.raises(ValueError, match=r"00001.bin: damaged: its SHA-256"):
         verify(tmp_path / "flipped")
+    one = copy("ends") / "00001.ends.npy"
+    one.write_bytes(one.read_bytes()[:-8])
+    with pytest.raises(ValueError, match=r"00001.ends.npy: damaged"):
+        Corpus(str(tmp_path / "ends"), 4).split("train")
+    np.save(copy("permuted") / "00001.ends.npy", np.load(corpus / "00001.ends.npy")[::-1])
+    with pytest.raises(ValueError, match=r"00001.ends.npy: damaged: not the ends of \d+ documents"):
+        Corpus(str(tmp_path / "permuted"), 4).split("train")
     (copy("missing") / "00000.ends.npy").unlink()
     with pytest.raises(ValueError, match=r"truncated or damaged shard"):
         Corpus(str(tmp_path / "missing"), 4).split("train")
@@ -369,6 +412,11 @@ def test_prepare_train_evaluate_sample(bpe: BPE, texts: list[str], tmp_path: Pat
             main(["sample", run, "--n", "2", "--out", str(tmp_path / "s.txt"), "--gif", str(tmp_path / "s.gif")]) == 0
         )
         assert main(["sample", run, "--n", "1", "--live"]) == 0
+        capsys.readouterr()
+        assert main(["infill", run, "the [3] in", "--n", "1"]) == 0
+        assert capsys.readouterr().out.startswith("the") and not capsys.readouterr().err
+        assert main(["infill", run, "the [999999999999]"]) == 1
+        assert "the text has 1000000000000 tokens" in capsys.readouterr().err
     assert main([*prepared, "--out", out, "--shard_tokens", "100", "--overwrite"]) == 0
     for arguments, message in (
         ([*prepared, "--out", out], "was prepared with another shard_tokens"),
@@ -376,7 +424,7 @@ def test_prepare_train_evaluate_sample(bpe: BPE, texts: list[str], tmp_path: Pat
         ([*prepared, "--out", out, "--hub", "x/y"], "give files, or --hub NAME, not both"),
         ([*prepared, "--out", out, "--revision", "x"], "--revision is for --hub"),
         (["prepare", "gone.txt", "--out", out], "gone.txt: no such file"),
-        ([*prepared, "--out", str(tmp_path), "--overwrite"], "not a corpus (index.json is not there), so it is not d"),
+        ([*prepared, "--out", str(tmp_path), "--overwrite"], "which is no part of a corpus, so nothing is deleted"),
         (["evaluate", run, "--data.split_by", "odd"], "expected one of '90-5-5', 'last-2-percent', 'last-100000'"),
         ([*prepared, "--out", out, "--shard_tokens", "0"], "shard_tokens must be at least 1, got 0"),
     ):

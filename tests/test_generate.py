@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,6 +66,10 @@ def test_ends_of_text_by_hand() -> None:
     every = judge.nll(row)  # of: END, 2, END, END
     for counted, expected in (("all", every), ("first_end", every[:2]), ("until_end", every[:1])):
         (found,) = causal_nll(judge, [row], context=64, end=END, counted=counted)  # type: ignore[arg-type]
+        assert found.tolist() == pytest.approx(expected, abs=1e-6)
+    wrapped = [END, 2, END, 3]  # the first ends nothing
+    for counted, expected in (("until_end", judge.nll(wrapped)[:2]), ("first_end", judge.nll(wrapped))):
+        (found,) = causal_nll(judge, [wrapped], context=64, end=END, counted=counted)  # type: ignore[arg-type]
         assert found.tolist() == pytest.approx(expected, abs=1e-6)
     with pytest.raises(ValueError, match="needs to know the token that ends a text"):
         causal_nll(judge, ROWS, context=64, counted="until_end")
@@ -198,3 +203,27 @@ def test_mauve(folder: Path, tmp_path: Path) -> None:
     more = ["--judge", str(folder / "judge"), "--n", "20", "--mauve", *data]
     assert main(["evaluate", str(folder / "m"), "--generate", *more]) == 0
     assert 0 < json.loads(out.read_text())["rows"][0]["mauve"] <= 1
+
+
+def test_a_judge_that_cannot_judge_is_refused(folder: Path, tmp_path: Path, capsys: Any) -> None:
+    from safetensors.torch import load_file, save_file
+    from transformers import BertConfig, BertLMHeadModel
+
+    base = ["evaluate", str(folder / "m"), "--generate", "--n", "2", "--judge"]
+    shutil.copytree(folder / "judge", tmp_path / "lacking")
+    weights = load_file(tmp_path / "lacking" / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if ".attn." not in name}
+    save_file(kept, tmp_path / "lacking" / "model.safetensors", metadata={"format": "pt"})
+    sizes: dict[str, Any] = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    BertLMHeadModel(BertConfig(vocab_size=264, **sizes)).save_pretrained(tmp_path / "bert")
+    shutil.copy(folder / "judge" / "tokenizer.json", tmp_path / "bert")
+    shutil.copytree(folder / "judge", tmp_path / "cut")
+    (tmp_path / "cut" / "model.safetensors").write_bytes((folder / "judge" / "model.safetensors").read_bytes()[:500])
+    for name, message in (
+        ("lacking", "its weights lack transformer.h.0.attn."),
+        ("bert", "not left to right: what it says of a token depends on those that follow"),
+        ("cut", "no causal language model with safetensors"),
+    ):
+        capsys.readouterr()
+        assert main([*base, str(tmp_path / name)]) == 1
+        assert message in capsys.readouterr().err

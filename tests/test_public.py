@@ -227,6 +227,41 @@ def test_what_is_wrong_is_named(layout: Any, tmp_path: Path) -> None:
             MaskedDiffusion.from_pretrained(write(tmp_path / str(i), layout, weights))
 
 
+@pytest.mark.parametrize(
+    ("layout", "changed", "message"),
+    [
+        ("mdlm", {"n_heads": 2}, "rotary_emb.inv_freq has 4 frequencies, which 2 heads do not"),
+        ("mdlm", {"hidden_dim": 64}, "hidden_dim is 64, but the tensors have 32"),
+        ("mdlm", {"time_conditioning": "false"}, "time_conditioning must be true or false, got 'false'"),
+        ("sedd", {"graph": {"type": "uniform"}}, "the diffusion is uniform; only absorb"),
+        ("sedd", {"tokens": 9}, "tokens is 9, but the tensors have 264 and the mask"),
+        ("radd", {"model": config("radd")["model"] | {"n_blocks": 3}}, "n_blocks is 3, but the tensors have 2"),
+    ],
+)
+def test_a_configuration_that_contradicts_the_tensors(
+    layout: Any, changed: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    folder = write(tmp_path / "a", layout)
+    (folder / "config.json").write_text(json.dumps(config(layout) | changed))
+    with pytest.raises(ValueError, match=message):
+        MaskedDiffusion.from_pretrained(folder)
+
+
+def test_geometric_noise_ends_later(tmp_path: Path) -> None:
+    folder = write(tmp_path / "a", "sedd")
+    noise = {"noise": {"type": "geometric", "sigma_min": 1e-4, "sigma_max": 20}}
+    (folder / "config.json").write_text(json.dumps(config("sedd") | noise))
+    assert MaskedDiffusion.from_pretrained(folder).network.eps == pytest.approx(math.exp(-20))  # type: ignore[arg-type]
+
+
+def test_half_precision_is_folded_in_float32(tmp_path: Path) -> None:
+    half = {name: value.bfloat16() for name, value in random_weights("mdlm").items()}
+    network = MaskedDiffusion.from_pretrained(write(tmp_path / "a", "mdlm", half)).network
+    x_t, rate = inputs()
+    expected = reference("mdlm", half, x_t, rate)[..., :-1].log_softmax(-1)
+    torch.testing.assert_close(network(x_t).log_softmax(-1).double(), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_damaged_checkpoints(tmp_path: Path) -> None:
     folder = write(tmp_path / "a", "radd")
     whole = (folder / "model.safetensors").read_bytes()
@@ -258,6 +293,8 @@ def test_damaged_checkpoints(tmp_path: Path) -> None:
 def test_everything_works_on_them(layout: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, out = str(write(tmp_path / "source", layout)), str(tmp_path / "imported")
     (tmp_path / "words.txt").write_text("the man in an inn " * 40)
+    assert main(["evaluate", source, "--draws", "1", "--record", "--data", "PyDocs"]) == 1
+    assert "is as it was published; unmask import" in capsys.readouterr().err
     assert main(["import", source, out]) == 0
     shown = capsys.readouterr().out
     assert layout in shown and "unmask sample" in shown

@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from small_bpe import write_bpe
 from unmask.bpe import BPE
 from unmask.cli.main import main
+from unmask.data.text import cache_folder
 from unmask.data.zeroshot import BENCHMARKS, NEWS, PTB, WIKITEXT, Texts, articles, replaced, sequences
 from unmask.metrics.published import COLUMNS, MEDIUM, SMALL, published
 from unmask.model import MaskedDiffusion
@@ -31,6 +33,11 @@ def write_sets(root: Path) -> Path:
     return root
 
 
+@pytest.fixture(autouse=True)
+def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNMASK_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.fixture
 def codec(tmp_path: Path) -> BPE:
     return BPE(str(write_bpe(tmp_path / "bpe")))
@@ -38,9 +45,12 @@ def codec(tmp_path: Path) -> BPE:
 
 def test_detokenisers_by_hand() -> None:
     first, second = articles(WIKI)
+    assert articles(WIKI[WIKI.index(" = First") :]) == [first, second]  # without the blank line before
+    third, *others = articles("before\n" + WIKI)
+    assert third.startswith("before") and others == [first, second]
     assert replaced(first, WIKITEXT).strip("\n") == (
         '= First (album) =\n\nIt\'s a well-known "album", sold 1,000 times (in 2.5 weeks).\n\n'
-        "== A part ==\n\nJames' dogs don't = bark ="
+        "== A part ==\n\nJames ' dogs don't = bark ="
     )
     assert replaced(second, WIKITEXT).strip("\n") == "= Second =\n\nShort."
     assert replaced(" the man did n't \n he said # N", PTB) == "the man didn't\nhe said #N"
@@ -136,6 +146,43 @@ def test_sets_that_are_missing(tmp_path: Path, codec: BPE, capsys: Any, monkeypa
         capsys.readouterr()
         assert main(arguments) == 1
         assert message in capsys.readouterr().err
+
+
+def test_a_set_that_is_no_good_does_not_cost_the_others(tmp_path: Path, codec: BPE, capsys: Any) -> None:
+    root, model = write_sets(tmp_path / "sets"), save(tmp_path / "model", codec)
+    (root / "lm1b_test.txt").write_text("An\n")
+    (root / "ag_news_test.jsonl").write_text('{"text": 5}\n')
+    out = tmp_path / "z.json"
+    suite = ["evaluate", model, "--suite", "zeroshot", "--root", str(root), "--limit", "1", "--draws", "1"]
+    assert main([*suite, "--json", str(out)]) == 0
+    shown = capsys.readouterr()
+    assert "left out: 1BW: " in shown.err and "left out: " in shown.err and "± unknown" in shown.out
+    rows = json.loads(out.read_text(), parse_constant=lambda name: pytest.fail(f"{name} in JSON"))["rows"]
+    assert [row["set"] for row in rows] == ["lambada", "wikitext2", "ptb", "wikitext103"]
+    assert rows[0]["perplexity_per_token"][1] is None and rows[1]["file"] == "wiki.test.raw"
+
+
+def test_each_wikitext_is_read_from_its_own_folder(tmp_path: Path) -> None:
+    for name, word in (("wikitext-103", "three"), ("wikitext-2", "two")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "wiki.test.tokens").write_text(f" \n = A title = \n \n {word} \n")
+    for name, word in (("wikitext2", "two"), ("wikitext103", "three")):
+        assert [piece.text.split("\n")[-1] for piece in Texts(name, str(tmp_path))] == [word]
+
+
+def test_what_is_kept_is_made_anew_where_it_does_not_fit(
+    tmp_path: Path, codec: BPE, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = str(write_sets(tmp_path / "sets"))
+    before = sequences(Texts("lm1b", root), codec, 10, "concatenated")[torch.arange(3).numpy()][0]
+    (shard,) = (cache_folder() / "zeroshot").glob("*/00000.bin")
+    shard.write_bytes(shard.read_bytes()[:-2])
+    again = sequences(Texts("lm1b", root), codec, 10, "concatenated")[torch.arange(3).numpy()][0]
+    assert torch.equal(before, again)
+    benchmark = replace(BENCHMARKS["lm1b"], rules=(("man", "inn"),))
+    monkeypatch.setitem(BENCHMARKS, "lm1b", benchmark)  # other rules: other texts
+    changed = sequences(Texts("lm1b", root), codec, 10, "concatenated")[torch.arange(3).numpy()][0]
+    assert not torch.equal(before, changed)
 
 
 def test_bounds_of_finite_steps(tmp_path: Path, codec: BPE, capsys: Any) -> None:

@@ -165,6 +165,8 @@ def _ready(tokenizer: Tokenizer) -> Tokenizer:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True
+    if getattr(tokenizer.model, "dropout", None):
+        tokenizer.model.dropout = None  # merges at random are for training
     return tokenizer
 
 
@@ -202,18 +204,28 @@ def _download(source: str) -> Path:
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:
-    """Return the SHA-256 of what decides how texts are cut: pieces, merges, what comes before them, added tokens."""
+    """Return the SHA-256 of what decides how texts are cut and put together, not of what only says where a piece is."""
     content: dict[str, Any] = json.loads(tokenizer.to_str())
-    model, before = content["model"], content.get("pre_tokenizer")
-    if isinstance(before, dict):
-        before = {name: value for name, value in before.items() if name != "trim_offsets"}  # of positions alone
-    merges = [merge if isinstance(merge, list) else merge.split(" ") for merge in model.get("merges", [])]
-    parts = [
-        model.get("type"),
-        sorted(tokenizer.get_vocab(with_added_tokens=True).items()),
-        merges,
-        [model.get(name) or None for name in ("unk_token", "byte_fallback", "ignore_merges", "end_of_word_suffix")],
-        content.get("normalizer"),
-        before,
-    ]
+    model = content["model"]
+    merges = [merge if isinstance(merge, list) else merge.split(" ") for merge in model.get("merges") or []]
+    parts = {
+        "vocab": sorted(tokenizer.get_vocab(with_added_tokens=True).items()),
+        "scores": model["vocab"] if isinstance(model.get("vocab"), list) else None,  # of a unigram model
+        "merges": merges,
+        "model": {name: value for name, value in model.items() if value and name not in ("vocab", "merges", "dropout")},
+        "added": [[token["id"], token["special"] or token] for token in content.get("added_tokens") or []],
+        "normalizer": _plain(content.get("normalizer")),
+        "pre_tokenizer": _plain(content.get("pre_tokenizer")),
+        "decoder": (content.get("decoder") or {}).get("type"),
+    }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _plain(step: Any) -> Any:
+    """Return a step of a tokenizer without the settings that change no token."""
+    if isinstance(step, dict) and step.get("type") == "ByteLevel":
+        known = {name: step.get(name, default) for name, default in (("add_prefix_space", True), ("use_regex", True))}
+        return {"type": "ByteLevel"} | known
+    if isinstance(step, dict):
+        return {name: _plain(value) for name, value in step.items() if name != "trim_offsets"}
+    return [_plain(part) for part in step] if isinstance(step, list) else step

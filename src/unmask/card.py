@@ -50,15 +50,14 @@ def model_card(name: str, described: dict[str, Any], parameters: int, about: dic
 
 
 def _table(report: dict[str, Any]) -> str:
-    """Lay out a report of `unmask evaluate`: figures with their standard errors, then the protocol."""
+    """Lay out a report of `unmask evaluate`: figures with their standard errors, then all that it says besides."""
     rows = report.get("rows", [report])
     figures = list(dict.fromkeys(key for row in rows for key, value in row.items() if is_figure(value)))
-    known = ("set", "sampler", "temperature", "steps")
-    names = [name for name in known if any(row.get(name) for row in rows)]
-    head = [*names, *(figure.replace("_", " ") for figure in figures)]
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    others = list(dict.fromkeys(key for row in rows for key in row if key not in figures)) if "rows" in report else []
+    head = [*others, *figures]
+    lines = [f"| {' | '.join(name.replace('_', ' ') for name in head)} |", "|" + "---|" * len(head)]
     for row in rows:
-        cells = [_plain(row.get(name, "")) for name in names] + [_figure(row.get(figure)) for figure in figures]
+        cells = [_plain(row.get(name, "")) for name in others] + [_figure(row.get(figure)) for figure in figures]
         lines.append(f"| {' | '.join(cells)} |")
     stated = {**report, **report.get("protocol", {})}
     kept = {key: value for key, value in stated.items() if key not in ("rows", "protocol") and not is_figure(value)}

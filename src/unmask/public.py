@@ -5,6 +5,7 @@ constant: it is folded into the weights, which gives RADD's, exactly.
 """
 
 import json
+import math
 import pickle
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -97,17 +98,18 @@ def load(folder: Path, tokenizer: str | None = None) -> tuple[DDiT, BPE, dict[st
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     path, weights = _read(folder)
-    weights = {name.removeprefix("backbone."): value for name, value in weights.items()}
+    weights = {name.removeprefix("backbone."): value.float() for name, value in weights.items()}
     layout = find_layout(config, weights, path)
     sizes = _sizes(weights, layout, path)
     _check(weights, names(layout, sizes), sizes, path, layout)
     settings: dict[str, Any] = config if layout == "mdlm" else config.get("model", {})
+    _agree(config, settings, layout, sizes, folder)
     heads = settings.get("n_heads")
     length = settings.get("model_length" if layout == "mdlm" else "length", 1024)
     if not isinstance(heads, int) or heads < 1 or not isinstance(length, int) or length < 1:
         got = f"got {heads} and {length}"
         raise ValueError(f"{folder / 'config.json'}: expected whole numbers for n_heads and the length, {got}")
-    timed = layout == "sedd" or (layout == "mdlm" and bool(config.get("time_conditioning")))
+    timed = layout == "sedd" or (layout == "mdlm" and config.get("time_conditioning") is True)
     try:
         network = DDiT(
             sizes.rows - 1,
@@ -117,14 +119,51 @@ def load(folder: Path, tokenizer: str | None = None) -> tuple[DDiT, BPE, dict[st
             heads=heads,
             hidden=sizes.hidden,
             condition=sizes.condition if timed else None,
+            eps=_least_alpha(config) if layout == "sedd" else 1e-3,
         )
     except ValueError as error:
         raise ValueError(f"{folder / 'config.json'}: {error}") from None
+    frequencies = weights.get(IGNORED[0])
+    if frequencies is not None and frequencies.shape != (sizes.width // heads // 2,):
+        raise ValueError(f"{path}: {IGNORED[0]} has {frequencies.numel()} frequencies, which {heads} heads do not")
     network.load_state_dict(_renamed(weights if timed or layout == "radd" else fold(weights, sizes.depth)))
     own = any((folder / name).is_file() for name in (TOKENIZER, *(vocab for vocab, _ in PAIRS)))
     codec = BPE(tokenizer or (str(folder) if own else "gpt2"))
+    try:
+        _ = codec.tokenizer
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; unmask import SOURCE OUT --tokenizer FOLDER converts with another") from None
     about = {"layout": layout, "folded": layout == "mdlm" and not timed, "published_config": config}
     return network.eval(), codec, about
+
+
+def _agree(config: dict[str, Any], settings: dict[str, Any], layout: Layout, sizes: Sizes, folder: Path) -> None:
+    """Raise a ValueError where config.json says other than the tensors, or describes another kind of diffusion."""
+    claims = {
+        "hidden_dim" if layout == "mdlm" else "hidden_size": sizes.width,
+        "n_blocks": sizes.depth,
+        "vocab_size": sizes.rows,
+    }
+    where = folder / "config.json"
+    for name, found in claims.items():
+        if settings.get(name, found) != found:
+            raise ValueError(f"{where}: {name} is {settings[name]}, but the tensors have {found}")
+    if config.get("tokens", sizes.rows - 1) != sizes.rows - 1:
+        raise ValueError(f"{where}: tokens is {config['tokens']}, but the tensors have {sizes.rows - 1} and the mask")
+    if not isinstance(config.get("time_conditioning", False), bool):
+        raise ValueError(f"{where}: time_conditioning must be true or false, got {config['time_conditioning']!r}")
+    graph = config.get("graph")
+    kind = graph.get("type", "absorb") if isinstance(graph, dict) else "absorb"
+    if kind != "absorb":
+        raise ValueError(f"{where}: the diffusion is {kind}; only absorb, which masks, is read")
+
+
+def _least_alpha(config: dict[str, Any]) -> float:
+    """Return alpha at the end of a SEDD model's noise: log-linear unless config.json says geometric."""
+    noise = config.get("noise")
+    if isinstance(noise, dict) and noise.get("type") == "geometric":
+        return math.exp(-float(noise.get("sigma_max", 20)))
+    return 1e-3
 
 
 def _read(folder: Path) -> tuple[Path, dict[str, Tensor]]:
@@ -163,6 +202,9 @@ def _sizes(weights: dict[str, Tensor], layout: Layout, path: Path) -> Sizes:
             raise ValueError(f"{path}: the tensor {name} is missing")
         return weights[name].shape
 
+    for name, dims in (("vocab_embed.embedding", 2), ("sigma_map.mlp.0.weight", 2), ("blocks.0.mlp.0.weight", 2)):
+        if name in weights and weights[name].dim() != dims:
+            raise ValueError(f"{path}: the tensor {name} has shape {tuple(weights[name].shape)}, expected {dims} axes")
     rows, width = shape("vocab_embed.embedding")
     depth = len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
     condition = 0 if layout == "radd" else shape("sigma_map.mlp.0.weight")[0]
@@ -180,7 +222,11 @@ def _check(
             raise ValueError(f"{path}: the tensor {name} has shape {tuple(weights[name].shape)}, expected {shape}")
     for name, value in weights.items():
         if name in IGNORED:
-            if name == IGNORED[0] and not torch.allclose(value, _inverse_frequencies(value.shape[0]), rtol=1e-4):
+            if (
+                name == IGNORED[0]
+                and value.dim() == 1
+                and not torch.allclose(value, _inverse_frequencies(value.shape[0]), rtol=1e-4)
+            ):
                 raise ValueError(f"{path}: {name} has other rotary frequencies than 10000^(-2k / head)")
         elif name not in expected:
             raise ValueError(f"{path}: the tensor {name} is unknown; a {layout} of {sizes.depth} blocks has none")
@@ -244,5 +290,5 @@ def _renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         ours = name
         for old, new in RENAMED:
             ours = ours.replace(old, new)
-        found[ours] = (value[:-1] if ours.startswith("head.") else value).float().contiguous()
+        found[ours] = (value[:-1] if ours.startswith("head.") else value).contiguous()
     return found

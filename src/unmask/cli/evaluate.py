@@ -1,5 +1,6 @@
 """unmask evaluate MODEL: how good a model is, by one of several measures, each with its error and its protocol."""
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from unmask.data.images import ImageSet
 from unmask.description import describe
 from unmask.files import check_writable
 from unmask.model import CONFIG, MaskedDiffusion
+from unmask.public import is_public
 
 MEASURES = {"likelihood": likelihood, "suite": zeroshot, "generate": generate, "fid": fid}
 """Each adds its options, says in OPTIONS which they are, checks them, and measures."""
@@ -94,8 +96,11 @@ def check(arguments: list[str], settings: Namespace) -> ModuleType:
             raise ValueError(f"--{option} {how}")
     at_least(settings, batch_size=1, seed=0)
     MEASURES[chosen].check(settings)
-    if settings.record and not Path(find_model(settings.model), CONFIG).is_file():
+    config = Path(find_model(settings.model), CONFIG)
+    if settings.record and not config.is_file():
         raise ValueError(f"--record: {settings.model} is not a folder on this machine")
+    if settings.record and is_public(json.loads(config.read_text(encoding="utf-8"))):
+        raise ValueError(f"--record: {settings.model} is as it was published; unmask import makes a model of your own")
     if settings.json:
         check_writable(Path(settings.json), "--json")
     return MEASURES[chosen]

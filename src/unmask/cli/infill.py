@@ -147,13 +147,14 @@ def _from_text(model: MaskedDiffusion, settings: Namespace) -> Tensor:
         text = settings.text if settings.text_file is None else _read_text(settings.text_file)
         short = hole or ("" if codec.unit == "token" else "_")
         pieces = cut_holes(text, short, counted=hole is None)
-    parts = []
-    for known, unknown in pieces:
-        parts += [codec.encode(known), torch.full((unknown,), model.network.mask_id)]
-    canvas = torch.cat(parts)
-    if len(canvas) > model.shape[0]:
-        raise ValueError(f"the text has {len(canvas)} tokens, the model's sequences have {model.shape[0]}: shorten it")
-    return canvas
+    if codec.unit == "token":  # a space belongs to the token after it, which is for the model to find
+        pieces = [(known[:-1] if unknown and known[-1:] == " " else known, unknown) for known, unknown in pieces]
+    parts = [(codec.encode(known), unknown) for known, unknown in pieces]
+    count = sum(len(known) + unknown for known, unknown in parts)
+    if count > model.shape[0]:
+        raise ValueError(f"the text has {count} tokens, the model's sequences have {model.shape[0]}: shorten it")
+    hidden = model.network.mask_id
+    return torch.cat([part for known, unknown in parts for part in (known, torch.full((unknown,), hidden))])
 
 
 def cut_holes(text: str, hole: str, counted: bool) -> list[tuple[str, int]]:

@@ -1,6 +1,5 @@
 """unmask prepare: cut documents into tokens, once, for training and evaluation."""
 
-import shutil
 import time
 from pathlib import Path
 from typing import Literal
@@ -8,7 +7,7 @@ from typing import Literal
 from unmask.bpe import BPE
 from unmask.cli.common import new_parser, parse
 from unmask.data.documents import Files, Hub
-from unmask.data.prepare import INDEX, Index, prepare, verify
+from unmask.data.prepare import Index, prepare, replace_corpus, verify
 
 
 def run(arguments: list[str]) -> None:
@@ -44,9 +43,11 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--hub", type=str, help="in place of files: a data set on the Hugging Face Hub, streamed")
     parser.add_argument("--config", type=str, help="for --hub: which of its configurations")
     parser.add_argument("--revision", type=str, help="for --hub: a commit or branch, such as refs/convert/parquet")
-    parser.add_argument("--part", type=str, default="train", help="for --hub: which of its splits")
+    parser.add_argument("--part", type=str, help="for --hub: which of its splits; train if not given")
     parser.add_argument("--shard_tokens", type=int, default=1 << 26, help="tokens of a shard, about")
-    parser.add_argument("--overwrite", action="store_true", help="delete a corpus that is in the way")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a corpus that is in the way, once the new is there"
+    )
     parser.add_argument("--verify", action="store_true", help="only compare the checksums of the corpus at --out")
     settings = parse(parser, arguments)
     out = Path(settings.out)
@@ -55,12 +56,12 @@ def run(arguments: list[str]) -> None:
         return
     if bool(settings.files) == bool(settings.hub):
         raise ValueError("give files, or --hub NAME" + (", not both" if settings.hub else "; --help says more"))
-    for option in ("config", "revision"):
+    for option in ("config", "revision", "part"):
         if settings[option] and not settings.hub:
             raise ValueError(f"--{option} is for --hub")
     source: Files | Hub
     if settings.hub:
-        source = Hub(settings.hub, settings.config, settings.revision, settings.part, settings.field)
+        source = Hub(settings.hub, settings.config, settings.revision, settings.part or "train", settings.field)
     else:
         source = Files(tuple(settings.files), settings.field, settings.boundary)
         for path in source.paths:
@@ -68,12 +69,9 @@ def run(arguments: list[str]) -> None:
                 raise FileNotFoundError(f"{path}: no such file")
     codec = BPE(settings.tokenizer)
     _ = codec.tokenizer  # what is wrong with it should be known before anything is deleted
-    if settings.overwrite and out.exists():
-        if not (out / INDEX).is_file():
-            raise ValueError(f"{out}: not a corpus ({INDEX} is not there), so it is not deleted")
-        shutil.rmtree(out)
     start = time.monotonic()
-    print(summary(out, prepare(source, codec, out, settings.shard_tokens)))
+    index = (replace_corpus if settings.overwrite else prepare)(source, codec, out, settings.shard_tokens)
+    print(summary(out, index))
     print(f"{time.monotonic() - start:.1f} s. Next:\n  unmask train openwebtext --data.path {out}")
 
 

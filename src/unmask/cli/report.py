@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -22,11 +23,21 @@ if TYPE_CHECKING:
 
 def write(report: dict[str, Any], settings: Namespace, model: MaskedDiffusion) -> None:
     """Write a report where it is wanted."""
+    report = finite(report)
     if settings.record:
         model.record(find_model(settings.model), report)
     if settings.json:
         with replacing(settings.json) as target:
             target.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """Return plain values with None in place of NaN, which JSON does not have."""
+    if isinstance(value, dict):
+        return {name: finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def check_picture(settings: Namespace, option: str) -> None:
@@ -48,9 +59,10 @@ def weights(settings: Namespace, model: MaskedDiffusion) -> dict[str, str | None
     """Return which weights a figure is of."""
     folder = Path(find_model(settings.model))
     path = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
-    run = model.about.get("run", {})
+    ema = model.about.get("run", {}).get("ema")
+    averaged = f"moving average, decay {ema}" if ema else "as published" if "layout" in model.about else "not averaged"
     return {
-        "weights": f"moving average, decay {run['ema']}" if run.get("ema") else "not averaged",
+        "weights": averaged,
         "weights_sha256": checksum(path) if path else None,
     }
 

@@ -1,5 +1,6 @@
 """unmask evaluate MODEL --suite zeroshot: perplexity on texts that a model has not been trained on."""
 
+import math
 import sys
 from typing import Any, Literal
 
@@ -77,18 +78,16 @@ def measure(model: MaskedDiffusion, made: Namespace, settings: Namespace) -> Non
         try:
             texts = Texts(name, settings.root, settings.ends)
             split = sequences(texts, codec, model.shape[0], settings.packing)
-        except (FileNotFoundError, ConnectionError) as error:
+        except (OSError, ImportError, ValueError) as error:
             if settings.sets:
                 raise
-            missing.append(str(error))
-            continue
-        except ImportError as error:
             missing.append(str(error))
             continue
         benchmark, count = texts.benchmark, min(settings.limit or len(split), len(split))
         stated = {
             "set": name,
             "part": benchmark.split,
+            "file": texts.file,
             "detokeniser": benchmark.detokeniser,
             "ends_after": "line" if settings.ends == "line" else benchmark.document,
             "data_sha256": split.checksum,
@@ -100,6 +99,9 @@ def measure(model: MaskedDiffusion, made: Namespace, settings: Namespace) -> Non
             with torch.autocast(model.device.type, torch.bfloat16, enabled=settings.precision == "bf16-mixed"):
                 result = evaluate(model.network, objective, moved, draws=settings.draws, seed=settings.seed)
             figures = {"perplexity_per_token": list(result.perplexity), "nats_per_token": list(result.nats_per_token)}
+            tqdm.write(
+                f"{benchmark.title}: {_figure(*result.perplexity)}" + (f", T = {label}" if label else ""), sys.stderr
+            )
             rows.append(stated | {"steps": label, "sequences": result.examples} | figures)
     if not rows:
         raise FileNotFoundError(f"no set can be had: {'; '.join(missing)}")
@@ -148,4 +150,6 @@ def table(rows: list[dict[str, Any]], parameters: int, settings: Namespace) -> s
 
 
 def _figure(value: float, error: float) -> str:
+    if math.isnan(error):
+        return f"{value:.2f} ± unknown"
     return f"{value:.2f} ± {error:.2f}" if value < 1000 else f"{value:.0f} ± {error:.0f}"

@@ -14,7 +14,7 @@ from jaxtyping import Int64, Integer
 
 from unmask.bpe import BPE, TOKENIZER
 from unmask.data.base import DataSet, Part, Split
-from unmask.data.prepare import Index, check_sizes, corpus_checksum
+from unmask.data.prepare import Index, Shard, check_sizes, corpus_checksum
 from unmask.data.text import check_lengths
 from unmask.types import Tokens
 
@@ -44,8 +44,19 @@ class Shards:
     @cached_property
     def ends(self) -> Int64[np.ndarray, " documents"]:
         """How many tokens there are up to the end of each document."""
-        parts = [np.load(self.folder / f"{shard.name}.ends.npy", allow_pickle=False) for shard in self.index.shards]
-        return np.concatenate([part + start for part, start in zip(parts, self.starts, strict=False)])
+        parts = [self._ends(shard) + start for shard, start in zip(self.index.shards, self.starts, strict=False)]
+        return np.concatenate(parts)
+
+    def _ends(self, shard: Shard) -> Int64[np.ndarray, " documents"]:
+        path = self.folder / f"{shard.name}.ends.npy"
+        try:
+            ends = np.load(path, allow_pickle=False)
+        except (ValueError, EOFError, OSError) as error:
+            raise ValueError(f"{path}: damaged: {error}; prepare the corpus anew with --overwrite") from None
+        whole = ends.dtype == np.int64 and ends.shape == (shard.documents,) and len(ends) and ends[-1] == shard.tokens
+        if not whole or (np.diff(ends, prepend=0) < 1).any():
+            raise ValueError(f"{path}: damaged: not the ends of {shard.documents} documents; prepare the corpus anew")
+        return ends
 
     def read(self, start: int, stop: int) -> Integer[np.ndarray, " tokens"]:
         """Return tokens start..stop-1, across the borders of shards."""
@@ -201,7 +212,10 @@ class Corpus(DataSet):
 
     @cached_property
     def codec(self) -> BPE:
-        return BPE(str(Path(self.path) / TOKENIZER), self.shards.index.key["tokenizer"])
+        codec = BPE(str(Path(self.path) / TOKENIZER), self.shards.index.key["tokenizer"])
+        if codec.end != self.shards.index.end:
+            raise ValueError(f"{self.path}: damaged index: texts end with {codec.end}, not {self.shards.index.end}")
+        return codec
 
     @property
     def shape(self) -> tuple[int, ...]:

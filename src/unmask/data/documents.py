@@ -6,15 +6,16 @@ import lzma
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from unmask.data.text import characters, open_text
 from unmask.files import checksum
 
-PIECE = 1 << 22
-"""Characters of a document that are held at a time."""
-BETWEEN = re.compile(r"\n(?:[ \t\r]*\n)+")
+PIECE = 1 << 20
+"""Characters of a document that are cut into tokens by themselves."""
+BETWEEN = re.compile(r"\r?\n(?:[ \t\r]*\n)+")
 SAFE = re.compile(r"(?<=\S)(?: |\n)(?=\S)")
 Boundary = Literal["file", "blank_line", "line"]
 
@@ -94,9 +95,19 @@ class Hub:
 
     def identity(self) -> dict[str, Any]:
         """Return what decides which documents there are: plain values; the commit, where the data are on the Hub."""
-        return {**self.__dict__, "name": self.name, "commit": self._commit()}
+        found = {name: getattr(self, name) for name in ("name", "config", "part", "field")}
+        if Path(self.name).is_dir():
+            files = sorted(path for path in Path(self.name).rglob("*") if path.is_file())
+            return found | {"files": [[str(path.relative_to(self.name)), checksum(path)] for path in files]}
+        return found | {"commit": self.commit}
 
-    def _commit(self) -> str | None:
+    @cached_property
+    def commit(self) -> str | None:
+        """The commit that the revision is at; None for a folder.
+
+        Raises:
+            ConnectionError: the Hub cannot be reached, or has no such data set.
+        """
         if Path(self.name).is_dir():
             return None
         from huggingface_hub import HfApi
@@ -128,7 +139,7 @@ class Hub:
         except ImportError:
             raise ImportError("data sets of the Hub need the package datasets: pip install 'unmask[text]'") from None
         try:
-            rows = load_dataset(self.name, self.config, split=self.part, revision=self.revision, streaming=True)
+            rows = load_dataset(self.name, self.config, split=self.part, revision=self.commit, streaming=True)
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from None
         except (OSError, RuntimeError) as error:
@@ -148,9 +159,10 @@ def cut_documents(texts: Iterable[str], boundary: Boundary) -> Iterator[Piece]:
             at = safe_cut(held)
             yield Piece(held[:at], False)
             held = held[at:]
-    if boundary != "file":
-        held = held.rstrip("\n")
-    yield Piece(held, True)
+    if boundary == "file":
+        yield Piece(held, True)
+    elif held.rstrip("\r\n"):
+        yield Piece(held.rstrip("\r\n"), True)
 
 
 def _whole_ones(text: str, boundary: Boundary) -> tuple[list[str], str]:
@@ -159,7 +171,7 @@ def _whole_ones(text: str, boundary: Boundary) -> tuple[list[str], str]:
         return [], text
     if boundary == "line":
         *whole, left = text.split("\n")
-        return whole, left
+        return [line.removesuffix("\r") for line in whole], left
     *whole, left = BETWEEN.split(text)
     if whole and not left.strip():  # perhaps more blank lines come
         left = whole.pop() + "\n\n" + left
@@ -167,7 +179,7 @@ def _whole_ones(text: str, boundary: Boundary) -> tuple[list[str], str]:
 
 
 def safe_cut(text: str) -> int:
-    """Return a place below `PIECE` where cutting changes no token: before a single space or line break in the text."""
+    """Return where below `PIECE` to cut: before a single space or line break, which changes no token of GPT-2's."""
     for start in (PIECE - 4096, 0):
         if places := [match.start() for match in SAFE.finditer(text, start, PIECE)]:
             return places[-1]
@@ -185,7 +197,7 @@ def _from_json(path: Path, field: str) -> Iterator[Piece]:
                     continue
                 try:
                     row = json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise ValueError(f"{where}: not valid JSON: {error}") from None
                 yield from _row(row, field, where)
         except (OSError, EOFError, gzip.BadGzipFile, lzma.LZMAError) as error:

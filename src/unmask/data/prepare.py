@@ -2,23 +2,29 @@
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from unmask.bpe import BPE
+from unmask.bpe import BPE, TOKENIZER
 from unmask.data.documents import Piece
 from unmask.files import checksum, replacing
 
 INDEX = "index.json"
 FORMAT = 1
+LOCK = ".lock"
+SUFFIXES = (".bin", ".ends.npy")
+OWN = re.compile(r"index\.json|tokenizer\.json|\d{5,}(\.bin|\.ends\.npy)|\..*")
+"""Names of what a prepared folder holds."""
 BATCH = 1 << 22
 """Characters that are cut into tokens at a time, on all cores."""
 
@@ -108,12 +114,15 @@ class Index:
             shards = tuple(Shard(**shard | {"sha256": tuple(shard["sha256"])}) for shard in content.pop("shards"))
             if not all(isinstance(shard.tokens, int) and shard.name.isalnum() for shard in shards):
                 raise ValueError("a shard is not described as it should be")
-            return cls(**content, shards=shards)
+            index = cls(**content, shards=shards)
+            if index.dtype not in ("<u2", "<u4") or not isinstance(index.key["tokenizer"], str):
+                raise ValueError("the tokens are not described as they should be")
+            return index
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{path}: damaged, or not an index: {error}; prepare it anew with --overwrite") from None
 
 
-def prepare(source: Source, codec: BPE, folder: Path, shard_tokens: int = 1 << 26) -> Index:
+def prepare(source: Source, codec: BPE, folder: Path, shard_tokens: int = 1 << 26, *, wait: bool = False) -> Index:
     """Cut all documents into tokens, and write them as shards. What was interrupted goes on after its last shard.
 
     Args:
@@ -121,54 +130,97 @@ def prepare(source: Source, codec: BPE, folder: Path, shard_tokens: int = 1 << 2
         codec: cuts them.
         folder: for the shards, an index and the tokenizer.
         shard_tokens: a shard ends with the first document that brings it to as many.
+        wait: for another process that is preparing this folder, in place of an error.
 
     Raises:
-        ValueError: the folder holds something else, or the source is damaged or empty.
+        ValueError: the folder holds something else, another process is at it, or the source is damaged or empty.
     """
     if shard_tokens < 1:
         raise ValueError(f"shard_tokens must be at least 1, got {shard_tokens}")
-    dtype = "<u2" if codec.vocab_size <= 1 << 16 else "<u4"
     key = {"source": source.identity(), "tokenizer": codec.checksum, "shard_tokens": shard_tokens}
+    _begun(folder, key)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / LOCK, timeout=-1 if wait else 0):
+            index = _prepare(source, codec, folder, key)
+    except Timeout:
+        raise ValueError(f"{folder}: another process is preparing it") from None
+    except ValueError:
+        if not any(path.name != LOCK for path in folder.iterdir()):
+            shutil.rmtree(folder)
+        raise
+    (folder / LOCK).unlink(missing_ok=True)
+    return index
+
+
+def _prepare(source: Source, codec: BPE, folder: Path, key: dict[str, Any]) -> Index:
+    dtype = "<u2" if codec.vocab_size <= 1 << 16 else "<u4"
     index = _begun(folder, key) or Index(key, dtype, codec.end, (), False, 0)
     if index.complete:
         return index
-    folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(".*"):  # what a run that was killed was writing
-        left.unlink()
+    index.write(folder)  # first: a folder with it is known as a corpus
     codec.saved(folder)
-    index.write(folder)
+    for left in folder.glob(".[0-9]*"):  # what a run that was killed was writing
+        left.unlink()
     done = sum(shard.pieces for shard in index.shards)
-    with tqdm(desc="cutting into tokens", unit="B", unit_scale=True, delay=2) as bar:
-        pieces = islice(_shown(source, bar), done, None)
-        cut, name = _cut(pieces, codec), len(index.shards)
-        more = True
-        while more:
-            with (
-                replacing(folder / f"{name:05}.bin") as tokens_path,
-                replacing(folder / f"{name:05}.ends.npy") as ends_path,
-            ):
-                with open(tokens_path, "wb") as file:
-                    ends, read, empty, more = _fill(file, cut, codec.end, np.dtype(dtype), shard_tokens)
-                np.save(ends_path, np.array(ends, dtype=np.int64))
-                sums = (checksum(tokens_path), checksum(ends_path))
-            shards = index.shards
-            if ends:
-                shards = (*shards, Shard(f"{name:05}", len(ends), ends[-1], read, sums))
-            else:  # nothing was left for this one
-                for suffix in (".bin", ".ends.npy"):
-                    (folder / f"{name:05}{suffix}").unlink()
-            index = Index(key, dtype, codec.end, shards, not more, index.empty + empty)
+    with tqdm(desc="cutting into tokens", unit="char", unit_scale=True, delay=2) as bar:
+        cut = _cut(islice(_shown(source, bar), done, None), codec)
+        while not index.complete:
+            index = _add_shard(index, folder, cut)
             if index.complete and not index.shards:
-                shutil.rmtree(folder)
+                for name in (INDEX, TOKENIZER):
+                    (folder / name).unlink()
                 raise ValueError("there is no document that is not empty")
             index.write(folder)
-            name += 1
+    return index
+
+
+def _add_shard(index: Index, folder: Path, cut: Iterator[tuple[list[int], bool]]) -> Index:
+    """Write one more shard; return the index with it."""
+    name = f"{len(index.shards):05}"
+    with (
+        replacing(folder / f"{name}.bin") as tokens_path,
+        replacing(folder / f"{name}.ends.npy") as ends_path,
+    ):
+        with open(tokens_path, "wb") as file:
+            ends, read, empty, more = _fill(file, cut, index.end, np.dtype(index.dtype), index.key["shard_tokens"])
+        np.save(ends_path, np.array(ends, dtype=np.int64))
+        sums = (checksum(tokens_path), checksum(ends_path))
+    shards = index.shards
+    if ends:
+        shards = (*shards, Shard(name, len(ends), ends[-1], read, sums))
+    else:  # nothing was left for this one
+        for suffix in SUFFIXES:
+            (folder / f"{name}{suffix}").unlink()
+    return replace(index, shards=shards, complete=not more, empty=index.empty + empty)
+
+
+def replace_corpus(source: Source, codec: BPE, folder: Path, shard_tokens: int) -> Index:
+    """Prepare a corpus beside one that is there, which it takes the place of when it is complete.
+
+    Raises:
+        ValueError: the folder holds something that is no part of a corpus, or what `prepare` refuses.
+    """
+    if not folder.exists():
+        return prepare(source, codec, folder, shard_tokens)
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: is a file, not a folder")
+    if foreign := sorted(path.name for path in folder.iterdir() if not OWN.fullmatch(path.name)):
+        raise ValueError(f"{folder}: holds {foreign[0]}, which is no part of a corpus, so nothing is deleted")
+    new = folder.with_name(f"{folder.name}.new")
+    if new.is_dir() and all(OWN.fullmatch(path.name) for path in new.iterdir()):
+        shutil.rmtree(new)  # of an attempt that failed
+    index = prepare(source, codec, new, shard_tokens)
+    old = folder.with_name(f"{folder.name}.old")
+    folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old)
     return index
 
 
 def _begun(folder: Path, key: dict[str, Any]) -> Index | None:
     """Return the index of an earlier preparation of the same, None where nothing is there."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not folder.exists() or (folder.is_dir() and not any(path.name[0] != "." for path in folder.iterdir())):
         return None
     if not (folder / INDEX).is_file():
         raise ValueError(f"{folder}: holds something else, not a corpus; name another --out")
@@ -198,7 +250,7 @@ def verify(folder: Path) -> Index:
     index = Index.read(folder)
     check_sizes(folder, index)
     for shard in tqdm(index.shards, desc="verifying", unit="shard", delay=2):
-        for suffix, expected in zip((".bin", ".ends.npy"), shard.sha256, strict=True):
+        for suffix, expected in zip(SUFFIXES, shard.sha256, strict=True):
             path = folder / f"{shard.name}{suffix}"
             if checksum(path) != expected:
                 raise ValueError(f"{path}: damaged: its SHA-256 is not what the index says; prepare it anew")

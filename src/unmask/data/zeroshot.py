@@ -7,6 +7,7 @@ sequences. So each set says what it does, and the protocol of every figure repea
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, Literal
 from unmask.bpe import BPE
 from unmask.data.corpus import PACKED, Packed, Packing, Shards
 from unmask.data.documents import Files, Hub, Piece
-from unmask.data.prepare import prepare
+from unmask.data.prepare import check_sizes, prepare
 from unmask.data.text import cache_folder
 
 Ends = Literal["document", "line"]
@@ -33,7 +34,6 @@ PUNCTUATION: Rules = (
     (r" ([.,;:!?%)\]}])", r"\1"),
     (r"([(\[{$£€]) ", r"\1"),
     (r" (n't|'(?:s|S|re|ve|ll|d|m)|(?<=n )'t)\b", r"\1"),
-    (r"s ' (?=\w)", "s' "),
 )
 QUOTES: Rules = ((r'" ([^"\n]*?) "', r'"\1"'), (r"`` ([^`\n]*?) ''", r'"\1"'))
 WIKITEXT: Rules = (
@@ -56,7 +56,10 @@ def replaced(text: str, rules: Rules) -> str:
 
 def articles(text: str) -> list[str]:
     """Cut WikiText into articles, each of which begins with a line ` = Title = ` between blank lines."""
-    starts = [match.start(1) for match in re.finditer(r"(?:\A|\n) *\n( = [^=\n][^\n]*[^=\n] = *\n *\n)", text)]
+    heading = r"(?:\A|\A *\n|\n *\n)( = [^=\n][^\n]*[^=\n] = *\n *\n)"
+    starts = [match.start(1) for match in re.finditer(heading, text)]
+    if not starts or text[: starts[0]].strip():
+        starts = [0, *starts]  # what comes before the first title
     return [text[a:b] for a, b in zip(starts, [*starts[1:], len(text)], strict=True)]
 
 
@@ -73,6 +76,7 @@ class Benchmark:
         detokeniser: those in words.
         document: what a document is.
         parts: cuts the text of a file into documents; None where a line, or a row, is one.
+        folder: a part of the name of the folder that its files are in, where other sets have files of the same names.
     """
 
     title: str
@@ -83,6 +87,7 @@ class Benchmark:
     detokeniser: str
     document: str
     parts: Callable[[str], list[str]] | None = None
+    folder: str = ""
 
 
 WIKI_FILES = ("wiki.test.raw", "wiki.test.tokens")
@@ -106,6 +111,7 @@ BENCHMARKS = {
         WIKI_RULES,
         "article",
         articles,
+        "wikitext-2",
     ),
     "ptb": Benchmark(
         "PTB",
@@ -126,6 +132,7 @@ BENCHMARKS = {
         WIKI_RULES,
         "article",
         articles,
+        "wikitext-103",
     ),
     "lm1b": Benchmark(
         "1BW",
@@ -174,15 +181,22 @@ class Texts:
         else:
             if not Path(root).is_dir():
                 raise FileNotFoundError(f"{root}: no such folder")
-            path = find_file(Path(root), self.benchmark.files)
+            path = find_file(Path(root), self.benchmark)
             if path is None:
                 raise FileNotFoundError(f"{self.benchmark.title}: none of {wanted} in {root}")
             self.source = Files((str(path),))
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides which documents there are: plain values."""
-        rules = hashlib.sha256(json.dumps([str(pattern) for pattern, _ in self.benchmark.rules]).encode()).hexdigest()
-        return {"source": self.source.identity(), "title": self.benchmark.title, "ends": self.ends, "rules": rules}
+        """Return what the documents are known by: the SHA-256 of all of them."""
+        digest = hashlib.sha256()
+        for piece in self:
+            digest.update(json.dumps(piece.text).encode())
+        return {"title": self.benchmark.title, "documents": digest.hexdigest()}
+
+    @property
+    def file(self) -> str:
+        """What it is read from."""
+        return Path(self.source.paths[0]).name if isinstance(self.source, Files) else f"{self.source.name} on the Hub"
 
     def __iter__(self) -> Iterator[Piece]:
         """Yield the documents, as text again."""
@@ -212,13 +226,19 @@ def _has_rows(path: str) -> bool:
     return any(suffix in Path(path).suffixes for suffix in (".jsonl", ".parquet"))
 
 
-def find_file(root: Path, names: tuple[str, ...]) -> Path | None:
-    """Return the first file of these names, compressed or not, in a folder or the folders in it."""
-    for name in names:
+def find_file(root: Path, benchmark: Benchmark) -> Path | None:
+    """Return the first of a set's files, compressed or not, in a folder, or in the folders in it.
+
+    Of files of one name in several folders the one in the set's own folder is taken.
+    """
+    for name in benchmark.files:
         for suffix in COMPRESSED:
-            for path in (root / f"{name}{suffix}", *sorted(root.glob(f"*/{name}{suffix}"))):
-                if path.is_file():
-                    return path
+            found = [
+                path for path in (root / f"{name}{suffix}", *sorted(root.glob(f"*/{name}{suffix}"))) if path.is_file()
+            ]
+            own = [path for path in found if benchmark.folder and benchmark.folder in path.parent.name.lower()]
+            if found:
+                return (own or found)[0]
     return None
 
 
@@ -230,8 +250,16 @@ def sequences(texts: Texts, codec: BPE, length: int, packing: Packing) -> Packed
     """
     key = json.dumps([texts.identity(), codec.checksum])
     folder = cache_folder() / "zeroshot" / hashlib.sha256(key.encode()).hexdigest()[:32]
-    index = prepare(texts, codec, folder)
     try:
-        return PACKED[packing](Shards(folder, index), 0, index.documents, length)
+        index = prepare(texts, codec, folder, wait=True)
+        shards = Shards(folder, index)
+        check_sizes(folder, index)
+        _ = shards.ends
+    except ValueError:  # damaged, or half made: made again
+        shutil.rmtree(folder, ignore_errors=True)
+        index = prepare(texts, codec, folder, wait=True)
+        shards = Shards(folder, index)
+    try:
+        return PACKED[packing](shards, 0, index.documents, length)
     except ValueError as error:
         raise ValueError(f"{texts.benchmark.title}: {error}") from None

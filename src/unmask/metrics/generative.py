@@ -72,27 +72,31 @@ def causal_nll(
         for start in range(0, len(row), context)
         if len(row) - start > 1
     ]
-    found: list[list[Tensor]] = [[] for _ in rows]
+    found: list[Tensor] = [torch.empty(0) for _ in pieces]
     order = sorted(range(len(pieces)), key=lambda i: len(pieces[i][1]))  # alike lengths together
     for start in range(0, len(order), batch_size):
-        batch = [pieces[i] for i in order[start : start + batch_size]]
+        chosen = order[start : start + batch_size]
+        batch = [pieces[i] for i in chosen]
         ids = torch.zeros(len(batch), max(len(row) for _, row, _ in batch), dtype=torch.long)
         for line, (_, row, _) in zip(ids, batch, strict=True):
             line[: len(row)] = torch.tensor(row)
         with torch.no_grad():
             logits = judge(input_ids=ids.to(device)).logits
-        for line, law, (number, row, keep) in zip(ids.to(device), logits, batch, strict=True):
+        for i, line, law, (_, row, keep) in zip(chosen, ids.to(device), logits, batch, strict=True):
             here = law[: len(row) - 1].float()
             nll = torch.nn.functional.cross_entropy(here, line[1 : len(row)], reduction="none").cpu()
-            found[number].append(nll[torch.tensor(keep[1:])])
-    return [torch.cat(parts) if parts else torch.empty(0) for parts in found]
+            found[i] = nll[torch.tensor(keep[1:])]
+    parts: list[list[Tensor]] = [[torch.empty(0)] for _ in rows]
+    for (number, _, _), nll in zip(pieces, found, strict=True):
+        parts[number].append(nll)
+    return [torch.cat(part) for part in parts]
 
 
 def _kept(row: Sequence[int], end: int | None, counted: Counted) -> list[bool]:
-    """Say which tokens of a row are scored."""
-    if counted == "all" or end is None or end not in row:
+    """Say which tokens of a row are scored. An end at the very beginning, as `wrapped` sequences have, ends nothing."""
+    if counted == "all" or end is None or end not in row[1:]:
         return [True] * len(row)
-    first = list(row).index(end)
+    first = list(row).index(end, 1)
     if counted == "until_end":
         return [i <= first for i in range(len(row))]
     return [token != end or i == first for i, token in enumerate(row)]

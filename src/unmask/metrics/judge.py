@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from tqdm import tqdm
 
 from unmask.bpe import BPE
@@ -33,10 +34,14 @@ class Judge:
         if not here and (Path(name).is_absolute() or name.startswith(".")):
             raise FileNotFoundError(f"--judge {name}: no such folder")
         try:
-            network: Any = AutoModelForCausalLM.from_pretrained(
-                name, dtype=getattr(torch, precision), use_safetensors=True, trust_remote_code=False
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                name,
+                dtype=getattr(torch, precision),
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
             )
-        except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, json.JSONDecodeError) as error:
             reason = str(error).strip().splitlines()[0]
             if here:
                 raise ValueError(f"--judge {name}: no causal language model with safetensors: {reason}") from None
@@ -44,19 +49,27 @@ class Judge:
                 f"--judge {name}: no such folder, and not to be had from the Hub ({reason}); without a network name "
                 "the folder of a copy"
             ) from None
-        self.network, self.device = network.to(device).eval(), device
+        network, info = loaded
+        if missing := sorted(info["missing_keys"]):
+            raise ValueError(f"--judge {name}: its weights lack {missing[0]} and {len(missing) - 1} more")
+        self.network: Any = network.to(device).eval()
+        self.device = device
         self.codec = BPE(name)
         self.context = int(getattr(network.config, "max_position_embeddings", None) or 1024)
         self.commit = getattr(network.config, "_commit_hash", None)
         rows = network.get_input_embeddings().weight.shape[0]
         if self.codec.vocab_size > rows:
             raise ValueError(f"--judge {name}: its tokenizer has {self.codec.vocab_size} tokens, its embedding {rows}")
+        with torch.no_grad():
+            one, other = (self.network(input_ids=torch.tensor([[0, 1, last]], device=device)).logits for last in (0, 1))
+        if not torch.allclose(one[:, :2], other[:, :2], rtol=1e-6, atol=1e-6):
+            raise ValueError(f"--judge {name}: not left to right: what it says of a token depends on those that follow")
 
     def nll(self, rows: Iterable[list[int]], counted: Counted) -> list[torch.Tensor]:
         """Return -log p of the tokens of texts, in nats."""
         known = list(rows)
         end = None if counted == "all" else self.codec.end
-        many = max(1, (1 << 28) // (self.context * self.codec.vocab_size * 4))  # a gigabyte of logits in float32
+        many = max(1, (1 << 30) // (self.context * self.codec.vocab_size * 4))  # a gigabyte of logits in float32
         found: list[torch.Tensor] = []
         for start in tqdm(range(0, len(known), 8 * many), desc="judging", unit="batch", delay=2):
             found += causal_nll(
