@@ -244,10 +244,12 @@ def test_a_corpus_is_replaced_only_by_a_whole_one(bpe: BPE, texts: list[str], tm
     assert replace_corpus(Files((str(path),)), bpe, out, 1000).documents == 5
     assert Corpus(str(out), 4).shards.index.documents == 5
     assert {entry.name for entry in tmp_path.iterdir()} == {"a.jsonl", "made"}
-    (out / "thesis.txt").write_text("precious")
-    with pytest.raises(ValueError, match="holds thesis.txt, which is no part of a corpus, so nothing is deleted"):
-        replace_corpus(Files((str(path),)), bpe, out, 1000)
-    assert (out / "thesis.txt").read_text() == "precious"
+    for name in ("thesis.txt", ".git"):
+        (out / name).write_text("precious")
+        with pytest.raises(ValueError, match=f"holds {name}, which is no part of a corpus, so nothing is deleted"):
+            replace_corpus(Files((str(path),)), bpe, out, 1000)
+        assert (out / name).read_text() == "precious"
+        (out / name).unlink()
 
 
 def test_one_process_at_a_time(bpe: BPE, texts: list[str], tmp_path: Path) -> None:

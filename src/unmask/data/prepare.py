@@ -23,7 +23,8 @@ INDEX = "index.json"
 FORMAT = 1
 LOCK = ".lock"
 SUFFIXES = (".bin", ".ends.npy")
-OWN = re.compile(r"index\.json|tokenizer\.json|\d{5,}(\.bin|\.ends\.npy)|\..*")
+HALF = re.compile(r"\.(index|tokenizer|\d{5,})\.[\w.]+")
+OWN = re.compile(rf"index\.json|tokenizer\.json|\d{{5,}}(\.bin|\.ends\.npy)|\.lock|{HALF.pattern}")
 """Names of what a prepared folder holds."""
 BATCH = 1 << 22
 """Characters that are cut into tokens at a time, on all cores."""
@@ -160,8 +161,9 @@ def _prepare(source: Source, codec: BPE, folder: Path, key: dict[str, Any]) -> I
         return index
     index.write(folder)  # first: a folder with it is known as a corpus
     codec.saved(folder)
-    for left in folder.glob(".[0-9]*"):  # what a run that was killed was writing
-        left.unlink()
+    for path in folder.iterdir():  # what a run that was killed was writing
+        if HALF.fullmatch(path.name):
+            path.unlink()
     done = sum(shard.pieces for shard in index.shards)
     with tqdm(desc="cutting into tokens", unit="char", unit_scale=True, delay=2) as bar:
         cut = _cut(islice(_shown(source, bar), done, None), codec)
