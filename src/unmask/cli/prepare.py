@@ -4,14 +4,16 @@ import time
 from pathlib import Path
 from typing import Literal
 
+from jsonargparse import ArgumentParser
+
 from unmask.bpe import BPE
 from unmask.cli.common import new_parser, parse
 from unmask.data.documents import Files, Hub
 from unmask.data.prepare import Index, prepare, replace_corpus, verify
 
 
-def run(arguments: list[str]) -> None:
-    """Run `unmask prepare`."""
+def prepare_parser() -> ArgumentParser:
+    """Return the parser of the command."""
     parser = new_parser(
         "prepare",
         description="Cut documents into tokens, once, into a folder of memory-mapped shards with an index and "
@@ -49,7 +51,12 @@ def run(arguments: list[str]) -> None:
         "--overwrite", action="store_true", help="replace a corpus that is in the way, once the new is there"
     )
     parser.add_argument("--verify", action="store_true", help="only compare the checksums of the corpus at --out")
-    settings = parse(parser, arguments)
+    return parser
+
+
+def run(arguments: list[str]) -> None:
+    """Run `unmask prepare`."""
+    settings = parse(prepare_parser(), arguments)
     out = Path(settings.out)
     if settings.verify:
         print(summary(out, verify(out)))

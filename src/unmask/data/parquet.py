@@ -75,6 +75,7 @@ def _rows(path: Path, wanted: tuple[tuple[str, ...], ...]) -> Iterator[tuple[Any
 
 
 def open_parquet(path: Path):  # type: ignore[no-untyped-def]  # pyarrow has no types
+    """Open a Parquet file; raise a ValueError that names it if it is none, or damaged."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
