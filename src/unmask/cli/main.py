@@ -13,7 +13,7 @@ COMMANDS = {
     "prepare": "cut documents into tokens, once: files of text, JSON or Parquet, or a data set of the Hub",
     "train": "train a model from a shipped or own YAML file; every field can be overridden",
     "import": "convert a public checkpoint of MDLM, SEDD or RADD",
-    "evaluate": "measure a model: likelihood, zero-shot or of samples, Fréchet distance; with standard error and protocol",
+    "evaluate": "measure a model: likelihood, zero-shot, samples, Fréchet distance; with error and protocol",
     "sample": "draw new examples from a model: text, images or arrays",
     "infill": "draw the unknown part of a text, an image or an array, and keep the rest",
     "push": "publish a model on the Hugging Face Hub, with a card of what was measured",
