@@ -12,6 +12,7 @@ from unmask.codecs import Characters, Pixels
 from unmask.harness import Harness
 from unmask.model import MaskedDiffusion
 from unmask.networks.transformer import Transformer
+from unmask.schedules import TokenPolynomial
 
 ORACLE = Table(3, 4, peak=2.5)
 ORACLE.anchor = torch.nn.Parameter(torch.zeros(()))  # says on which device it is
@@ -102,5 +103,8 @@ def test_refusals() -> None:
     with pytest.raises(ValueError, match="draws must be at least 1, got 0"):
         Harness(images, draws=0)
     model = MaskedDiffusion(Transformer(3, (8,), width=8, depth=1, heads=1), Characters("abc"))
+    learned = MaskedDiffusion(model.network, model.codec, TokenPolynomial(3))
+    with pytest.raises(ValueError, match="the harness is for models of a scalar schedule"):
+        Harness(learned)
     with pytest.raises(ValueError, match="a continuation of 9 tokens is longer than the model's 8"):
         Harness(model).loglikelihood(ask(("a", "b" * 9)), disable_tqdm=True)

@@ -26,6 +26,7 @@ from unmask.randomness import seeded
 from unmask.samplers.base import Sampler
 from unmask.samplers.confidence import MostConfident
 from unmask.samplers.first_hitting import FirstHitting
+from unmask.schedules import TokenPolynomial
 
 
 @register_model("unmask")
@@ -68,6 +69,8 @@ class Harness(LM):
         self.model = pretrained
         if not isinstance(self.model.codec, Text):
             raise ValueError(f"the harness is for models of texts; this one's tokens are {self.model.codec}")
+        if isinstance(self.model.schedule, TokenPolynomial):
+            raise ValueError("the harness is for models of a scalar schedule; this one's is state-dependent")
         self.codec: Text = self.model.codec
         self.draws, self.padded, self.max_new_tokens, self.seed = draws, padded, max_new_tokens, seed
         self.tokens_per_call, self.block_length = tokens_per_call, block_length

@@ -63,7 +63,7 @@ def measure(model: MaskedDiffusion, made: Namespace, settings: Namespace) -> Non
     report["protocol"] |= weights(settings, model) | versions(model)
     write(report, settings, model)
     if settings.figure:
-        from unmask.pictures import distance_figure
+        from unmask.figures import distance_figure
 
         draw(lambda: distance_figure(report["rows"]), settings.figure)
 

@@ -121,7 +121,7 @@ def measure(model: MaskedDiffusion, made: Namespace, settings: Namespace) -> Non
     print(f"{scored}; errors are standard errors over {settings.n} samples")
     write(report, settings, model)
     if settings.figure:
-        from unmask.pictures import frontier_figure
+        from unmask.figures import frontier_figure
 
         draw(lambda: frontier_figure(rows, report.get("data"), settings.judge), settings.figure)
 

@@ -128,7 +128,7 @@ def make_canvas(model: MaskedDiffusion, settings: Namespace) -> Tensor:
     maker = {"image": _from_image, "array": _from_array}.get(given[0], _from_text)
     canvas = maker(model, settings)
     if not (canvas == model.network.mask_id).any():
-        how = ": [4] stands for four unknown tokens" if maker is _from_text else ""
+        how = "; [4] stands for four unknown tokens" if maker is _from_text else ""
         raise ValueError(f"nothing is unknown in the {given[0]}: there is nothing to draw{how}")
     return canvas
 

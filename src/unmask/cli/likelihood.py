@@ -99,7 +99,7 @@ def measure(model: MaskedDiffusion, made: Namespace, settings: Namespace) -> Non
         )
     write(report, settings, model)
     if breakdown is not None:
-        from unmask.pictures import breakdown_figure
+        from unmask.figures import breakdown_figure
 
         draw(lambda: breakdown_figure(breakdown, made.data.shape, model.codec), settings.breakdown)
 

@@ -18,13 +18,13 @@ from unmask.cli.common import first, instantiate, load_model, new_parser, own_da
 from unmask.cli.sample import make_labels
 from unmask.data.base import DataSet
 from unmask.description import describe
+from unmask.figures import study_figure
 from unmask.files import check_writable, replacing
 from unmask.forward import all_masked
 from unmask.gumbel import effective_temperature
 from unmask.metrics.generative import mean_error, token_entropy
 from unmask.metrics.ngram import NGram
 from unmask.model import MaskedDiffusion
-from unmask.pictures import study_figure
 from unmask.randomness import generators, seeded
 from unmask.samplers.ancestral import Ancestral
 from unmask.samplers.base import Sampler

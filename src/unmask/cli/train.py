@@ -23,11 +23,11 @@ from lightning.pytorch.utilities import rank_zero_only
 from unmask.cli.common import first, instantiate, nearest, new_parser, parse
 from unmask.data.base import DataSet
 from unmask.description import describe
+from unmask.figures import loss_curve
 from unmask.files import replacing
 from unmask.model import MaskedDiffusion
 from unmask.networks.base import Network
 from unmask.objectives import Objective, TokenELBO
-from unmask.pictures import loss_curve
 from unmask.precision import fastest_precision
 from unmask.schedules import Linear, TokenPolynomial
 from unmask.training import Optimizer, Run, plan_training

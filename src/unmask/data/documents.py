@@ -138,8 +138,9 @@ class Hub:
             from datasets import load_dataset
         except ImportError:
             raise ImportError("data sets of the Hub need the package datasets: pip install 'unmask[text]'") from None
+        commit = self.commit
         try:
-            rows = load_dataset(self.name, self.config, split=self.part, revision=self.commit, streaming=True)
+            rows = load_dataset(self.name, self.config, split=self.part, revision=commit, streaming=True)
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from None
         except (OSError, RuntimeError) as error:

@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -188,10 +189,8 @@ class Texts:
 
     def identity(self) -> dict[str, Any]:
         """Return what the documents are known by: the SHA-256 of all of them."""
-        digest = hashlib.sha256()
-        for piece in self:
-            digest.update(json.dumps(piece.text).encode())
-        return {"title": self.benchmark.title, "documents": digest.hexdigest()}
+        content = hashlib.sha256(json.dumps(self.documents).encode()).hexdigest()
+        return {"title": self.benchmark.title, "documents": content}
 
     @property
     def file(self) -> str:
@@ -199,15 +198,15 @@ class Texts:
         return Path(self.source.paths[0]).name if isinstance(self.source, Files) else f"{self.source.name} on the Hub"
 
     def __iter__(self) -> Iterator[Piece]:
-        """Yield the documents, as text again."""
-        lines = self._lines()
-        parts = self.benchmark.parts
-        if self.ends == "document" and parts is not None:
-            texts: Iterator[str] = iter(parts("\n".join(lines)))
-        else:
-            texts = lines
-        for text in texts:
-            yield Piece(replaced(text, self.benchmark.rules).strip("\n"), True)
+        """Yield the documents."""
+        yield from (Piece(text, True) for text in self.documents)
+
+    @cached_property
+    def documents(self) -> list[str]:
+        """The documents, as text again."""
+        lines, parts = list(self._lines()), self.benchmark.parts
+        texts = parts("\n".join(lines)) if self.ends == "document" and parts is not None else lines
+        return [replaced(text, self.benchmark.rules).strip("\n") for text in texts]
 
     def _lines(self) -> Iterator[str]:
         """Yield the lines of the file, or the rows of the data set."""
