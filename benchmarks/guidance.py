@@ -15,10 +15,10 @@ from tqdm import tqdm
 from benchmarks.sampling import show
 from unmask.cli.common import load_model
 from unmask.data.base import DataSet
-from unmask.description import build
-from unmask.metrics.generative import mean_error, token_entropy
+from unmask.evaluation.perplexity import mean_error, token_entropy
 from unmask.randomness import generators
 from unmask.samplers.first_hitting import FirstHitting
+from unmask.storage.description import build
 
 MOST = 10_000
 """Training images that the classifier sees."""

@@ -17,7 +17,7 @@ from benchmarks.timing import interleaved, report
 from unmask.forward import all_masked
 from unmask.networks.base import Network
 from unmask.networks.unet import UNet
-from unmask.objectives import TimeFreeELBO
+from unmask.objectives.scalar import TimeFreeELBO
 from unmask.randomness import generators, seeded
 from unmask.samplers.ancestral import Ancestral
 from unmask.samplers.base import Sampler

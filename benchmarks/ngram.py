@@ -1,4 +1,4 @@
-"""The figure to beat: an n-gram model (`unmask.metrics.ngram`) of the training part, on the test part.
+"""The figure to beat: an n-gram model (`unmask.evaluation.ngram`) of the training part, on the test part.
 
     python -m benchmarks.ngram FILE [--order 3]
     python -m benchmarks.ngram CORPUS --order 1 --length 128
@@ -15,7 +15,7 @@ import numpy as np
 
 from unmask.data.corpus import Corpus
 from unmask.data.text8 import Text8
-from unmask.metrics.ngram import NGram, codes
+from unmask.evaluation.ngram import NGram, codes
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from oracle import MarkovChain
-from unmask.objectives import TokenELBO, draw_masks
+from unmask.objectives.token import TokenELBO, draw_masks
 from unmask.randomness import seeded
 from unmask.schedules import TokenPolynomial
 

@@ -21,7 +21,7 @@ from benchmarks.timing import interleaved, report
 from benchmarks.training import LENGTH, SIZES, Step, new_network
 from unmask.data.textfile import TextFile
 from unmask.model import MaskedDiffusion
-from unmask.objectives import TimeFreeELBO
+from unmask.objectives.scalar import TimeFreeELBO
 from unmask.training import Optimizer, Run, plan_training
 
 STEPS = 24

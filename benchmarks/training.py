@@ -21,10 +21,11 @@ from benchmarks.baselines import plain_evaluation, plain_training_step
 from benchmarks.sampling import peak, show
 from benchmarks.timing import interleaved, report
 from unmask.data.pydocs import PyDocs
-from unmask.metrics.likelihood import draw_loss
 from unmask.networks import layers
 from unmask.networks.transformer import Transformer
-from unmask.objectives import ContinuousELBO, Objective, TimeFreeELBO
+from unmask.objectives.base import Objective
+from unmask.objectives.estimate import draw_loss
+from unmask.objectives.scalar import ContinuousELBO, TimeFreeELBO
 from unmask.randomness import generators, seeded
 from unmask.schedules import Cosine, Linear
 

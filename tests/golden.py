@@ -1,6 +1,6 @@
 """Figures of the library at fixed seeds, recorded once, so that a change of its structure changes none of them.
 
-    python -m tests.golden    # writes tests/golden.json anew: only where results are meant to change
+python -m tests.golden    # writes tests/golden.json anew: only where results are meant to change
 """
 
 import hashlib

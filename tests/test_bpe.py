@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from small_bpe import END, MERGES, write_bpe
-from unmask.bpe import BPE, TOKENIZER
+from unmask.codecs.tokenizer import BPE, TOKENIZER
 from unmask.model import MaskedDiffusion
 from unmask.networks.transformer import Transformer
 

@@ -473,7 +473,7 @@ def test_a_loss_that_is_not_finite_stops_training(
     settings = ["--trainer.max_steps", "9", "--checkpoint_every", "2", "--evaluate_every", "100", "--out", str(out)]
     message = fails(capsys, "train", "digits", *TINY, *settings)
     assert "step 6: the loss is nan; training stops" in message
-    from unmask.checkpoint import load_tree
+    from unmask.storage.checkpoint import load_tree
 
     kept = load_tree(out / "checkpoints" / "last.safetensors")
     assert kept["global_step"] == 4

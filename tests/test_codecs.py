@@ -2,8 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from unmask.codecs import Bytes, Characters, Codec, Pixels, Symbols
-from unmask.description import build, describe
+from unmask.codecs.base import Codec
+from unmask.codecs.pixels import Pixels
+from unmask.codecs.symbols import Symbols
+from unmask.codecs.text import Bytes, Characters
+from unmask.storage.description import build, describe
 
 
 @pytest.mark.parametrize("text", ["", "hello", "naïve — 漢字 😀\r\n\t"])

@@ -14,8 +14,8 @@ import pytest
 from filelock import FileLock
 
 from small_bpe import write_bpe
-from unmask.bpe import BPE, TOKENIZER
 from unmask.cli.main import main
+from unmask.codecs.tokenizer import BPE, TOKENIZER
 from unmask.data import documents
 from unmask.data.base import Split
 from unmask.data.corpus import Corpus
@@ -180,7 +180,7 @@ def test_empty_documents_are_left_out(bpe: BPE, tmp_path: Path) -> None:
 KILLED = """
 import os, sys
 import unmask.data.prepare as module
-from unmask.bpe import BPE
+from unmask.codecs.tokenizer import BPE
 from unmask.data.documents import Files
 source, bpe, out, after = sys.argv[1:]
 fill, shards = module._fill, []

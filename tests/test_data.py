@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from unmask.codecs import Bytes, Characters, Pixels, Symbols
+from unmask.codecs.pixels import Pixels
+from unmask.codecs.symbols import Symbols
+from unmask.codecs.text import Bytes, Characters
 from unmask.data import text8
 from unmask.data.arrays import Arrays
 from unmask.data.base import DataSet, Examples, Windows
@@ -96,15 +98,15 @@ def test_textfile_finds_its_alphabet_and_cuts_by_position(text: Path, suffix: st
     ):
         pieces = data.codec.decode(whole(data, part)[0])
         assert "".join(pieces) == WORDS[start : start + (end - start) // 50 * 50]
-    assert data.settled().tokens == data.codec.alphabet
-    assert data.settled().split("test").checksum == data.split("test").checksum
+    assert data.resolved().tokens == data.codec.alphabet
+    assert data.resolved().split("test").checksum == data.split("test").checksum
 
 
 def test_textfile_of_many_characters_is_read_as_bytes(tmp_path: Path) -> None:
     path = tmp_path / "all.txt"
     path.write_text("".join(chr(0x4E00 + i) for i in range(300)) * 5)
     data = TextFile(str(path), length=30)
-    assert data.codec == Bytes() and data.settled().tokens == "bytes"
+    assert data.codec == Bytes() and data.resolved().tokens == "bytes"
     assert TextFile(str(path), length=30, tokens=path.read_text()[:300]).codec.vocab_size == 300
 
 
@@ -198,7 +200,7 @@ def test_arrays(tmp_path: Path) -> None:
         for example, label in zip(got, classes, strict=True):
             assert any((x[i] == example.numpy()).all() for i in np.flatnonzero(labels == int(label)))
     assert len(Arrays(str(tmp_path / "split.npz")).split("valid")) == 10
-    assert plain.settled().vocab_size == 5
+    assert plain.resolved().vocab_size == 5
     np.save(tmp_path / "images.npy", x.reshape(100, 2, 3, 1))
     assert Arrays(str(tmp_path / "images.npy"), images=True, vocab_size=16).codec == Pixels(16)
 

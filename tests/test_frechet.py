@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from unmask.metrics.frechet import Statistics, frechet_distance, frechet_with_error, gather
+from unmask.evaluation.statistics import Statistics, frechet_distance, frechet_with_error, gather
 from unmask.randomness import seeded
 
 

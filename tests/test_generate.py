@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from small_bpe import write_bpe
-from unmask.bpe import BPE
 from unmask.cli.main import main
-from unmask.codecs import Characters
-from unmask.metrics.generative import Perplexity, causal_nll, retokenise, token_entropy
+from unmask.codecs.text import Characters
+from unmask.codecs.tokenizer import BPE
+from unmask.evaluation.perplexity import Perplexity, causal_nll, retokenise, token_entropy
 from unmask.model import MaskedDiffusion
 from unmask.networks.transformer import Transformer
 

@@ -8,8 +8,9 @@ import torch
 from lm_eval.api.instance import Instance
 
 from oracle import Table
-from unmask.codecs import Characters, Pixels
-from unmask.harness import Harness
+from unmask.codecs.pixels import Pixels
+from unmask.codecs.text import Characters
+from unmask.evaluation.harness import Harness
 from unmask.model import MaskedDiffusion
 from unmask.networks.transformer import Transformer
 from unmask.schedules import TokenPolynomial

@@ -6,8 +6,11 @@ import torch
 from scipy import stats
 
 from oracle import MarkovChain, Table
-from unmask.metrics.likelihood import Breakdown, Likelihood, draw_loss, evaluate
-from unmask.objectives import ContinuousELBO, DiscreteELBO, Objective, TimeFreeELBO, TokenELBO
+from unmask.evaluation.likelihood import Breakdown, Likelihood, evaluate
+from unmask.objectives.base import Objective
+from unmask.objectives.estimate import draw_loss
+from unmask.objectives.scalar import ContinuousELBO, DiscreteELBO, TimeFreeELBO
+from unmask.objectives.token import TokenELBO
 from unmask.randomness import seeded
 from unmask.schedules import Cosine, TokenPolynomial
 

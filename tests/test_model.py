@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from unmask import MaskedDiffusion
-from unmask.codecs import Characters, Pixels
+from unmask.codecs.pixels import Pixels
+from unmask.codecs.text import Characters
 from unmask.networks.transformer import Transformer
 from unmask.randomness import generators, seeded
 from unmask.samplers.ancestral import Ancestral

@@ -11,7 +11,7 @@ from unmask.networks.base import Network, Positions
 from unmask.networks.layers import attend, rotary_angles, rotate
 from unmask.networks.padded import Padded
 from unmask.networks.transformer import Transformer
-from unmask.objectives import TimeFreeELBO
+from unmask.objectives.scalar import TimeFreeELBO
 from unmask.randomness import seeded
 
 KINDS = {

@@ -8,7 +8,9 @@ from torch import Tensor
 from oracle import MarkovChain, Table
 from unmask.forward import sample_times
 from unmask.networks.transformer import Transformer
-from unmask.objectives import ContinuousELBO, DiscreteELBO, Objective, TimeFreeELBO, TokenELBO
+from unmask.objectives.base import Objective
+from unmask.objectives.scalar import ContinuousELBO, DiscreteELBO, TimeFreeELBO
+from unmask.objectives.token import TokenELBO
 from unmask.randomness import seeded
 from unmask.schedules import Cosine, Geometric, Linear, Polynomial, Schedule, TokenPolynomial
 

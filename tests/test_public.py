@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from small_bpe import write_bpe
+from unmask.checkpoints.ddit import Sizes, fold, names
 from unmask.cli.main import main
 from unmask.model import MaskedDiffusion
-from unmask.public import Sizes, fold, names
 
 ROWS, WIDTH, DEPTH, HEADS, LENGTH, CONDITION = 265, 32, 2, 4, 12, 24
 SIZES = Sizes(ROWS, WIDTH, DEPTH, 4 * WIDTH, CONDITION)

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from unmask.cli.main import main
-from unmask.codecs import Pixels
-from unmask.metrics.generative import mean_error, token_entropy
-from unmask.metrics.ngram import NGram
+from unmask.codecs.pixels import Pixels
+from unmask.evaluation.ngram import NGram
+from unmask.evaluation.perplexity import mean_error, token_entropy
 from unmask.model import MaskedDiffusion
 from unmask.networks.transformer import Transformer
 from unmask.schedules import TokenPolynomial

@@ -3,8 +3,10 @@ import io
 import pytest
 import torch
 
-from unmask.codecs import Bytes, Characters, Pixels, Symbols
-from unmask.terminal import EARLY, LATE, Live
+from unmask.codecs.pixels import Pixels
+from unmask.codecs.symbols import Symbols
+from unmask.codecs.text import Bytes, Characters
+from unmask.display.terminal import EARLY, LATE, Live
 
 
 class Terminal(io.StringIO):

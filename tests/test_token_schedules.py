@@ -13,12 +13,13 @@ from scipy import stats
 from torch import Tensor
 
 from oracle import MarkovChain, Oracle, Table
-from unmask.codecs import Symbols
+from unmask.codecs.symbols import Symbols
 from unmask.forward import all_masked
 from unmask.model import MaskedDiffusion
 from unmask.networks.base import Network
 from unmask.networks.transformer import Transformer
-from unmask.objectives import ContinuousELBO, DiscreteELBO, TimeFreeELBO, TokenELBO, draw_masks
+from unmask.objectives.scalar import ContinuousELBO, DiscreteELBO, TimeFreeELBO
+from unmask.objectives.token import TokenELBO, draw_masks
 from unmask.randomness import generators, seeded
 from unmask.samplers.ancestral import Ancestral
 from unmask.samplers.base import Sampler

@@ -13,14 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from unmask.checkpoint import load_tree, save_tree
 from unmask.data.digits import Digits
 from unmask.data.order import Order
 from unmask.model import MaskedDiffusion
 from unmask.networks.transformer import Transformer
-from unmask.objectives import TimeFreeELBO
-from unmask.precision import fastest_precision
+from unmask.objectives.scalar import TimeFreeELBO
+from unmask.storage.checkpoint import load_tree, save_tree
 from unmask.training import MovingAverage, Optimizer, Run, plan_training
+from unmask.training.precision import fastest_precision
 
 SMALL = ["digits", "--network.width", "32", "--network.depth", "2", "--network.heads", "2", "--batch_size", "16"]
 SMALL += ["--precision", "32-true", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]

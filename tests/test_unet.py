@@ -5,10 +5,10 @@ from torch import Tensor
 
 from oracle import Table
 from unmask.cli.train import shipped
-from unmask.metrics.likelihood import draw_loss
 from unmask.networks.base import Positions, pick
 from unmask.networks.unet import UNet
-from unmask.objectives import TimeFreeELBO
+from unmask.objectives.estimate import draw_loss
+from unmask.objectives.scalar import TimeFreeELBO
 from unmask.randomness import seeded
 
 KINDS = {

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from small_bpe import write_bpe
-from unmask.bpe import BPE
 from unmask.cli.main import main
+from unmask.codecs.tokenizer import BPE
+from unmask.data.benchmarks import BENCHMARKS, NEWS, PTB, WIKITEXT, Texts, articles, replaced, sequences
 from unmask.data.text import cache_folder
-from unmask.data.zeroshot import BENCHMARKS, NEWS, PTB, WIKITEXT, Texts, articles, replaced, sequences
-from unmask.metrics.published import COLUMNS, MEDIUM, SMALL, published
+from unmask.evaluation.published import COLUMNS, MEDIUM, SMALL, published
 from unmask.model import MaskedDiffusion
 from unmask.networks.transformer import Transformer
 

@@ -5,15 +5,20 @@ hidden token. An objective turns the predictions into a bound on `-log p(x)`. A 
 reveals.
 """
 
-from unmask.bpe import BPE
 from unmask.categorical import categorical
-from unmask.codecs import Bytes, Characters, Codec, Pixels, Symbols
+from unmask.codecs.base import Codec
+from unmask.codecs.pixels import Pixels
+from unmask.codecs.symbols import Symbols
+from unmask.codecs.text import Bytes, Characters
+from unmask.codecs.tokenizer import BPE
+from unmask.evaluation.likelihood import Likelihood, evaluate
 from unmask.forward import all_masked, mask, sample_times
-from unmask.metrics.likelihood import Likelihood, evaluate
 from unmask.model import MaskedDiffusion
 from unmask.networks.base import Network
 from unmask.networks.transformer import Transformer
-from unmask.objectives import ContinuousELBO, DiscreteELBO, Loss, Objective, TimeFreeELBO, TokenELBO
+from unmask.objectives.base import Loss, Objective
+from unmask.objectives.scalar import ContinuousELBO, DiscreteELBO, TimeFreeELBO
+from unmask.objectives.token import TokenELBO
 from unmask.randomness import generators
 from unmask.samplers.ancestral import Ancestral
 from unmask.samplers.base import Sampler, State

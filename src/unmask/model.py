@@ -15,22 +15,24 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from unmask.bpe import TOKENIZER
-from unmask.card import model_card
-from unmask.codecs import Codec
-from unmask.description import build, describe
-from unmask.files import replacing
+from unmask.checkpoints.ddit import WEIGHT_FILES, is_public
+from unmask.checkpoints.ddit import load as load_public
+from unmask.codecs.base import Codec
+from unmask.codecs.tokenizer import TOKENIZER
 from unmask.forward import all_masked
-from unmask.metrics.likelihood import draw_loss
 from unmask.networks.base import Network
-from unmask.objectives import Objective, TimeFreeELBO, TokenELBO
-from unmask.public import WEIGHT_FILES, is_public
-from unmask.public import load as load_public
+from unmask.objectives.base import Objective
+from unmask.objectives.estimate import draw_loss
+from unmask.objectives.scalar import TimeFreeELBO
+from unmask.objectives.token import TokenELBO
 from unmask.randomness import Generators
 from unmask.samplers.base import Sampler
 from unmask.samplers.first_hitting import FirstHitting
 from unmask.samplers.token import TokenFirstHitting, TokenSampler
 from unmask.schedules import Linear, Schedule, TokenPolynomial, checked
+from unmask.storage.card import model_card
+from unmask.storage.description import build, describe
+from unmask.storage.files import replacing
 from unmask.types import Labels, Nats, Tokens, Where
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -51,6 +53,9 @@ class MaskedDiffusion(
         schedule: that it was trained with; `Linear` for a network trained without a time.
         about: plain facts that are saved with it, such as how it was trained.
 
+    Attributes:
+        folder: that it was loaded from, None for a model that was not.
+
     Raises:
         ValueError: network and codec disagree about the vocabulary.
     """
@@ -70,6 +75,7 @@ class MaskedDiffusion(
         if isinstance(schedule, TokenPolynomial):
             checked(schedule, network.vocab_size, "a model").check()
         self.network, self.codec, self.schedule, self.about = network, codec, schedule or Linear(), about or {}
+        self.folder: Path | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -207,7 +213,7 @@ class MaskedDiffusion(
     ) -> "MaskedDiffusion":
         """Load a model in evaluation mode from a folder or from the Hugging Face Hub. No code is loaded.
 
-        Public checkpoints of MDLM, SEDD and RADD are read too (`unmask.public`): kuleshov-group/mdlm-owt,
+        Public checkpoints of MDLM, SEDD and RADD are read too (`unmask.checkpoints.ddit`): kuleshov-group/mdlm-owt,
         louaaron/sedd-small, JingyangOu/radd-lambda-dce and others of their layouts.
 
         Args:
@@ -225,7 +231,9 @@ class MaskedDiffusion(
         description = _read_config(folder / CONFIG)
         if is_public(description):
             network, codec, about = load_public(folder, tokenizer)
-            return cls(network, codec, about=about | {"source": str(pretrained_model_name_or_path)}).eval()
+            model = cls(network, codec, about=about | {"source": str(pretrained_model_name_or_path)})
+            model.folder = folder
+            return model.eval()
         where = str(folder / CONFIG)
         parts: dict[str, Any] = {
             "network": build(Network, description.get("network"), f"{where}: network"),
@@ -234,6 +242,7 @@ class MaskedDiffusion(
         }
         model = cls(**parts, about=description.get("about"))
         _load_weights(model, folder / WEIGHTS, _digest({name: description[name] for name in parts}))
+        model.folder = folder
         return model.eval()
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
-from unmask.data.arrays import Arrays  # noqa: F401  (classes that can be named on the command line)
 from unmask.data.base import DataSet
 from unmask.data.cifar10 import CIFAR10  # noqa: F401
 from unmask.data.corpus import Corpus  # noqa: F401
@@ -24,12 +23,11 @@ from unmask.data.mnist import MNIST  # noqa: F401
 from unmask.data.pydocs import PyDocs  # noqa: F401
 from unmask.data.text8 import Text8  # noqa: F401
 from unmask.data.textfile import TextFile  # noqa: F401
-from unmask.description import subclasses
 from unmask.model import MaskedDiffusion
 from unmask.networks.base import Network
 from unmask.networks.transformer import Transformer  # noqa: F401
 from unmask.networks.unet import UNet  # noqa: F401
-from unmask.objectives import Objective
+from unmask.objectives.base import Objective
 from unmask.samplers.ancestral import Ancestral  # noqa: F401
 from unmask.samplers.base import Sampler
 from unmask.samplers.confidence import EntropyBounded, MostConfident  # noqa: F401
@@ -38,6 +36,7 @@ from unmask.samplers.ordered import InOrder  # noqa: F401
 from unmask.samplers.remasking import Remasking  # noqa: F401
 from unmask.samplers.token import TokenAncestral, TokenFirstHitting  # noqa: F401
 from unmask.schedules import Schedule, TokenPolynomial
+from unmask.storage.description import subclasses
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ from types import ModuleType
 
 from jsonargparse import Namespace
 
+from unmask.checkpoints.ddit import is_public
 from unmask.cli import fid, generate, likelihood, zeroshot
 from unmask.cli.common import (
     at_least,
@@ -23,10 +24,9 @@ from unmask.cli.common import (
 )
 from unmask.data.base import DataSet
 from unmask.data.images import ImageSet
-from unmask.description import describe
-from unmask.files import check_writable
 from unmask.model import CONFIG, MaskedDiffusion
-from unmask.public import is_public
+from unmask.storage.description import describe
+from unmask.storage.files import check_writable
 
 MEASURES = {"likelihood": likelihood, "suite": zeroshot, "generate": generate, "fid": fid}
 """Each adds its options, says in OPTIONS which they are, checks them, and measures."""
@@ -109,7 +109,7 @@ def check(arguments: list[str], settings: Namespace) -> ModuleType:
 def warn_if_changed(model: MaskedDiffusion, data: DataSet) -> None:
     """Say so where the data are described as those that the model was trained on, but hold something else."""
     known = model.about.get("train_sha256")
-    if known and describe(data.settled()) == model.about.get("data") and data.split("train").checksum != known:
+    if known and describe(data.resolved()) == model.about.get("data") and data.split("train").checksum != known:
         print(
             f"unmask: warning: {data.name} is not what the model was trained on: its content changed", file=sys.stderr
         )

@@ -18,16 +18,16 @@ from unmask.cli.common import at_least, load_model
 from unmask.cli.report import check_picture, draw, versions, weights, write
 from unmask.cli.sample import draw_batches
 from unmask.cli.study import whole_numbers
-from unmask.codecs import Pixels
+from unmask.codecs.pixels import Pixels
 from unmask.data.base import DataSet
 from unmask.data.text import cache_folder
-from unmask.description import describe
-from unmask.files import replacing
-from unmask.metrics.frechet import Extractor, Inception, ModelFeatures, Statistics, frechet_with_error, gather
+from unmask.evaluation.statistics import Extractor, Inception, ModelFeatures, Statistics, frechet_with_error, gather
 from unmask.model import MaskedDiffusion
 from unmask.samplers.ancestral import Ancestral, Grid
 from unmask.samplers.first_hitting import FirstHitting
 from unmask.schedules import Cosine, Linear, TokenPolynomial
+from unmask.storage.description import describe
+from unmask.storage.files import replacing
 
 OPTIONS = ("fid", "n", "steps", "features", "guidance", "figure", "data")
 NEEDS_DATA = True
@@ -63,7 +63,7 @@ def measure(model: MaskedDiffusion, made: Namespace, settings: Namespace) -> Non
     report["protocol"] |= weights(settings, model) | versions(model)
     write(report, settings, model)
     if settings.figure:
-        from unmask.figures import distance_figure
+        from unmask.display.figures import distance_figure
 
         draw(lambda: distance_figure(report["rows"]), settings.figure)
 
@@ -116,7 +116,7 @@ def distances(model: MaskedDiffusion, data: DataSet, settings: Namespace) -> dic
             "features": features.name,
             "reference": f"{real.count} training images of {data.name}, sha256 {data.split('train').checksum}",
             "labels": "every class in turn" if label is not None else "none",
-            "data_settings": describe(data.settled()),
+            "data_settings": describe(data.resolved()),
             "guidance": guidance,
             "batch_size": settings.batch_size,
             "seed": settings.seed,

@@ -13,13 +13,13 @@ from tqdm import tqdm
 from unmask.cli.common import at_least, check_fits, own_data
 from unmask.cli.report import check_picture, draw, versions, weights, write
 from unmask.cli.sample import SHORT, add_sampler, draw_batches, make_sampler
-from unmask.codecs import Text
+from unmask.codecs.text import Text
 from unmask.data.base import DataSet
-from unmask.description import describe
-from unmask.metrics.generative import Perplexity, mean_error, retokenise, token_entropy
-from unmask.metrics.judge import Judge
-from unmask.metrics.likelihood import part_given
+from unmask.evaluation.judge import Judge
+from unmask.evaluation.perplexity import Perplexity, mean_error, retokenise, token_entropy
+from unmask.given import clean_tokens
 from unmask.model import MaskedDiffusion
+from unmask.storage.description import describe
 from unmask.types import Tokens
 
 OWN = ("generate", "n", "judge", "judge_precision", "texts", "counted", "temperatures", "mauve", "figure")
@@ -121,7 +121,7 @@ def measure(model: MaskedDiffusion, made: Namespace, settings: Namespace) -> Non
     print(f"{scored}; errors are standard errors over {settings.n} samples")
     write(report, settings, model)
     if settings.figure:
-        from unmask.figures import frontier_figure
+        from unmask.display.figures import frontier_figure
 
         draw(lambda: frontier_figure(rows, report.get("data"), settings.judge), settings.figure)
 
@@ -163,7 +163,7 @@ def compared(model: MaskedDiffusion, made: Namespace, settings: Namespace) -> Da
 
 def real_texts(data: DataSet, n: int) -> Tokens:
     """Return test texts of the data, n if there are as many."""
-    return torch.cat([part_given(x)[0] for x, _ in data.split("test").batches(64, n)])
+    return torch.cat([clean_tokens(x) for x, _ in data.split("test").batches(64, n)])
 
 
 def judged(x: Tokens, codec: Text, judge: Judge, settings: Namespace) -> dict[str, Any]:

@@ -20,12 +20,13 @@ from unmask.cli.sample import (
     make_sampler,
     show,
 )
-from unmask.codecs import Pixels, Text
+from unmask.codecs.pixels import Pixels
+from unmask.codecs.text import Text
 from unmask.data.images import open_image
-from unmask.metrics.likelihood import draw_loss
 from unmask.model import MaskedDiffusion
 from unmask.networks.base import Network, check_tokens
 from unmask.networks.padded import Padded
+from unmask.objectives.estimate import draw_loss
 from unmask.randomness import seeded
 from unmask.types import Labels
 

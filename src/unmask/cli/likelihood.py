@@ -12,11 +12,12 @@ from tqdm import tqdm
 from unmask.cli.common import at_least
 from unmask.cli.report import check_picture, draw, versions, weights, write
 from unmask.data.base import DataSet
-from unmask.description import describe
-from unmask.metrics.likelihood import Breakdown, Likelihood, evaluate
+from unmask.evaluation.likelihood import Breakdown, Likelihood, evaluate
 from unmask.model import MaskedDiffusion
-from unmask.objectives import DiscreteELBO, Objective
+from unmask.objectives.base import Objective
+from unmask.objectives.scalar import DiscreteELBO
 from unmask.schedules import TokenPolynomial
+from unmask.storage.description import describe
 
 OPTIONS = ("split", "draws", "limit", "precision", "breakdown", "objective", "steps", "data")
 NEEDS_DATA = True
@@ -99,7 +100,7 @@ def measure(model: MaskedDiffusion, made: Namespace, settings: Namespace) -> Non
         )
     write(report, settings, model)
     if breakdown is not None:
-        from unmask.figures import breakdown_figure
+        from unmask.display.figures import breakdown_figure
 
         draw(lambda: breakdown_figure(breakdown, made.data.shape, model.codec), settings.breakdown)
 
@@ -119,7 +120,7 @@ def protocol(settings: Namespace, model: MaskedDiffusion, data: DataSet, objecti
     """Return everything that another person needs to get the same figure."""
     return {
         "data": data.name,
-        "data_settings": describe(data.settled()),
+        "data_settings": describe(data.resolved()),
         "split": settings.split,
         "data_sha256": data.split(settings.split).checksum,
         "objective": describe(objective),

@@ -7,12 +7,19 @@ from matplotlib.figure import Figure
 
 from unmask.cli.common import instantiate, load_model, new_parser, parse
 from unmask.cli.sample import add_sampler, make_labels, make_sampler
-from unmask.figures import exponent_figure, loss_curve, schedule_figure, steps_figure, symbols, trajectory_figure
-from unmask.files import check_writable
+from unmask.display.figures import (
+    exponent_figure,
+    loss_curve,
+    schedule_figure,
+    steps_figure,
+    symbols,
+    trajectory_figure,
+)
 from unmask.forward import all_masked
 from unmask.randomness import generators
 from unmask.samplers.base import Sampler
 from unmask.schedules import TokenPolynomial
+from unmask.storage.files import check_writable
 
 WITH_MODEL = ("schedules", "trajectory")
 

@@ -6,8 +6,8 @@ from typing import Literal
 
 from jsonargparse import ArgumentParser
 
-from unmask.bpe import BPE
 from unmask.cli.common import new_parser, parse
+from unmask.codecs.tokenizer import BPE
 from unmask.data.documents import Files, Hub
 from unmask.data.prepare import Index, prepare, replace_corpus, verify
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jsonargparse import Namespace
 
+from unmask.checkpoints.ddit import WEIGHT_FILES
 from unmask.cli.common import find_model
-from unmask.files import check_writable, checksum, replacing
 from unmask.model import MaskedDiffusion
-from unmask.public import WEIGHT_FILES
+from unmask.storage.files import check_writable, checksum, replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,14 +13,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from unmask.cli.common import instantiate, load_model, nearest, new_parser, parse
-from unmask.codecs import Codec, Pixels, Symbols, Text
-from unmask.files import check_writable, replacing
+from unmask.codecs.base import Codec
+from unmask.codecs.pixels import Pixels
+from unmask.codecs.symbols import Symbols
+from unmask.codecs.text import Text
+from unmask.display.terminal import Live
 from unmask.forward import all_masked
 from unmask.model import MaskedDiffusion
 from unmask.networks.base import Network
 from unmask.randomness import generators
 from unmask.samplers.base import Sampler
-from unmask.terminal import Live
+from unmask.storage.files import check_writable, replacing
 from unmask.types import Labels, Tokens
 
 SHORT: dict[str, tuple[type, str]] = {
@@ -211,7 +214,7 @@ def show(model: MaskedDiffusion, x: Tokens, frames: list[Tensor], settings: Name
     else:
         print(*codec.decode(x), sep="\n\n")
     if settings.gif:
-        from unmask.pictures import save_animation
+        from unmask.display.pictures import save_animation
 
         with replacing(settings.gif) as path:
             save_animation([picture(codec, frame, rows, model.about.get("class_names")) for frame in frames], path)
@@ -220,7 +223,7 @@ def show(model: MaskedDiffusion, x: Tokens, frames: list[Tensor], settings: Name
 
 def picture(codec: Any, x: Tokens, rows: int | None, names: list[str] | None = None) -> Any:
     """Draw tokens, masks among them, as one picture, with the names of the rows."""
-    from unmask.pictures import image_grid, text_page
+    from unmask.display.pictures import image_grid, text_page
 
     if not isinstance(codec, Pixels):
         return text_page(codec.decode(x))

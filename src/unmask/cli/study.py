@@ -17,13 +17,11 @@ from tqdm import tqdm
 from unmask.cli.common import first, instantiate, load_model, new_parser, own_data, parse
 from unmask.cli.sample import make_labels
 from unmask.data.base import DataSet
-from unmask.description import describe
-from unmask.figures import study_figure
-from unmask.files import check_writable, replacing
+from unmask.display.figures import study_figure
+from unmask.evaluation.ngram import NGram
+from unmask.evaluation.perplexity import mean_error, token_entropy
 from unmask.forward import all_masked
 from unmask.gumbel import effective_temperature
-from unmask.metrics.generative import mean_error, token_entropy
-from unmask.metrics.ngram import NGram
 from unmask.model import MaskedDiffusion
 from unmask.randomness import generators, seeded
 from unmask.samplers.ancestral import Ancestral
@@ -35,6 +33,8 @@ from unmask.samplers.ordered import InOrder
 from unmask.samplers.remasking import Remasking
 from unmask.samplers.token import TokenAncestral, TokenFirstHitting
 from unmask.schedules import TokenPolynomial
+from unmask.storage.description import describe
+from unmask.storage.files import check_writable, replacing
 
 KEPT = 20_000_000
 """Most logits that are kept to find an effective temperature."""

@@ -22,15 +22,16 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from unmask.cli.common import first, instantiate, nearest, new_parser, parse
 from unmask.data.base import DataSet
-from unmask.description import describe
-from unmask.figures import loss_curve
-from unmask.files import replacing
+from unmask.display.figures import loss_curve
 from unmask.model import MaskedDiffusion
 from unmask.networks.base import Network
-from unmask.objectives import Objective, TokenELBO
-from unmask.precision import fastest_precision
+from unmask.objectives.base import Objective
+from unmask.objectives.token import TokenELBO
 from unmask.schedules import Linear, TokenPolynomial
+from unmask.storage.description import describe
+from unmask.storage.files import replacing
 from unmask.training import Optimizer, Run, plan_training
+from unmask.training.precision import fastest_precision
 
 SET_HERE = {"logger", "callbacks", "plugins", "default_root_dir", "precision", "val_check_interval", "max_epochs"}
 SET_HERE |= {
@@ -134,7 +135,7 @@ def run(arguments: list[str]) -> None:
     if not leads:
         return
     model.about = {
-        "data": describe(made.data.settled()),
+        "data": describe(made.data.resolved()),
         "class_names": made.data.class_names and list(made.data.class_names),
         "train_sha256": origin["sha256"],
         "objective": describe(made.objective),

@@ -8,15 +8,15 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from tqdm import tqdm
 
-from unmask.bpe import BPE
 from unmask.cli.common import at_least
 from unmask.cli.likelihood import bounds
 from unmask.cli.report import versions, weights, write
-from unmask.data.zeroshot import BENCHMARKS, Texts, sequences
-from unmask.description import describe
-from unmask.metrics.likelihood import evaluate
-from unmask.metrics.published import COLUMNS, published
+from unmask.codecs.tokenizer import BPE
+from unmask.data.benchmarks import BENCHMARKS, Texts, sequences
+from unmask.evaluation.likelihood import evaluate
+from unmask.evaluation.published import COLUMNS, published
 from unmask.model import MaskedDiffusion
+from unmask.storage.description import describe
 
 OPTIONS = ("suite", "root", "sets", "packing", "ends", "draws", "limit", "precision", "steps")
 NEEDS_DATA = False

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from unmask.codecs import Codec, Pixels, Symbols
+from unmask.codecs.base import Codec
+from unmask.codecs.pixels import Pixels
+from unmask.codecs.symbols import Symbols
 from unmask.data.base import DataSet, Examples, Part, Split, shuffled_parts
 
 
@@ -94,7 +96,7 @@ class Arrays(DataSet):
     def split(self, part: Part) -> Split:
         return self._parts[part]
 
-    def settled(self) -> "Arrays":
+    def resolved(self) -> "Arrays":
         return replace(self, vocab_size=self.codec.vocab_size)
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Integer
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from unmask.codecs import Codec
+from unmask.codecs.base import Codec
 from unmask.types import Labels, Tokens
 
 Part = Literal["train", "valid", "test"]
@@ -186,7 +186,7 @@ class DataSet(ABC):
     def split(self, part: Part) -> Split:
         """Return the examples of a part."""
 
-    def settled(self) -> "DataSet":
+    def resolved(self) -> "DataSet":
         """Return the same settings with those that were found from the data written out."""
         return self
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unmask.codecs import Pixels
+from unmask.codecs.pixels import Pixels
 from unmask.data.base import Part
 from unmask.data.download import check_md5, fetch
 from unmask.data.images import ImageSet, Pictures, has_split, held_out, read_folder

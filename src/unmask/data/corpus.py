@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Int64, Integer
 
-from unmask.bpe import BPE, TOKENIZER
+from unmask.codecs.tokenizer import BPE, TOKENIZER
 from unmask.data.base import DataSet, Part, Split
 from unmask.data.prepare import Index, Shard, check_sizes, corpus_checksum
 from unmask.data.text import check_lengths

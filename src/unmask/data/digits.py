@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from unmask.codecs import Pixels
+from unmask.codecs.pixels import Pixels
 from unmask.data.base import DataSet, Examples, Part, Split, shuffled_parts
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from unmask.data.text import characters, open_text
-from unmask.files import checksum
+from unmask.storage.files import checksum
 
 PIECE = 1 << 20
 """Characters of a document that are cut into tokens by themselves."""

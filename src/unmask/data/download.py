@@ -9,7 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from unmask.data.text import cache_folder
-from unmask.files import replacing
+from unmask.storage.files import replacing
 
 
 def fetch(url: str, check: Callable[[Path], None], size: int | None = None) -> Path:

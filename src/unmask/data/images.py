@@ -15,10 +15,10 @@ import numpy as np
 from jaxtyping import Integer
 from tqdm import tqdm
 
-from unmask.codecs import Pixels
+from unmask.codecs.pixels import Pixels
 from unmask.data.base import DataSet, Examples, Part, Split, shuffled_parts
 from unmask.data.text import cache_folder
-from unmask.files import replacing
+from unmask.storage.files import replacing
 from unmask.types import Labels, Tokens
 
 SUFFIXES = (".png", ".bmp", ".gif", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")

@@ -15,9 +15,9 @@ import numpy as np
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from unmask.bpe import BPE, TOKENIZER
+from unmask.codecs.tokenizer import BPE, TOKENIZER
 from unmask.data.documents import Piece
-from unmask.files import checksum, replacing
+from unmask.storage.files import checksum, replacing
 
 INDEX = "index.json"
 FORMAT = 1

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from unmask.codecs import Characters
+from unmask.codecs.text import Characters
 from unmask.data.base import DataSet, Part, Split, Windows
 from unmask.data.text import check_lengths
 

@@ -17,10 +17,11 @@ from typing import IO, Any
 import numpy as np
 from tqdm import tqdm
 
-from unmask.codecs import Bytes, Characters, Codec
+from unmask.codecs.base import Codec
+from unmask.codecs.text import Bytes, Characters
 from unmask.data.base import Part, Windows
-from unmask.description import build, describe
-from unmask.files import checksum, replacing
+from unmask.storage.description import build, describe
+from unmask.storage.files import checksum, replacing
 
 CHUNK = 1 << 24
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
-from unmask.codecs import Characters
+from unmask.codecs.text import Characters
 from unmask.data.base import DataSet, Part, Split
 from unmask.data.download import fetch
 from unmask.data.text import EncodedText, check_lengths, cut, encoded, open_text

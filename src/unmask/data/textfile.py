@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from unmask.codecs import Bytes, Characters, Codec
+from unmask.codecs.base import Codec
+from unmask.codecs.text import Bytes, Characters
 from unmask.data.base import DataSet, Part, Split
 from unmask.data.text import EncodedText, check_lengths, cut, encoded
 
@@ -52,5 +53,5 @@ class TextFile(DataSet):
     def split(self, part: Part) -> Split:
         return cut(self.text, part, self.length, self.stride)
 
-    def settled(self) -> "TextFile":
+    def resolved(self) -> "TextFile":
         return replace(self, tokens=self.codec.alphabet if isinstance(self.codec, Characters) else "bytes")

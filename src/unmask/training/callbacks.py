@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, TQDMProgressBar, W
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.plugins.io import CheckpointIO
 
-from unmask.checkpoint import load_tree, save_tree
+from unmask.storage.checkpoint import load_tree, save_tree
 
 
 def logs_now(trainer: Any) -> bool:
@@ -58,7 +58,7 @@ class Keep(Checkpoint):
 
 
 class SafetensorsIO(CheckpointIO):
-    """Checkpoints without pickle; see `unmask.checkpoint`."""
+    """Checkpoints without pickle; see `unmask.storage.checkpoint`."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         save_tree(checkpoint, path)

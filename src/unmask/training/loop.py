@@ -13,14 +13,15 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from unmask.checkpoint import load_tree
 from unmask.data.base import DataSet
 from unmask.data.order import Order
-from unmask.metrics.likelihood import draw_loss, part_given
+from unmask.given import clean_tokens, given_and_clean
 from unmask.model import MaskedDiffusion
-from unmask.objectives import Objective
+from unmask.objectives.base import Objective
+from unmask.objectives.estimate import draw_loss
 from unmask.randomness import seeded
 from unmask.schedules import TokenPolynomial
+from unmask.storage.checkpoint import load_tree
 from unmask.training.callbacks import Bar, Keep, MovingAverage, SafetensorsIO, Speed, logs_now
 from unmask.training.settings import Optimizer, Run
 
@@ -57,7 +58,7 @@ class Trainee(LightningModule):
             dropped = torch.rand(label.shape, generator=generator, device=self.device) < self.label_dropout
             label = label.masked_fill(dropped, network.classes or 0)
         given = x < 0 if self.given else None
-        x = x if given is None else torch.where(given, -1 - x, x)
+        x = x if given is None else clean_tokens(x)
         loss, nelbo, _ = self.objective(network, x, label, given=given, generator=generator)
         length = self.length if given is None else (~given).sum() / len(x)
         self.log("loss", loss / length, prog_bar=True)
@@ -86,7 +87,7 @@ class Trainee(LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
         x, label = batch
         generator = seeded(self.seed, batch_idx, device=self.device)
-        x, given = part_given(x)
+        given, x = given_and_clean(x)
         nelbo = draw_loss(self.model.network, self.objective, x, label, draws=1, given=given, generator=generator).nelbo
         tokens = x.numel() if given is None else int((~given).sum())
         bits = nelbo.sum() / (tokens * math.log(2))

@@ -15,8 +15,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from jaxtyping import Int
 from torch import Tensor
 
-from unmask.codecs import Text
-from unmask.files import replacing
+from unmask.codecs.text import Text
+from unmask.storage.files import replacing
 from unmask.types import Tokens
 
 if TYPE_CHECKING:

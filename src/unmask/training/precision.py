@@ -5,7 +5,7 @@ import time
 import torch
 
 from unmask.networks.base import Network
-from unmask.objectives import Objective
+from unmask.objectives.base import Objective
 from unmask.randomness import seeded
 from unmask.types import Labels, Tokens
 

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from unmask.bpe import BPE
+from unmask.codecs.tokenizer import BPE
 from unmask.data.corpus import PACKED, Packed, Packing, Shards
 from unmask.data.documents import Files, Hub, Piece
 from unmask.data.prepare import check_sizes, prepare

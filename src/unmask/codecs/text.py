@@ -1,50 +1,16 @@
-"""Codecs: between data as people see it and tokens 0..V-1. A codec is saved with the model."""
+"""Text as characters of an alphabet, or as bytes."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 from torch import Tensor
 
+from unmask.codecs.base import Codec
 from unmask.types import Tokens
-
-
-@dataclass(frozen=True)
-class Codec(ABC):
-    """Turn data into tokens and back.
-
-    Attributes:
-        vocab_size: V, number of token values. The value V itself stands for an unknown token.
-        unit: what one token is called in reports, such as "character".
-    """
-
-    unit = "token"
-
-    @property
-    @abstractmethod
-    def vocab_size(self) -> int:
-        """V, number of token values."""
-
-    @abstractmethod
-    def encode(self, data: Any) -> Tensor:
-        """Return the tokens of one example."""
-
-    @abstractmethod
-    def decode(self, x: Tokens) -> Any:
-        """Return the data of a batch of examples."""
-
-    def saved(self, folder: Path) -> "Codec":
-        """Write what the codec needs besides its arguments into a model's folder; return the codec as it is there."""
-        return self
-
-    def opened(self, folder: Path) -> "Codec":
-        """Return the codec of a model's folder, ready to be used from anywhere."""
-        return self
 
 
 @dataclass(frozen=True)
@@ -135,67 +101,3 @@ class Bytes(Text):
         """Return one string per example; bytes that are no UTF-8 become U+FFFD, a mask becomes `unknown`."""
         hole = unknown.encode()
         return [b"".join(bytes([i]) if i < 256 else hole for i in row).decode(errors="replace") for row in x.tolist()]
-
-
-@dataclass(frozen=True)
-class Pixels(Codec):
-    """Images (height, width, channels) whose every channel is a token.
-
-    Args:
-        levels: number of levels, 2..256.
-    """
-
-    levels: int = 256
-    unit = "dimension"
-
-    def __post_init__(self) -> None:
-        if not 2 <= self.levels <= 256:
-            raise ValueError(f"levels must be in 2..256, got {self.levels}")
-
-    @property
-    def vocab_size(self) -> int:
-        return self.levels
-
-    def encode(self, data: UInt8[np.ndarray, "*dims"]) -> Int[Tensor, "*dims"]:
-        """Turn 8-bit values into the nearest levels; undoes `decode`."""
-        data = np.asarray(data)
-        if data.size and (data.min() < 0 or data.max() > 255):
-            raise ValueError(f"pixels must be in 0..255, got values from {data.min()} to {data.max()}")
-        return torch.from_numpy((data * ((self.levels - 1) / 255)).round().astype(np.int64))
-
-    def decode(self, x: Tokens) -> UInt8[np.ndarray, "batch *dims"]:
-        """Spread the levels over 0..255; a mask becomes 127."""
-        grey = np.append(np.linspace(0, 255, self.levels).round(), 127).astype(np.uint8)
-        return grey[x.cpu().numpy()]
-
-
-@dataclass(frozen=True)
-class Symbols(Codec):
-    """Tokens as they are: any integers 0..V-1.
-
-    Args:
-        count: V, number of symbols.
-    """
-
-    count: int
-
-    def __post_init__(self) -> None:
-        if self.count < 1:
-            raise ValueError(f"count must be at least 1, got {self.count}")
-
-    @property
-    def vocab_size(self) -> int:
-        return self.count
-
-    def encode(self, data: Any) -> Tensor:
-        """Return the integers as tokens."""
-        data = np.asarray(data)
-        if not np.issubdtype(data.dtype, np.integer):
-            raise ValueError(f"tokens must be integers, got {data.dtype}")
-        if data.size and (data.min() < 0 or data.max() >= self.count):
-            raise ValueError(f"tokens must be in 0..{self.count - 1}, got values from {data.min()} to {data.max()}")
-        return torch.from_numpy(data.astype(np.int64))
-
-    def decode(self, x: Tokens) -> np.ndarray:
-        """Return the tokens as an array."""
-        return x.cpu().numpy()

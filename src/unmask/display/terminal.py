@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from unmask.codecs import Codec, Pixels, Text
+from unmask.codecs.base import Codec
+from unmask.codecs.pixels import Pixels
+from unmask.codecs.text import Text
 from unmask.types import Tokens
 
 EARLY, LATE, MASKED = (90, 140, 255), (255, 190, 60), (70, 110, 190)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from unmask.codecs import Characters, Codec
-from unmask.metrics.likelihood import Breakdown
+from unmask.codecs.base import Codec
+from unmask.codecs.text import Characters
+from unmask.evaluation.likelihood import Breakdown
 from unmask.schedules import Cosine, Geometric, Linear, Polynomial, Schedule, TokenPolynomial
 
 if TYPE_CHECKING:

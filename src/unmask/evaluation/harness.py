@@ -1,6 +1,6 @@
 """An adapter for lm-evaluation-harness.
 
-    python -m unmask.harness --model unmask --model_args pretrained=MODEL,draws=64 --tasks arc_easy,lambada_openai
+    python -m unmask.evaluation.harness --model unmask --model_args pretrained=MODEL,draws=64 --tasks arc_easy,lambada_openai
 
 Log-likelihoods are lower bounds, estimated with `draws` masks each. They are of a continuation given its context: what
 is given is never masked.
@@ -15,13 +15,13 @@ from lm_eval.api.registry import register_model
 from torch import Tensor
 from tqdm import tqdm
 
-from unmask.bpe import BPE
 from unmask.cli.common import find_device, find_model
-from unmask.codecs import Text
-from unmask.metrics.likelihood import draw_loss
+from unmask.codecs.text import Text
+from unmask.codecs.tokenizer import BPE
 from unmask.model import MaskedDiffusion
 from unmask.networks.base import Network
 from unmask.networks.padded import Padded
+from unmask.objectives.estimate import draw_loss
 from unmask.randomness import seeded
 from unmask.samplers.base import Sampler
 from unmask.samplers.confidence import MostConfident

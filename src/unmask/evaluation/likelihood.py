@@ -8,10 +8,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unmask.networks.base import Network, check_label, check_tokens
-from unmask.objectives import Loss, Objective
-from unmask.randomness import Generators, seeded
-from unmask.types import Labels, Tokens, Where
+from unmask.given import given_and_clean
+from unmask.networks.base import Network
+from unmask.objectives.base import Objective
+from unmask.objectives.estimate import draw_loss
+from unmask.randomness import seeded
 
 
 @dataclass(frozen=True)
@@ -89,44 +90,6 @@ class Breakdown:
         self.counts += flat.bincount(minlength=len(self.counts))
 
 
-@torch.no_grad()
-def draw_loss(
-    network: Network,
-    objective: Objective,
-    x: Tokens,
-    label: Labels | None = None,
-    *,
-    draws: int,
-    given: Where | None = None,
-    generator: Generators = None,
-) -> Loss:
-    """Estimate the negative ELBO of each example from several masks each, in nats: entry draw * batch + example.
-
-    All draws go through the objective as one batch, so that its low-discrepancy times are spread over the draws of
-    each example as well as over the examples. Each single estimate is unbiased.
-
-    Raises:
-        ValueError: draws below 1, tokens or labels out of range, or an example of which every token is given.
-    """
-    if draws < 1:
-        raise ValueError(f"draws must be at least 1, got {draws}")
-    check_tokens(x, network.vocab_size)
-    if given is not None:
-        if given.flatten(1).all(1).any():
-            raise ValueError("every token of an example is given: there is nothing to measure")
-        given = given.repeat(draws, *[1] * (x.dim() - 1))
-    check_label(label, network.classes, len(x))
-    x = x.repeat(draws, *[1] * (x.dim() - 1))
-    label = None if label is None else label.repeat(draws)
-    return objective(network, x, label, given=given, generator=generator)
-
-
-def part_given(x: Int[Tensor, "batch *dims"]) -> tuple[Tokens, Where | None]:
-    """Return the tokens of a batch, and which of them are given; a given token t stands as -1 - t."""
-    given = x < 0
-    return (torch.where(given, -1 - x, x), given) if given.any() else (x, None)
-
-
 def evaluate(
     network: Network,
     objective: Objective,
@@ -157,7 +120,7 @@ def evaluate(
     tokens: list[Tensor] = []
     for i, (x, label) in enumerate(batches):
         generator = seeded(seed, i, device=x.device)
-        x, given = part_given(x)
+        given, x = given_and_clean(x)
         drawn = draw_loss(network, objective, x, label, draws=draws, given=given, generator=generator)
         parts.append(drawn.nelbo.view(draws, -1).mean(0).double())
         if breakdown is not None:

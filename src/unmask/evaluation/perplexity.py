@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unmask.bpe import BPE
-from unmask.codecs import Text
-from unmask.metrics.likelihood import Likelihood
+from unmask.codecs.text import Text
+from unmask.codecs.tokenizer import BPE
+from unmask.evaluation.likelihood import Likelihood
 from unmask.types import Nats, Tokens
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import silu
 
-from unmask.bpe import BPE, PAIRS, TOKENIZER
+from unmask.codecs.tokenizer import BPE, PAIRS, TOKENIZER
 from unmask.networks.ddit import FREQUENCIES, DDiT
 
 Layout = Literal["mdlm", "sedd", "radd"]

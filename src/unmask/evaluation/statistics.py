@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unmask.codecs import Pixels
+from unmask.codecs.pixels import Pixels
 from unmask.model import MaskedDiffusion
 from unmask.networks.head import HeadedNetwork
 from unmask.types import Tokens

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from unmask.files import replacing
+from unmask.storage.files import replacing
 
 
 def save_tree(tree: Any, path: Path | str) -> None:

@@ -9,8 +9,8 @@ import torch
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from unmask.bpe import BPE
-from unmask.metrics.generative import Counted, causal_nll
+from unmask.codecs.tokenizer import BPE
+from unmask.evaluation.perplexity import Counted, causal_nll
 
 
 class Judge:

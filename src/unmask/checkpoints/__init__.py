@@ -1,0 +1,1 @@
+"""Public checkpoints of other people: JSON and tensors alone, no code."""

@@ -1,0 +1,1 @@
+"""Figures, pictures, and the live view of a terminal."""

@@ -1,0 +1,8 @@
+"""Objectives: bounds on -log p(x), in nats per example."""
+
+from unmask.objectives.base import Loss, Objective
+from unmask.objectives.estimate import draw_loss
+from unmask.objectives.scalar import ContinuousELBO, DiscreteELBO, TimeFreeELBO
+from unmask.objectives.token import TokenELBO
+
+__all__ = ["ContinuousELBO", "DiscreteELBO", "Loss", "Objective", "TimeFreeELBO", "TokenELBO", "draw_loss"]

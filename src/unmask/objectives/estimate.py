@@ -1,0 +1,40 @@
+"""Several draws of a bound on the same examples."""
+
+import torch
+
+from unmask.networks.base import Network, check_label, check_tokens
+from unmask.objectives.base import Loss, Objective
+from unmask.randomness import Generators
+from unmask.types import Labels, Tokens, Where
+
+
+@torch.no_grad()
+def draw_loss(
+    network: Network,
+    objective: Objective,
+    x: Tokens,
+    label: Labels | None = None,
+    *,
+    draws: int,
+    given: Where | None = None,
+    generator: Generators = None,
+) -> Loss:
+    """Estimate the negative ELBO of each example from several masks each, in nats: entry draw * batch + example.
+
+    All draws go through the objective as one batch, so that its low-discrepancy times are spread over the draws of
+    each example as well as over the examples. Each single estimate is unbiased.
+
+    Raises:
+        ValueError: draws below 1, tokens or labels out of range, or an example of which every token is given.
+    """
+    if draws < 1:
+        raise ValueError(f"draws must be at least 1, got {draws}")
+    check_tokens(x, network.vocab_size)
+    if given is not None:
+        if given.flatten(1).all(1).any():
+            raise ValueError("every token of an example is given: there is nothing to measure")
+        given = given.repeat(draws, *[1] * (x.dim() - 1))
+    check_label(label, network.classes, len(x))
+    x = x.repeat(draws, *[1] * (x.dim() - 1))
+    label = None if label is None else label.repeat(draws)
+    return objective(network, x, label, given=given, generator=generator)

@@ -1,0 +1,1 @@
+"""Files: descriptions of objects, checkpoints, model cards; written in one step."""
