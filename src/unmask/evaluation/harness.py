@@ -1,6 +1,6 @@
 """An adapter for lm-evaluation-harness.
 
-    python -m unmask.evaluation.harness --model unmask --model_args pretrained=MODEL,draws=64 --tasks arc_easy,lambada_openai
+    python -m unmask.evaluation.harness --model unmask --model_args pretrained=MODEL,draws=64 --tasks arc_easy
 
 Log-likelihoods are lower bounds, estimated with `draws` masks each. They are of a continuation given its context: what
 is given is never masked.
