@@ -3,6 +3,7 @@
 import json
 import math
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from unmask.storage.hub import download_model
 from unmask.storage.model_files import read_config
 
 
+@dataclass(frozen=True)
 class Info(Report):
     """What `info` found: one row of facts, and what was measured before.
 
@@ -24,7 +26,7 @@ class Info(Report):
     measured: tuple[Report, ...] = ()
 
     def __str__(self) -> str:
-        return "\n\n".join(map(str, (super(), *self.measured)))
+        return "\n\n".join((super().__str__(), *map(str, self.measured)))
 
 
 def info(name: Path | str) -> Report:
@@ -123,9 +125,8 @@ def _run(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
 def _checkpoint_step(path: Path) -> Any:
     """Return the step that a checkpoint was written at."""
     structure = json.loads(_header(path).get("__metadata__", {}).get("structure", "{}"))
-    return dict((key, value) for key, value in structure.get("dict", []) if isinstance(key, str)).get(
-        "global_step", "?"
-    )
+    facts = {key: value for key, value in structure.get("dict", []) if isinstance(key, str)}
+    return facts.get("global_step", "?")
 
 
 def _parameters(path: Path) -> dict[str, Any]:
