@@ -18,7 +18,7 @@ from unmask.codecs.base import Codec
 from unmask.devices import find_device
 from unmask.forward import all_masked
 from unmask.loading import read_model
-from unmask.networks.base import Network
+from unmask.networks.base import Network, check_tokens
 from unmask.networks.padded import Padded
 from unmask.objectives.base import Objective
 from unmask.objectives.estimate import draw_loss
@@ -101,15 +101,31 @@ class MaskedDiffusion(
         objective: Objective | None = None,
         given: Where | None = None,
         generator: Generators = None,
+        batch_size: int = 64,
     ) -> Nats:
         """Estimate the negative ELBO of each example in nats: the mean of `draws` low-discrepancy masks.
 
-        The objective is `fit_objective()` unless another is named. With `given` it bounds -log p of the other tokens
-        given those.
+        Args:
+            x: clean tokens (n, *dims).
+            label: class of each example, for a model with classes.
+            draws: random masks of each example.
+            objective: the bound; `fit_objective()` if None.
+            given: tokens that are conditioned on; the bound is then on -log p of the others given these.
+            generator: see `unmask.randomness`; a sequence has one for each draw of each example, draws first.
+            batch_size: examples at a time, each with all its draws.
         """
+        check_tokens(x, self.network.vocab_size)
         objective = self.fit_objective(objective)
-        drawn = draw_loss(self.network, objective, x, label, draws=draws, given=given, generator=generator)
-        return drawn.nelbo.view(draws, -1).mean(0)
+        found = []
+        for start in range(0, len(x), batch_size):
+            here = slice(start, start + batch_size)
+            labels, known = (None if part is None else part[here] for part in (label, given))
+            chosen = generator
+            if isinstance(generator, Sequence):
+                chosen = [one for i in range(draws) for one in generator[i * len(x) : (i + 1) * len(x)][here]]
+            drawn = draw_loss(self.network, objective, x[here], labels, draws=draws, given=known, generator=chosen)
+            found.append(drawn.nelbo.view(draws, -1).mean(0))
+        return torch.cat(found)
 
     def sample(
         self, n: int, label: Labels | None = None, *, sampler: Sampler | None = None, generator: Generators = None

@@ -12,7 +12,7 @@ import re
 import sys
 import traceback
 from argparse import SUPPRESS, ArgumentError
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -82,6 +82,7 @@ def parse(
     arguments: list[str],
     settings: Iterable[tuple[str, str | None]] = (),
     source: Path | None = None,
+    check: Callable[[Namespace], None] | None = None,
 ) -> Namespace:
     """Parse a command line on top of the parser's defaults, cheap checks first.
 
@@ -90,6 +91,7 @@ def parse(
         arguments: of the command line.
         settings: names and values of the file that the defaults were read from, to be checked as well.
         source: that file.
+        check: raises an error for plain values and files that are known to be wrong before anything is loaded.
 
     Raises:
         ArgumentError: in one line, with the nearest known name for one that is not known.
@@ -107,7 +109,9 @@ def parse(
     except ArgumentError as error:
         raise ArgumentError(None, f"{source}: {error.message}") from None
     check_names([*settings, *given], plain, parser.choices, foreign)
-    _parse(parser, _without_choices(arguments, parser.choices), source)
+    plain_settings = _parse(parser, _without_choices(arguments, parser.choices), source)
+    if check is not None:
+        check(plain_settings)
     allow_classes([*modules, *_named_modules(given)])
     if foreign:
         _check_short_names(own)

@@ -58,9 +58,7 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("-n", "--samples", type=int, default=1, help="number of alternatives")
     parser.add_argument("--label", type=str, help="class of the example")
     add_sampling_arguments(parser)
-    settings = parse(parser, arguments)
-    check_sampling_arguments(settings)
-    check_forms(settings)
+    settings = parse(parser, arguments, check=check)
     made = instantiate(parser, settings)
     model = load_model(settings.model, settings.device)
     sampler = make_sampler(model, made.sampler, settings)
@@ -75,8 +73,9 @@ def run(arguments: list[str]) -> None:
     draw_and_show(model, canvas, label, sampler, settings, show=show if scored else None)
 
 
-def check_forms(settings: Namespace) -> None:
-    """Raise a ValueError unless what is to be completed is given in one form."""
+def check(settings: Namespace) -> None:
+    """Raise an error for what is known to be wrong: an output, a file, or what is to be completed in several forms."""
+    check_sampling_arguments(settings)
     at_least(settings, unknown=1, score=0)
     if settings.label == "all":
         raise ValueError("--label all is for sample; name one class")

@@ -38,8 +38,7 @@ def run(arguments: list[str]) -> None:
     add_sampler(parser)
     parser.add_argument("--label", type=str, help="for `trajectory`: class of all examples")
     parser.add_argument("--device", type=str, help="for `trajectory`: cpu, cuda, cuda:1, ...")
-    settings = parse(parser, arguments)
-    check(settings)
+    settings = parse(parser, arguments, check=check)
     if settings.what == "schedules":
         figure = _schedules(settings.model)
     elif settings.what == "steps":

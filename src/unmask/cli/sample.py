@@ -38,8 +38,7 @@ def run(arguments: list[str]) -> None:
         help="class of all examples, by number or name, or `all`: samples / classes of each, a row each",
     )
     add_sampling_arguments(parser)
-    settings = parse(parser, arguments)
-    check_sampling_arguments(settings)
+    settings = parse(parser, arguments, check=check_sampling_arguments)
     made = instantiate(parser, settings)
     model = load_model(settings.model, settings.device)
     sampler = make_sampler(model, made.sampler, settings)
@@ -61,7 +60,7 @@ def add_sampling_arguments(parser: Parser) -> None:
     add_sampler(parser)
     parser.add_argument("--seed", type=int, default=0, help="example i of a seed does not depend on how many there are")
     parser.add_argument("--batch_size", type=int, default=64, help="examples at a time")
-    parser.add_argument("--out", type=str, help="file for the result: .txt, .png, or .npy for the tokens themselves")
+    parser.add_argument("--out", type=str, help="file for the result: .txt, .jsonl, .png, or .npy for the tokens")
     parser.add_argument("--gif", type=str, help="file for an animation of the unmasking (of the first batch)")
     parser.add_argument("--live", action="store_true", help="show the first examples in the terminal as they appear")
     parser.add_argument("--device", type=str, help="cpu, cuda, cuda:1, ...; a GPU where there is one if not given")
@@ -71,7 +70,7 @@ def check_sampling_arguments(settings: Namespace) -> None:
     """Raise an error for what can be known to be wrong before anything is loaded or drawn."""
     at_least(settings, samples=1, batch_size=1, seed=0)
     find_folder(settings.model)
-    for option, endings in (("out", (".txt", ".png", ".npy")), ("gif", (".gif",))):
+    for option, endings in (("out", (".txt", ".jsonl", ".png", ".npy")), ("gif", (".gif",))):
         if settings[option] and Path(settings[option]).suffix not in endings:
             names = " or ".join((", ".join(endings[:-1]), endings[-1])) if len(endings) > 1 else endings[0]
             raise ValueError(f"--{option} {settings[option]}: the file must end in {names}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from unmask.types import Tokens
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+ENDINGS = (".txt", ".jsonl", ".png", ".npy", ".gif")
 FRAMES = 60
 """Most frames in an animation."""
 
@@ -32,12 +34,12 @@ def check_output(codec: Codec, path: Path | str, what: str) -> None:
         OSError: the file cannot be written.
     """
     ending = Path(path).suffix
-    if ending not in (".txt", ".png", ".npy", ".gif"):
-        raise ValueError(f"{what} {path}: the file must end in .txt, .png or .npy")
+    if ending not in ENDINGS:
+        raise ValueError(f"{what} {path}: the file must end in one of {', '.join(ENDINGS)}")
     plain = not isinstance(codec, Text | Pixels)
     if ending in (".png", ".gif") and plain:
         raise ValueError(f"{what} {path}: there is no picture of plain symbols; write a .npy")
-    if ending == ".txt" and not isinstance(codec, Text):
+    if ending in (".txt", ".jsonl") and not isinstance(codec, Text):
         raise ValueError(f"{what} {path}: the samples are no text; write a .npy" + " or .png" * (not plain))
     check_writable(Path(path), what)
 
@@ -50,7 +52,10 @@ def default_output(codec: Codec) -> str | None:
 def save_samples(
     codec: Codec, x: Tokens, path: Path | str, rows: int | None = None, names: Sequence[str] | None = None
 ) -> None:
-    """Write samples as the ending of the file says: .txt, .png, or .npy for the tokens themselves.
+    """Write samples as the ending of the file says.
+
+    Texts as .txt, with an empty line between them, or as .jsonl, a line of JSON for each, which keeps empty lines in
+    a text apart from those between texts; pictures as .png; the tokens themselves as .npy.
 
     Args:
         codec: of the model.
@@ -64,6 +69,9 @@ def save_samples(
             np.save(target, x.cpu().numpy())
         elif target.suffix == ".png":
             picture(codec, x, rows, names).save(target)
+        elif target.suffix == ".jsonl":
+            lines = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in codec.decode(x))
+            target.write_text("".join(lines), encoding="utf-8")
         else:
             target.write_text("\n\n".join(codec.decode(x)) + "\n", encoding="utf-8")
 
