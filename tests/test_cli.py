@@ -59,7 +59,7 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 1) 
 
 def test_a_run_leaves_what_it_should(runs: Path) -> None:
     names = {path.name for path in (runs / "digits").iterdir()}
-    assert names == {"config.yaml", "data.json", "checkpoints", "logs", "tensorboard", "model", "loss.png"}
+    assert names == {"run.json", "checkpoints", "logs", "tensorboard", "model", "loss.png"}
     model = MaskedDiffusion.from_pretrained(runs / "digits" / "model")
     assert model.about["data"] == {"class": "Digits", "labels": True}
     assert model.about["run"]["ema"] == 0.5 and model.about["steps"] == 3
@@ -71,7 +71,7 @@ def test_a_run_leaves_what_it_should(runs: Path) -> None:
 @pytest.mark.parametrize("name", shipped())
 def test_shipped_configurations_explain_themselves(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        main(["train", name, "--help"])
+        main(["train", name, "--help-all"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
     for option in ("--network.width", "--trainer.max_steps", "--objective", "--optimizer.lr", "--batch_size"):
@@ -486,7 +486,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
-    from unmask import checkpoint
+    from unmask.storage import checkpoint
 
     save = checkpoint.save_file
     calls = iter(range(1000))
@@ -600,10 +600,10 @@ def test_resume_takes_the_settings_of_the_run_and_wants_its_data(
     assert "cannot resume on other data" in fails(capsys, "train", "textfile", "--out", out, "--resume")
     assert main(["evaluate", out, "--draws", "1", "--limit", "3"]) == 0
     assert "is not what the model was trained on" in capsys.readouterr().err
-    Path(out, "config.yaml").write_text("network: [")
-    assert "config.yaml: cannot be read" in fails(capsys, "train", "textfile", "--out", out, "--resume")
-    Path(out, "config.yaml").write_text("")
-    assert "config.yaml: is empty or damaged" in fails(capsys, "train", "textfile", "--out", out, "--resume")
+    Path(out, "run.json").write_text("{")
+    assert "run.json: cannot be read" in fails(capsys, "train", "textfile", "--out", out, "--resume")
+    Path(out, "run.json").write_text("{}")
+    assert "run.json: is empty or damaged" in fails(capsys, "train", "textfile", "--out", out, "--resume")
 
 
 def test_a_run_that_ends_by_the_clock_can_go_on(tmp_path: Path) -> None:
@@ -637,7 +637,7 @@ def test_resume_without_a_checkpoint_is_refused(runs: Path, capsys: pytest.Captu
         (["sample", "{digi}"], "digi: no such folder (did you mean 'digits'?)"),
         (["sample", "{text}", "--sampler.steps", "3"], "'steps' belongs to"),
         (["evaluate", "{digits}", "--json", "{digits}"], "is a folder, not a file"),
-        (["evaluate", "{digits}/config.yaml"], "is a file; a model is a folder"),
+        (["evaluate", "{digits}/run.json"], "is a file; a model is a folder"),
         (["infill", "{arrays}", "--array", "x.npy", "--mask", "m.png"], "--mask belongs to --image"),
     ],
 )

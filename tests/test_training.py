@@ -20,7 +20,6 @@ from unmask.networks.transformer import Transformer
 from unmask.objectives.scalar import TimeFreeELBO
 from unmask.storage.checkpoint import load_tree, save_tree
 from unmask.training import MovingAverage, Optimizer, Run, plan_training
-from unmask.training.precision import fastest_precision
 
 SMALL = ["digits", "--network.width", "32", "--network.depth", "2", "--network.heads", "2", "--batch_size", "16"]
 SMALL += ["--precision", "32-true", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
@@ -114,14 +113,6 @@ def test_damaged_checkpoints_are_errors_that_name_them(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"t.safetensors: damaged, or not a checkpoint"):
         load_tree(path)
-
-
-def test_precision_is_measured() -> None:
-    network = Transformer(5, (6,), width=8, depth=1, heads=1, dropout=0.5)
-    state = torch.get_rng_state()
-    assert fastest_precision(network, TimeFreeELBO(), torch.zeros(3, 6, dtype=torch.long)) in ("32-true", "bf16-mixed")
-    assert torch.equal(torch.get_rng_state(), state), "training would not start from its seed"
-    assert all(parameter.grad is None for parameter in network.parameters())
 
 
 def test_run_refuses() -> None:
