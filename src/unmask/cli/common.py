@@ -3,14 +3,12 @@
 import difflib
 import inspect
 import re
-import sys
 import traceback
 from argparse import ArgumentError
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import ArgumentParser, Namespace
 
 from unmask.data.base import DataSet
@@ -23,6 +21,7 @@ from unmask.data.mnist import MNIST  # noqa: F401
 from unmask.data.pydocs import PyDocs  # noqa: F401
 from unmask.data.text8 import Text8  # noqa: F401
 from unmask.data.textfile import TextFile  # noqa: F401
+from unmask.devices import find_device
 from unmask.model import MaskedDiffusion
 from unmask.networks.base import Network
 from unmask.networks.transformer import Transformer  # noqa: F401
@@ -138,20 +137,6 @@ def load_model(path: str, device: str | None) -> MaskedDiffusion:
     return MaskedDiffusion.from_pretrained(find_model(path)).to(target)
 
 
-def find_device(device: str | None) -> torch.device:
-    """Return the device of that name, a GPU where there is one if none is named."""
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        target = torch.device(device)
-    except RuntimeError:
-        raise ValueError(f"unknown device {device!r}; for example cpu, cuda or cuda:1") from None
-    if target.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {device!r}: no GPU that torch can use is here")
-    if target.type not in ("cpu", "cuda"):
-        raise ValueError(f"device {device!r}: cpu and cuda are supported (exact draws need float64)")
-    return target
-
-
 def at_least(settings: Namespace, **least: int) -> None:
     """Raise a ValueError for a setting that is below the least that it may be."""
     for name, value in least.items():
@@ -177,20 +162,3 @@ def own_data(model: MaskedDiffusion | None) -> dict[str, Any] | None:
     described = dict(model.about.get("data", {})) if model else {}
     name = described.pop("class", None)
     return {"class_path": name, "init_args": described} if name in subclasses(DataSet) else None
-
-
-def check_fits(model: MaskedDiffusion, data: DataSet) -> None:
-    """Raise a ValueError unless the data have the model's tokens, in examples of its shape, and its classes if any."""
-    if data.codec != model.codec:
-        raise ValueError(f"{data.name} has the tokens {data.codec}, but the model was trained on {model.codec}")
-    if data.shape != model.shape and (len(data.shape) > 1 or len(model.shape) > 1):
-        raise ValueError(f"{data.name} has examples of shape {data.shape}, the model of shape {model.shape}")
-    classes, names = model.network.classes, model.about.get("class_names")
-    if data.classes is not None and classes is None:
-        raise ValueError(f"{data.name} has classes, but the model was trained without: give --data.labels false")
-    if data.classes is None and classes is not None:
-        print(f"unmask: note: the model knows classes, but is not told those of {data.name}", file=sys.stderr)
-    known = names and data.class_names and list(names) != list(data.class_names)
-    if data.classes is not None and (data.classes != classes or known):
-        has, wants = ", ".join(data.class_names or [str(data.classes)]), ", ".join(names or [str(classes)])
-        raise ValueError(f"{data.name} has other classes ({has}) than the model was trained on ({wants})")
