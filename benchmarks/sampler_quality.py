@@ -14,7 +14,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from oracle import Table, tied_in_pairs
-from unmask.cli.study import short_name
+from unmask.evaluation.protocol import short_name
 from unmask.forward import all_masked
 from unmask.randomness import seeded
 from unmask.samplers.ancestral import Ancestral

@@ -84,19 +84,20 @@ def test_evaluate(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 0
     report = json.loads(target.read_text())
     shown = capsys.readouterr().out
-    bits, error = report["bits_per_dimension"]
+    (row,), protocol = report["rows"], report["protocol"]
+    bits, error = row["bits_per_dimension"]
     assert f"{bits:.4f} ± {error:.4f}" in shown
     assert 3 < bits < 4.2 and 0 < error < 0.1
-    assert (report["examples"], report["tokens_per_example"], report["network_calls"]) == (50, 64, 100)
-    assert report["data_sha256"] == Digits().split("test").checksum and report["split"] == "test"
+    assert (row["examples"], row["tokens_per_example"], row["network_calls"]) == (50, 64, 100)
+    assert protocol["data_sha256"] == Digits().split("test").checksum and protocol["split"] == "test"
     assert (
-        report["objective"] == {"class": "TimeFreeELBO", "power": 1.0}
-        and report["weights"] == "moving average, decay 0.5"
+        protocol["objective"] == {"class": "TimeFreeELBO", "power": 1.0}
+        and protocol["weights"] == "moving average, decay 0.5"
     )
     before = target.read_text()
     assert main(arguments) == 0 and target.read_text() == before  # the same again, to the last digit
     assert main(["evaluate", str(runs / "text" / "model"), "--draws", "1", "--json", str(target)]) == 0
-    assert {"bits_per_character", "perplexity_per_character"} < set(json.loads(target.read_text()))
+    assert {"bits_per_character", "perplexity_per_character"} < set(json.loads(target.read_text())["rows"][0])
     (runs / "other.txt").write_text("the rat and the hen met at noon\n".replace("p", "") * 200)
     other = ["--data.path", str(runs / "other.txt"), "--split", "train", "--limit", "5"]
     assert main(["evaluate", str(runs / "text"), *other]) == 0  # read with the model's alphabet
@@ -174,7 +175,7 @@ def test_a_learned_schedule(runs: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert (w - 1.5).abs().max() > 1e-5 and w.unique().numel() > 3, "nothing was learned"
     assert main(["evaluate", run, "--draws", "2", "--limit", "4", "--json", str(tmp_path / "m.json")]) == 0
     report = json.loads((tmp_path / "m.json").read_text())
-    assert report["objective"]["class"] == "TokenELBO" and report["network_calls"] == 8
+    assert report["protocol"]["objective"]["class"] == "TokenELBO" and report["rows"][0]["network_calls"] == 8
     assert main(["evaluate", run, "--draws", "2", "--limit", "4", "--objective", "TokenELBO"]) == 0  # with two masks
     assert "network calls            16" in capsys.readouterr().out
     for sampler in (["TokenAncestral", "--sampler.steps", "3"], ["TokenFirstHitting", "--sampler.form", "frozen"]):
@@ -264,7 +265,7 @@ def test_what_was_measured_is_on_the_card(
     assert MaskedDiffusion.from_pretrained(model).about["measured"] == [report]
     assert (tmp_path / "digits" / "model.safetensors").read_bytes() == weights
     card = (tmp_path / "digits" / "README.md").read_text()
-    value, error = report["bits_per_dimension"]
+    value, error = report["rows"][0]["bits_per_dimension"]
     assert f"{value:.4g} ± {error:.2g}" in card and "draws per example: 1" in card and "data: Digits" in card
     sent = {}
 
@@ -305,7 +306,7 @@ def test_evaluate_says_where_the_bits_go(runs: Path, tmp_path: Path, capsys: pyt
         few = ["--draws", "1", "--limit", "5", "--precision", "bf16-mixed", "--json", str(tmp_path / "m.json")]
         assert main(["evaluate", str(runs / model), "--breakdown", str(out), *few]) == 0
         assert Image.open(out).width > 1000
-        assert json.loads((tmp_path / "m.json").read_text())["precision"] == "bf16-mixed"
+        assert json.loads((tmp_path / "m.json").read_text())["protocol"]["precision"] == "bf16-mixed"
     assert "--breakdown" in fails(capsys, "evaluate", str(runs / "text"), "--breakdown", str(tmp_path))
 
 
@@ -334,9 +335,9 @@ def test_infill_refuses_images_that_hide_something(
 
 def test_frechet_distances(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     digits, target = str(runs / "digits"), tmp_path / "fid.json"
-    settings = ["--fid", "--n", "30", "--steps", "2,4", "--features", digits, "--batch_size", "20"]
+    settings = ["-n", "30", "--steps", "2,4", "--features", digits, "--batch_size", "20"]
     figure = tmp_path / "fid.png"
-    assert main(["evaluate", digits, *settings, "--json", str(target), "--figure", str(figure)]) == 0
+    assert main(["evaluate", "frechet", digits, *settings, "--json", str(target), "--figure", str(figure)]) == 0
     first = json.loads(target.read_text())
     names = [row["sampler"] for row in first["rows"]]
     assert len(names) == 10 and names[0] == "test images" and names[1] == "Linear, uniform grid, 2 steps"
@@ -344,21 +345,25 @@ def test_frechet_distances(runs: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert first["rows"][0]["distance"][1] > 0 and first["rows"][1]["distance"][1] is None  # too few of each class
     assert "1297 training images of Digits" in first["protocol"]["reference"]
     assert Image.open(figure).width > 500
-    assert main(["evaluate", digits, *settings, "--json", str(target)]) == 0  # with the statistics that were kept
+    assert main(["evaluate", "frechet", digits, *settings, "--json", str(target)]) == 0  # with the statistics that were kept
     assert json.loads(target.read_text()) == first
     for arguments, message in (
-        ([digits, "--fid", "--n", "1"], "--n must be at least 2, got 1"),
-        ([digits, "--fid", "--steps", "x"], "--steps must be whole numbers"),
-        ([digits, "--fid", "--features", str(runs / "text")], "is of images (24,) with"),
-        ([digits, "--fid", "--features", "nowhere"], "nowhere: no such folder"),
-        ([str(runs / "text"), "--fid"], "--fid is for models of images"),
-        ([digits, "--fid", "--n", "20"], "the Inception network needs torch-fidelity: pip install"),
-        ([digits, "--fid", "--breakdown", "x.png"], "--breakdown does not go with --fid"),
-        ([digits, "--figure", "x.png"], "--figure goes with --generate or --fid alone"),
+        (["frechet", digits, "-n", "1"], "--samples must be at least 2, got 1"),
+        (["frechet", digits, "--steps", "x"], "--steps must be whole numbers"),
+        (["frechet", digits, "--features", str(runs / "text")], "is of images (24,) with"),
+        (["frechet", digits, "--features", "nowhere"], "nowhere: no such folder"),
+        (["frechet", str(runs / "text")], "Fréchet distances are for models of images"),
+        (["frechet", digits, "-n", "20"], "the Inception network needs torch-fidelity: pip install"),
         ([digits, "--breakdown", "x.xyz"], "--breakdown x.xyz: the file must end in .png, .pdf or .svg"),
-        ([str(runs / "arrays"), "--fid", "--guidance", "2"], "--fid is for models of images"),
+        (["frechet", str(runs / "arrays"), "--guidance", "2"], "Fréchet distances are for models of images"),
     ):
         assert message in fails(capsys, "evaluate", *arguments)
+    for arguments, message in (
+        (["frechet", digits, "--breakdown", "x.png"], "unknown option --breakdown of evaluate frechet: it belongs to"),
+        ([digits, "--figure", "x.png"], "it belongs to unmask evaluate generate or unmask evaluate frechet"),
+        ([digits, "--fid"], "unknown option --fid"),
+    ):
+        assert message in fails(capsys, "evaluate", *arguments, status=2)
 
 
 def test_the_live_view_leaves_the_output_alone(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

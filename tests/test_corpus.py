@@ -408,8 +408,9 @@ def test_prepare_train_evaluate_sample(bpe: BPE, texts: list[str], tmp_path: Pat
         capsys.readouterr()
         assert main(["evaluate", run, "--draws", "2", "--json", str(tmp_path / "e.json")]) == 0
         report = json.loads((tmp_path / "e.json").read_text())
-        assert report["data_settings"]["packing"] == packing and "perplexity_per_token" in report
-        assert report["tokens_per_example"] == 12 if packing == "concatenated" else report["tokens_per_example"] < 12
+        (row,) = report["rows"]
+        assert report["protocol"]["data_settings"]["packing"] == packing and "perplexity_per_token" in row
+        assert row["tokens_per_example"] == 12 if packing == "concatenated" else row["tokens_per_example"] < 12
         assert (
             main(["sample", run, "--n", "2", "--out", str(tmp_path / "s.txt"), "--gif", str(tmp_path / "s.gif")]) == 0
         )

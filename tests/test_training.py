@@ -153,7 +153,7 @@ def test_a_short_training_beats_every_marginal_model(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     done = unmask("evaluate", out, "--draws", "4", "--json", f"{out}/metrics.json")
     assert done.returncode == 0, done.stderr
-    bits, error = json.loads(Path(out, "metrics.json").read_text())["bits_per_dimension"]
+    bits, error = json.loads(Path(out, "metrics.json").read_text())["rows"][0]["bits_per_dimension"]
     assert bits + 4 * error < marginal_bits() - 0.1
 
 

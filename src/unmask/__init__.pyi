@@ -28,7 +28,7 @@ from .samplers.token import TokenAncestral, TokenFirstHitting
 from .samplers.unmasking import Plan, Planned
 from .schedules import Cosine, Geometric, Linear, Polynomial, Schedule, TokenPolynomial
 from .training.settings import Optimizer, Run
-from .training.train import train
+from .training.start import train
 
 __all__ = [
     "Schedule",

@@ -31,10 +31,9 @@ from unmask.samplers.token import TokenFirstHitting, TokenSampler
 from unmask.schedules import Linear, Schedule, TokenPolynomial, checked
 from unmask.storage.card import model_card
 from unmask.storage.description import describe
-from unmask.storage.files import replacing
-from unmask.storage.folders import CARD, CONFIG, WEIGHTS
+from unmask.storage.folders import CONFIG, WEIGHTS
 from unmask.storage.hub import publishing
-from unmask.storage.model_files import config_digest, read_config
+from unmask.storage.model_files import config_digest
 from unmask.types import Labels, Nats, Tokens, Where
 
 
@@ -258,17 +257,6 @@ class MaskedDiffusion(
         described = {name: describe(part) for name, part in parts.items()}
         described["codec"].pop("source", None)  # where a tokenizer lies on this machine
         return model_card(kwargs.get("name", "model"), described, self.parameter_count, self.about)
-
-    def record(self, folder: Path | str, report: dict[str, Any]) -> None:
-        """Add a report of what was measured to the config.json and the card of the folder that the model is in."""
-        path = Path(folder, CONFIG)
-        description = read_config(path)
-        self.about.setdefault("measured", []).append(report)
-        with replacing(path) as target:
-            content = json.dumps(description | {"about": self.about}, indent=2, ensure_ascii=False)
-            target.write_text(content + "\n", encoding="utf-8")
-        with replacing(Path(folder, CARD)) as target:
-            self.generate_model_card(name=Path(folder).resolve().name).save(target)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         description = {

@@ -12,13 +12,14 @@ import re
 import sys
 import traceback
 from argparse import SUPPRESS, ArgumentError
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-from unmask.cli.names import check_names, given_options
+from unmask.cli.names import check_names, flattened, given_options
 from unmask.storage.folders import CONFIG, RUN, find_folder
 from unmask.storage.plugins import has_installed, import_installed, import_named
 from unmask.storage.signatures import BASES, choices_of, explain, nearest
@@ -51,6 +52,7 @@ class Parser(ArgumentParser):
         super().__init__(prog=f"unmask {command}", exit_on_error=False, allow_abbrev=False, **settings)
         self.choices: dict[str, Choice] = {}
         self.hidden: tuple[str, ...] = ()
+        self.links: dict[str, tuple[str, Callable[[Any], Any]]] = {}
 
     def choose(self, name: str, help: str, default: Any = None, required: bool = False) -> None:
         """Add an option that names a class, `--sampler Ancestral`, and those of its arguments, `--sampler.steps 8`."""
@@ -63,6 +65,8 @@ class Parser(ArgumentParser):
             cls = getattr(importlib.import_module(module), base)
             settings = {"default": choice.default} if not choice.required or choice.default is not None else {}
             self.add_subclass_arguments(cls, name, required=choice.required, help=choice.help, **settings)
+        for target, (source, find) in self.links.items():
+            self.link_arguments(source, target, compute_fn=find, apply_on="instantiate")
 
     def explain(self, everything: bool) -> None:
         """Print the help, and exit."""
@@ -80,16 +84,16 @@ class Parser(ArgumentParser):
 def parse(
     parser: Parser,
     arguments: list[str],
-    settings: Iterable[tuple[str, str | None]] = (),
+    tree: Mapping[str, Any] | None = None,
     source: Path | None = None,
     check: Callable[[Namespace], None] | None = None,
 ) -> Namespace:
-    """Parse a command line on top of the parser's defaults, cheap checks first.
+    """Parse a command line on top of the settings of a file, cheap checks first.
 
     Args:
         parser: with all its options.
         arguments: of the command line.
-        settings: names and values of the file that the defaults were read from, to be checked as well.
+        tree: settings that were read from a file; those of the command line replace them.
         source: that file.
         check: raises an error for plain values and files that are known to be wrong before anything is loaded.
 
@@ -99,32 +103,56 @@ def parse(
     """
     parser.add_argument(f"--{IMPORT}", action="append", metavar="MODULE", help="a module of your own, with classes")
     _answer_help(parser, arguments)
-    given = [*given_options(arguments)]
-    modules = [value for name, value in given if name == IMPORT and value]
     plain = {option[2:] for action in parser._actions for option in action.option_strings if option.startswith("--")}
-    own = [*_unknown_classes(given), *_unknown_classes(settings)]
+    given, written = [*given_options(arguments)], [*flattened(tree or {}, plain)]
+    modules = [value for name, value in given if name == IMPORT and value]
+    own = [*_unknown_classes(given), *_unknown_classes(written)]
     foreign = bool(own) and (bool(modules) or has_installed())
-    try:
-        check_names(settings, plain, parser.choices, foreign)
-    except ArgumentError as error:
-        raise ArgumentError(None, f"{source}: {error.message}") from None
-    check_names([*settings, *given], plain, parser.choices, foreign)
-    plain_settings = _parse(parser, _without_choices(arguments, parser.choices), source)
+    with naming(source):
+        check_names(written, plain, parser.choices, foreign)
+    check_names([*written, *given], plain, parser.choices, foreign)
+    from_file = arguments[:1] + as_arguments(tree or {}, parser.choices, plain)
+    everything = from_file + arguments[1:] if tree else arguments
+    if tree:
+        with naming(source):
+            _parse(parser, _without_choices(from_file, parser.choices))
+    settings = _parse(parser, _without_choices(everything, parser.choices))
     if check is not None:
-        check(plain_settings)
+        check(settings)
     allow_classes([*modules, *_named_modules(given)])
     if foreign:
         _check_short_names(own)
     parser.add_classes()
-    return _parse(parser, arguments, source)
+    if tree:
+        with naming(source):
+            _parse(parser, from_file)
+    return _parse(parser, everything)
 
 
-def _parse(parser: Parser, arguments: list[str], source: Path | None) -> Namespace:
+@contextmanager
+def naming(source: Path | None) -> Iterator[None]:
+    """Put the name of a file before the errors that its settings cause."""
     try:
-        parser.get_defaults()
-    except (ArgumentError, TypeError) as error:  # jsonargparse raises either for a bad file
-        message = error.message if isinstance(error, ArgumentError) else str(error)
-        raise ArgumentError(None, f"{source}: {_in_short(message)}") from None
+        yield
+    except ArgumentError as error:
+        raise ArgumentError(None, f"{source}: {error.message}") from None
+
+
+def as_arguments(
+    tree: Mapping[str, Any], choices: Collection[str], plain: Collection[str], prefix: str = ""
+) -> list[str]:
+    """Write the settings of a file as options of a command line."""
+    found = []
+    for name, value in tree.items():
+        option = f"{prefix}{name}"
+        if isinstance(value, dict) and option not in choices and option not in plain:
+            found += as_arguments(value, choices, plain, f"{option}.")
+        else:
+            found.append(f"--{option}={value if isinstance(value, str) else json.dumps(value, default=str)}")
+    return found
+
+
+def _parse(parser: Parser, arguments: list[str]) -> Namespace:
     try:
         return parser.parse_args(arguments)
     except ArgumentError as error:
@@ -265,14 +293,21 @@ def trained_with(path: str | None) -> dict[str, Any] | None:
             except (ValueError, AttributeError):
                 described = {}  # an error belongs to whoever loads the model
             break
-    return as_setting(described)
+    return as_setting(described) if isinstance(described, dict) and "class" in described else None
 
 
-def as_setting(described: Any) -> dict[str, Any] | None:
-    """Turn the description of an object (`unmask.storage.description`) into the form that settings have."""
+def as_setting(described: Any, left_out: Collection[str] = (), prefix: str = "") -> Any:
+    """Turn the description of an object (`unmask.storage.description`) into the form that settings have.
+
+    Arguments whose dotted names are in `left_out` are not settings: the data decide them.
+    """
     if not isinstance(described, dict) or not isinstance(described.get("class"), str):
-        return None
-    arguments = {name: as_setting(value) or value for name, value in described.items() if name != "class"}
+        return described
+    arguments = {
+        name: as_setting(value, left_out, f"{prefix}{name}.")
+        for name, value in described.items()
+        if name != "class" and f"{prefix}{name}" not in left_out
+    }
     return {"class_path": described["class"], "init_args": arguments}
 
 

@@ -1,7 +1,7 @@
 """Checks of class and option names that take no time: a mistyped name is said before torch is imported."""
 
 from argparse import ArgumentError
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from unmask.storage.signatures import BASES, choices_of, nearest
@@ -16,7 +16,7 @@ def given_options(arguments: list[str]) -> Iterator[tuple[str, str | None]]:
             yield name, value if equals else following
 
 
-def flattened(tree: dict[str, Any], plain: Collection[str], prefix: str = "") -> Iterator[tuple[str, str | None]]:
+def flattened(tree: Mapping[str, Any], plain: Collection[str], prefix: str = "") -> Iterator[tuple[str, str | None]]:
     """Yield the settings of a YAML file as if they were options of a command line."""
     for key, value in tree.items():
         name = f"{prefix}{key}"
@@ -55,6 +55,8 @@ def check_names(
         if name in plain or name in chosen or (rest and rest[-1] == "help"):
             continue
         if head not in choices or not rest:
+            if any(one.startswith(f"{name}.") for one in plain):
+                raise ArgumentError(None, f"--{name} is a group of settings: name one, as in --{name}.x")
             everything = [
                 *plain,
                 *choices,

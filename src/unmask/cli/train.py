@@ -1,26 +1,28 @@
 """unmask train CONFIG: train a model, or go on with a run that was cut off."""
 
-import glob
-import inspect
-from argparse import SUPPRESS, ArgumentError
+from __future__ import annotations
+
+from argparse import ArgumentError
+from collections.abc import Callable
 from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import torch
-from jsonargparse import ArgumentParser
+import yaml
+from jsonargparse import Namespace
 
-from unmask.cli.common import first, instantiate, nearest, new_parser, parse
-from unmask.data.base import DataSet
-from unmask.networks.base import Network
-from unmask.objectives.base import Objective
-from unmask.storage.description import subclasses
+from unmask.cli.common import Parser, as_setting, first, instantiate, parse
+from unmask.cli.names import given_options
+from unmask.storage.folders import RUN
+from unmask.storage.signatures import nearest
 from unmask.training.settings import Optimizer, Run, TrainerSettings
 
-CHOSEN = {"data": DataSet, "network": Network, "objective": Objective}
 LINKED = ("network.vocab_size", "network.shape", "network.classes", "objective.schedule.vocab_size")
-RECORD = "run.json"
+COMMAND_LINE = ("config", "resume", "overwrite", "dry-run", "dry_run", "import")
+"""What a file cannot ask for."""
+MOST_BYTES, MOST_VALUES = 1 << 20, 10_000
+"""Limits of a file of settings."""
 
 
 def shipped() -> dict[str, Path]:
@@ -37,7 +39,7 @@ def find_config(name: str) -> Path:
     """
     if name in shipped():
         return shipped()[name]
-    if Path(name).is_file() or Path(name, RECORD).is_file():
+    if Path(name).is_file() or Path(name, RUN).is_file():
         return Path(name)
     known = ", ".join(shipped())
     raise ArgumentError(
@@ -45,58 +47,29 @@ def find_config(name: str) -> Path:
     )
 
 
-def train_parser(config: Path | None, resumed: Path | None = None) -> ArgumentParser:
-    """Return the parser of all fields of an experiment.
-
-    Args:
-        config: that the defaults are read from.
-        resumed: folder of a run, whose settings are the defaults instead.
-    """
-    parser = new_parser(
-        "train",
-        description="Train a model. CONFIG is a shipped name or a YAML file, or with --resume the folder of a run; "
-        "every field of it can be overridden. --help-all lists them all, --network.help UNet those of a class.",
-        epilog="Example: unmask train digits --objective ContinuousELBO --objective.schedule Cosine "
-        "--network.width 192 --trainer.max_steps 2000 --out runs/cosine",
-        default_config_files=[glob.escape(str(config))] if config and not resumed else [],
-    )
-    parser.add_argument("config", metavar="CONFIG", help=f"one of {', '.join(shipped())}; or a YAML file")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of this run, exactly")
-    parser.add_argument("--overwrite", action="store_true", help="replace a run that is in the way")
-    parser.add_argument("--dry-run", action="store_true", help="say what it would take, and write nothing")
-    parser.add_argument("--help-all", action="help", help="list the options of the classes, optimizer and trainer too")
-    parser.add_class_arguments(Run, default={"out": f"runs/{config.stem}"} if config else None)
-    parser.add_subclass_arguments(DataSet, "data", required=True, help="what is learned: class and settings")
-    parser.add_subclass_arguments(Network, "network", required=True, help="what learns it: class and settings")
-    parser.add_subclass_arguments(
-        Objective, "objective", default={"class_path": "TimeFreeELBO"}, help="what is minimised"
-    )
-    parser.add_class_arguments(Optimizer, "optimizer")
-    parser.add_class_arguments(TrainerSettings, "trainer")
-    for field, find in {"vocab_size": lambda d: d.codec.vocab_size, "shape": lambda d: d.shape}.items():
-        parser.link_arguments("data", f"network.init_args.{field}", compute_fn=find, apply_on="instantiate")
-    target = "objective.init_args.schedule.init_args.vocab_size"
-    parser.link_arguments("data", target, compute_fn=lambda d: d.codec.vocab_size, apply_on="instantiate")
-    parser.link_arguments("data", "network.init_args.classes", compute_fn=lambda d: d.classes, apply_on="instantiate")
-    if resumed:
-        parser.set_defaults(settings_of(resumed))
-    return parser
+GROUPS = {"optimizer": Optimizer, "trainer": TrainerSettings}
+LINKS: dict[str, Callable[[Any], Any]] = {
+    "network.init_args.vocab_size": lambda data: data.codec.vocab_size,
+    "objective.init_args.schedule.init_args.vocab_size": lambda data: data.codec.vocab_size,
+    "network.init_args.shape": lambda data: data.shape,
+    "network.init_args.classes": lambda data: data.classes,
+}
+"""What the data decide, and how."""
 
 
 def run(arguments: list[str]) -> None:
     """Run `unmask train`."""
-    if _explained_a_class(arguments):
-        return
-    name = first(arguments, "CONFIG") if "--help-all" not in arguments[:1] else None
+    name = first(arguments, "CONFIG")
     config = find_config(name) if name else None
     resumed = _resumed(arguments, config)
-    for field in LINKED:
-        if any(argument.partition("=")[0] == f"--{field}" for argument in arguments):
-            raise ArgumentError(None, f"--{field} cannot be chosen: the data decide it")
-    parser = train_parser(config, resumed)
-    if "--help-all" not in arguments:
-        _shorten(parser)
-    settings = parse(parser, arguments, config)
+    for option, _ in given_options(arguments):
+        if f"{option.replace('.init_args', '')}" in LINKED:
+            raise ArgumentError(None, f"--{option} cannot be chosen: the data decide it")
+    parser = train_parser(config)
+    tree = _settings_of(resumed) if resumed else read_yaml(config) if config and config.is_file() else {}
+    settings = parse(parser, arguments, tree, resumed or config, check)
+    import torch
+
     from unmask.training import dry_run, train
 
     torch.manual_seed(settings.seed)
@@ -109,28 +82,65 @@ def run(arguments: list[str]) -> None:
     train(made.network, made.data, **chosen, resume=settings.resume, overwrite=settings.overwrite)
 
 
-def _explained_a_class(arguments: list[str]) -> bool:
-    """Print the signature and the docstring of the class that `--data.help Arrays` and the like name, if one does."""
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        option, equals, value = argument.partition("=")
-        base = CHOSEN.get(option.removeprefix("--").removesuffix(".help"))
-        if base is None or not option.endswith(".help"):
-            continue
-        known, name = subclasses(base), value if equals else following
-        if name not in known:
-            raise ArgumentError(
-                None, f"{option}: unknown class {name!r}{nearest(name, known)}; known: {', '.join(known)}"
-            )
-        print(f"{name}{inspect.signature(known[name])}\n\n{inspect.getdoc(known[name])}")
-        return True
-    return False
+def train_parser(config: Path | None) -> Parser:
+    """Return the parser of all fields of an experiment."""
+    parser = Parser(
+        "train",
+        description="Train a model. CONFIG is a shipped name or a YAML file or, with --resume, the folder of a run; "
+        "every field of it can be overridden. --help-all lists all fields, --network.help UNet those of a class.",
+        epilog="Example: unmask train digits --objective ContinuousELBO --objective.schedule Cosine "
+        "--network.width 192 --trainer.max_steps 2000 --out runs/cosine",
+    )
+    parser.hidden = tuple(f"{group}." for group in GROUPS)
+    parser.add_argument("config", metavar="CONFIG", help=f"one of {', '.join(shipped())}; or a YAML file")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of this run, exactly")
+    parser.add_argument("--overwrite", action="store_true", help="replace a run that is in the way")
+    parser.add_argument("--dry-run", action="store_true", help="say what it would take, and write nothing")
+    parser.add_class_arguments(Run, default={"out": f"runs/{config.stem}"} if config else None)
+    for name, cls in GROUPS.items():
+        parser.add_class_arguments(cls, name)
+    parser.choose("data", "what is learned", required=True)
+    parser.choose("network", "what learns it", required=True)
+    parser.choose("objective", "what is minimised", default={"class_path": "TimeFreeELBO"})
+    parser.links = {target: ("data", find) for target, find in LINKS.items()}
+    return parser
 
 
-def _shorten(parser: ArgumentParser) -> None:
-    """Leave the options of the classes, the optimizer and the trainer out of the help."""
-    for action in parser._actions:
-        if "." in action.dest and not action.dest.endswith(".help"):
-            action.help = SUPPRESS
+def check(settings: Namespace) -> None:
+    """Raise a ValueError for a value out of range, before anything is loaded."""
+    Run(**{field.name: settings[field.name] for field in fields(Run)})
+    for name, cls in GROUPS.items():
+        cls(**settings[name].as_dict())
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read the settings of a YAML file.
+
+    Raises:
+        ArgumentError: it is no YAML, too large, holds no settings, or asks for what only a command line can ask for.
+    """
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise ValueError(f"larger than {MOST_BYTES:,} bytes: no file of settings")
+        tree = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        if not isinstance(tree, dict) or not all(isinstance(name, str) for name in tree):
+            raise ValueError("expected settings by name, such as `seed: 0`")
+        _count(tree, MOST_VALUES)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ArgumentError(None, f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+    for name in COMMAND_LINE:
+        if name in tree:
+            raise ArgumentError(None, f"{path}: {name} is for the command line, not for a file")
+    return tree
+
+
+def _count(tree: Any, left: int) -> int:
+    """Count down for each value in a tree; aliases can make a small file a huge one."""
+    if left <= 0:
+        raise ValueError(f"more than {MOST_VALUES:,} values")
+    for part in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+        left = _count(part, left - 1)
+    return left
 
 
 def _resumed(arguments: list[str], config: Path | None) -> Path | None:
@@ -140,31 +150,15 @@ def _resumed(arguments: list[str], config: Path | None) -> Path | None:
     if config is None or "--resume" not in arguments:
         return None
     out = str(config) if config.is_dir() else f"runs/{config.stem}"
-    for option, value in zip(arguments, [*arguments[1:], ""], strict=True):
-        out = value if option == "--out" else option.removeprefix("--out=") if option.startswith("--out=") else out
-    return Path(out) if Path(out, RECORD).is_file() else None
+    out = next((value or out for name, value in reversed([*given_options(arguments)]) if name == "out"), out)
+    return Path(out) if Path(out, RUN).is_file() else None
 
 
-def settings_of(folder: Path) -> dict[str, Any]:
-    """Return the settings that a run was started with, as they would stand in a configuration."""
+def _settings_of(folder: Path) -> dict[str, Any]:
+    """Return the settings that a run was started with, as they would stand in a file."""
     from unmask.training.run import read_record
 
     record = read_record(folder)
-    settings: dict[str, Any] = {**record["run"], "out": str(folder)}
-    for group in ("optimizer", "trainer"):
-        settings |= {f"{group}.{name}": value for name, value in record[group].items() if name != "class"}
-    for name in CHOSEN:
-        settings[name] = _as_setting(record[name], f"{name}.")
-    return settings
-
-
-def _as_setting(described: Any, prefix: str) -> Any:
-    """Turn {"class": name, ...} into what a configuration has, without what the data decide."""
-    if not isinstance(described, dict) or "class" not in described:
-        return described
-    arguments = {
-        name: _as_setting(value, f"{prefix}{name}.")
-        for name, value in described.items()
-        if name != "class" and f"{prefix}{name}" not in LINKED
-    }
-    return {"class_path": described["class"], "init_args": arguments}
+    tree: dict[str, Any] = {**record["run"], "out": str(folder)}
+    tree |= {group: {name: value for name, value in record[group].items() if name != "class"} for group in GROUPS}
+    return tree | {name: as_setting(record[name], LINKED, f"{name}.") for name in ("data", "network", "objective")}

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 import torch
 from tqdm import tqdm
 
+from unmask.checks import check_whole
 from unmask.forward import all_masked
 from unmask.networks.base import Network
 from unmask.randomness import generators
@@ -72,7 +73,21 @@ def draw_batches(
     seed: int = 0,
     batch_size: int = 64,
 ) -> Iterator[State]:
-    """Yield the last state of each batch of new examples; arguments as for `draw`, all tokens masked at first."""
+    """Yield the final state of each batch of new examples, of which every token is masked at first.
+
+    Args:
+        network: predicts the masked tokens.
+        shape: dims of an example.
+        sampler: how the tokens are drawn.
+        label: class of each example, for a network that takes one.
+        samples: number of examples in all.
+        seed: example i has a generator that depends on (seed, i) alone.
+        batch_size: examples at a time.
+
+    Raises:
+        ValueError: no examples are asked for, or what `Sampler.trajectory` refuses.
+    """
+    check_whole(1, samples=samples, batch_size=batch_size)
     device = next(network.parameters()).device
     for start in range(0, samples, batch_size):
         count = min(batch_size, samples - start)

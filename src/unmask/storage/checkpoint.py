@@ -117,18 +117,3 @@ def _restore(value: Any, tensors: dict[str, Tensor]) -> Any:
     if kind == "tuple":
         return tuple(_restore(item, tensors) for item in content)
     return {_restore(k, tensors): _restore(v, tensors) for k, v in content}
-
-
-def averaged_weights(path: Path | str) -> tuple[dict[str, Tensor], int]:
-    """Return the averaged weights of a run's checkpoint, under the names that the model has, and the step they are of.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file is damaged, or no checkpoint of a run; names it.
-    """
-    tree = load_tree(path)
-    try:
-        weights = {name.removeprefix("model."): value for name, value in tree["state_dict"].items()}
-        return weights, int(tree["global_step"])
-    except (KeyError, TypeError, AttributeError, ValueError):
-        raise ValueError(f"{path}: not a checkpoint of a run") from None
