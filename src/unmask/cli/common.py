@@ -46,10 +46,16 @@ class Choice(NamedTuple):
 
 
 class Parser(ArgumentParser):
-    """The parser of a command; its errors are raised, not printed."""
+    """The parser of a command; its errors are raised, not printed.
 
-    def __init__(self, command: str, **settings: Any) -> None:
-        super().__init__(prog=f"unmask {command}", exit_on_error=False, allow_abbrev=False, **settings)
+    Args:
+        command: after `unmask`; None for a parser that jsonargparse makes for the settings of a class.
+        settings: of jsonargparse.ArgumentParser.
+    """
+
+    def __init__(self, command: str | None = None, **settings: Any) -> None:
+        own = {"prog": f"unmask {command}", "exit_on_error": False, "allow_abbrev": False} if command else {}
+        super().__init__(**own | settings)
         self.choices: dict[str, Choice] = {}
         self.hidden: tuple[str, ...] = ()
         self.links: dict[str, tuple[str, Callable[[Any], Any]]] = {}
