@@ -12,6 +12,7 @@ import torch
 from jsonargparse import ArgumentParser
 
 from unmask.cli.common import first, instantiate, nearest, new_parser, parse
+from unmask.data.arrays import Arrays  # noqa: F401
 from unmask.data.base import DataSet
 from unmask.networks.base import Network
 from unmask.objectives.base import Objective
