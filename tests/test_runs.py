@@ -397,7 +397,7 @@ def test_a_logger_of_ones_own(tmp_path: Path) -> None:
     (built,) = new_loggers(logger, "here")
     assert isinstance(built, Remembers) and (built.save_dir_given, built.label) == ("here", "x")
     own = Remembers("there")
-    assert new_loggers(TrainerSettings(logger=own).logger, "here") == [own]
+    assert new_loggers(TrainerSettings(logger=[own]).logger, "here") == [own]
 
 
 def test_loggers_are_known_classes_and_nothing_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -452,7 +452,8 @@ def test_a_dry_run_writes_nothing_and_leaves_the_network(tmp_path: Path, monkeyp
     assert report.protocol["precision"].startswith("32-true") and "parameters" in str(report)
     assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state) and all(p.grad is None for p in network.parameters())
-    assert main(["train", "digits", "--dry-run", "--batch_size", "4", "--trainer.accelerator", "cpu"]) == 0
+    tiny = ["--network.width", "16", "--network.depth", "1", "--network.heads", "2", "--batch_size", "4"]
+    assert main(["train", "digits", "--dry-run", *tiny, "--trainer.accelerator", "cpu"]) == 0
     assert list(tmp_path.iterdir()) == []
 
 
@@ -493,7 +494,9 @@ def test_help_explains_a_class_and_is_short(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit):
         main(["train", "digits", "--help"])
     short = capsys.readouterr().out
-    assert "--batch_size" in short and "--optimizer.lr" not in short and "--network.width" not in short
+    options = set(re.findall(r"^  (--[\w.-]+)", short, re.MULTILINE))
+    assert {"--batch_size", "--dry-run", "--network"} <= options
+    assert not {"--optimizer.lr", "--network.width", "--trainer.max_steps"} & options
 
 
 def test_a_run_is_resumed_by_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
