@@ -126,10 +126,11 @@ def _new_logger(wanted: Any, out: str) -> Logger:
         raise ValueError(f"trainer.logger: {name}: {' '.join(str(error).split())}") from None
 
 
-def known_loggers() -> dict[str, type[Logger]]:
+def known_loggers() -> dict[str, Any]:
     """Return lightning's loggers by their names, and imported ones from elsewhere as "module.Class"."""
     own = {name: getattr(import_module(loggers.__name__), name) for name in loggers.__all__ if name != "Logger"}
-    found, waiting = {}, [Logger]
+    found: dict[str, Any] = {}
+    waiting: list[Any] = [Logger]
     while waiting:
         cls = waiting.pop()
         waiting += cls.__subclasses__()

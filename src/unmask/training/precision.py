@@ -13,7 +13,7 @@ model, all must agree: the rule looks at nothing that differs between processes 
 clock.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -63,7 +63,7 @@ def decide(network: Network, device: torch.device | str, processes: int = 1) -> 
 
 def has_bfloat16() -> bool:
     """Return whether this processor multiplies bfloat16 in hardware (AVX512_BF16 or AMX)."""
-    known = getattr(torch.cpu, "get_capabilities", dict)()
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     if "avx512_bf16" in known or "bf16" in known:
         return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))

@@ -130,7 +130,7 @@ def _time_steps(
     return sorted(times[1:])[len(times[1:]) // 2]
 
 
-def _peak_memory(device: torch.device) -> float:
+def _peak_memory(device: torch.device) -> int:
     """Return the bytes that this process has held at most."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

@@ -111,7 +111,7 @@ class Run:
 class TrainerSettings:
     """What is passed on to lightning's Trainer.
 
-    From Python, `strategy`, `profiler` and `logger` may be objects of lightning's too.
+    From Python, `strategy` and `profiler` may be objects of lightning's too, and the list `logger` may hold some.
 
     Args:
         max_steps: steps of the optimizer.

@@ -76,8 +76,6 @@ class Trainee(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the learning rates of the settings: after a loss that was not finite they may be others."""
         step, schedules = checkpoint["global_step"], checkpoint["lr_schedulers"]
-        loop = checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]
-        loop["_batches_that_stepped"] = step  # the loggers' step; it is counted up after a checkpoint is written
         rates = [group["lr"] for group in parameter_groups(self.model, self.optimizer)]
         for state, schedule in zip(checkpoint["optimizer_states"], schedules, strict=True):
             if list(schedule["base_lrs"]) == rates:
