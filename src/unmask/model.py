@@ -28,7 +28,7 @@ from unmask.randomness import Generators
 from unmask.samplers.base import Sampler
 from unmask.samplers.first_hitting import FirstHitting
 from unmask.samplers.token import TokenFirstHitting, TokenSampler
-from unmask.schedules import Linear, Schedule, TokenPolynomial, checked
+from unmask.schedules import Linear, Schedule, TokenPolynomial, require_schedule
 from unmask.storage.card import model_card
 from unmask.storage.description import describe
 from unmask.storage.folders import CONFIG, WEIGHTS
@@ -72,7 +72,7 @@ class MaskedDiffusion(
                 f"the network has a vocabulary of {network.vocab_size} tokens, the codec one of {codec.vocab_size}"
             )
         if isinstance(schedule, TokenPolynomial):
-            checked(schedule, network.vocab_size, "a model").check()
+            require_schedule(schedule, network.vocab_size, "a model").check()
         self.network, self.codec, self.schedule, self.about = network, codec, schedule or Linear(), about or {}
         self.folder: Path | None = None
 

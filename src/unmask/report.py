@@ -57,7 +57,7 @@ class Report:
 
     def __str__(self) -> str:
         """Lay out the table, and the protocol below it."""
-        return "\n".join((self.table(), "", *_lines(self.protocol)))
+        return "\n".join((self.table(), *(["", *_lines(self.protocol)] if self.protocol else [])))
 
     def table(self) -> str:
         """Lay out the rows: one as a column of names and values, several as a table with the figures last."""

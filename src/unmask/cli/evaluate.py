@@ -15,6 +15,7 @@ from unmask.cli.names import given_options
 from unmask.cli.sample import SHORT, add_sampler, make_sampler
 from unmask.storage.files import check_writable, replacing
 from unmask.storage.folders import CONFIG, find_folder
+from unmask.storage.signatures import nearest
 
 if TYPE_CHECKING:
     from unmask.data.base import DataSet
@@ -40,6 +41,11 @@ def run(arguments: list[str]) -> None:
     word = arguments[0] if arguments and arguments[0] in MEASURES else None
     name, rest = word or "likelihood", arguments[1:] if word else arguments
     measure = MEASURES[name]
+    if word is None and len(rest) > 1 and not rest[1].startswith("-"):
+        words = ", ".join(MEASURES)
+        raise ArgumentError(
+            None, f"no measure {rest[0]!r}{nearest(rest[0], MEASURES)}; before MODEL there is one of {words}"
+        )
     parser = make_parser(name, first(rest, "MODEL"))
     check_options(name, parser, rest)
     settings = parse(parser, rest, check=lambda plain: check(plain, measure))

@@ -111,6 +111,8 @@ def check(settings: Namespace) -> None:
     Run(**{field.name: settings[field.name] for field in fields(Run)})
     for name, cls in GROUPS.items():
         cls(**settings[name].as_dict())
+    if Path(settings.out, RUN).is_file() and not (settings.resume or settings.overwrite or settings.dry_run):
+        raise ValueError(f"{settings.out} holds a run: give --resume, --overwrite, or another --out")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

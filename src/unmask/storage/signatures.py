@@ -16,6 +16,8 @@ BASES = {
 }
 """What an object must derive from, by the last part of the option that names its class."""
 SOURCES = ("data", "networks", "objectives", "samplers", "schedules.py")
+INTERNAL = ("GumbelAncestral", "Padded")
+"""Of the precision study, and a wrapper of other networks: not for settings."""
 
 
 class Known(NamedTuple):
@@ -95,7 +97,8 @@ def choices_of(option: str) -> dict[str, Known]:
     """Return the classes that can be named by an option, such as `sampler` or `objective.schedule`."""
     bases = BASES.get(option.rpartition(".")[2], ())
     classes = known_classes().items()
-    return {name: cls for name, cls in classes if not cls.abstract and any(base in cls.bases for base in bases)}
+    chosen = {name: cls for name, cls in classes if any(base in cls.bases for base in bases)}
+    return {name: cls for name, cls in chosen.items() if not cls.abstract and name not in INTERNAL}
 
 
 def explain(name: str) -> str:
