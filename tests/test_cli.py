@@ -106,7 +106,7 @@ def test_evaluate(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_sample_images(runs: Path, tmp_path: Path) -> None:
     out, gif = tmp_path / "s.png", tmp_path / "s.gif"
-    settings = ["--n", "20", "--label", "all", "--seed", "3", "--out", str(out), "--gif", str(gif)]
+    settings = ["-n", "20", "--label", "all", "--seed", "3", "--out", str(out), "--gif", str(gif)]
     assert main(["sample", str(runs / "digits"), *settings]) == 0
     grid, film = Image.open(out), Image.open(gif)
     assert grid.size == film.size == (28 + 2 * 50 + 2, 10 * 50 + 2)
@@ -116,7 +116,7 @@ def test_sample_images(runs: Path, tmp_path: Path) -> None:
     assert np.abs(last - np.asarray(grid).astype(int)).max() < 40  # a GIF has 256 colours
     for name in ("a", "b"):
         assert (
-            main(["sample", str(runs / "digits"), "--n", "3", "--seed", "5", "--out", str(tmp_path / f"{name}.npy")])
+            main(["sample", str(runs / "digits"), "-n", "3", "--seed", "5", "--out", str(tmp_path / f"{name}.npy")])
             == 0
         )
     assert np.array_equal(np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy"))
@@ -129,15 +129,15 @@ def test_sample_with_each_sampler(runs: Path, tmp_path: Path) -> None:
         ["--sampler", "Ancestral", "--sampler.schedule", "Polynomial", "--sampler.schedule.power", "3"],
         ["--sampler", "FirstHitting", "--temperature", "0.7", "--label", "3"],
     ):
-        assert main(["sample", str(runs / "digits"), "--n", "2", "--out", str(out), *settings]) == 0
+        assert main(["sample", str(runs / "digits"), "-n", "2", "--out", str(out), *settings]) == 0
         assert np.load(out).shape == (2, 8, 8, 1) and np.load(out).max() <= 16
 
 
 def test_sample_text(runs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     capsys.readouterr()
-    assert main(["sample", str(runs / "text"), "--n", "2", "--gif", str(tmp_path / "t.gif")]) == 0
+    assert main(["sample", str(runs / "text"), "-n", "2", "--gif", str(tmp_path / "t.gif")]) == 0
     shown = capsys.readouterr().out
-    assert main(["sample", str(runs / "text"), "--n", "2", "--out", str(tmp_path / "t.txt")]) == 0
+    assert main(["sample", str(runs / "text"), "-n", "2", "--out", str(tmp_path / "t.txt")]) == 0
     written = (tmp_path / "t.txt").read_text()
     assert written in shown and set(written) <= set("the cat sat on the mat and the dog ran to it\n")
     assert Image.open(tmp_path / "t.gif").n_frames == 25  # type: ignore[attr-defined]
@@ -146,8 +146,8 @@ def test_sample_text(runs: Path, capsys: pytest.CaptureFixture[str], tmp_path: P
 def test_infill_keeps_what_is_given(runs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     capsys.readouterr()
     plain = ["--score", "0"]
-    assert main(["infill", str(runs / "text"), "the _at and #", "--n", "3", "--placeholder", "#"]) == 1  # no "_" known
-    assert main(["infill", str(runs / "text"), "the #at a## the", "--n", "3", "--placeholder", "#", *plain]) == 0
+    assert main(["infill", str(runs / "text"), "the _at and #", "-n", "3", "--placeholder", "#"]) == 1  # no "_" known
+    assert main(["infill", str(runs / "text"), "the #at a## the", "-n", "3", "--placeholder", "#", *plain]) == 0
     for line in capsys.readouterr().out.strip().split("\n\n"):
         assert len(line) == 15 and line[:4] + line[5:9] + line[11:] == "the at a the"
     tokens = Digits().split("test")[np.array([0])][0][0]
@@ -157,13 +157,13 @@ def test_infill_keeps_what_is_given(runs: Path, capsys: pytest.CaptureFixture[st
     unknown[4:] = 255
     Image.fromarray(unknown).save(tmp_path / "mask.png")
     image = ["--image", str(tmp_path / "image.png"), "--mask", str(tmp_path / "mask.png"), "--label", "1"]
-    assert main(["infill", str(runs / "digits"), *image, "--n", "4", "--out", str(tmp_path / "i.npy")]) == 0
+    assert main(["infill", str(runs / "digits"), *image, "-n", "4", "--out", str(tmp_path / "i.npy")]) == 0
     filled = np.load(tmp_path / "i.npy")
     assert filled.shape == (4, 8, 8, 1) and (filled[:, :4] == tokens[:4].numpy()).all()
     array = np.array([[0, -1], [-1, 3], [4, -1]])
     np.save(tmp_path / "a.npy", array)
     out = str(tmp_path / "filled.npy")
-    assert main(["infill", str(runs / "arrays"), "--array", str(tmp_path / "a.npy"), "--n", "2", "--out", out]) == 0
+    assert main(["infill", str(runs / "arrays"), "--array", str(tmp_path / "a.npy"), "-n", "2", "--out", out]) == 0
     assert (np.load(out)[:, array >= 0] == array[array >= 0]).all() and np.load(out).min() >= 0
 
 
@@ -179,7 +179,7 @@ def test_a_learned_schedule(runs: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["evaluate", run, "--draws", "2", "--limit", "4", "--objective", "TokenELBO"]) == 0  # with two masks
     assert "network calls            16" in capsys.readouterr().out
     for sampler in (["TokenAncestral", "--sampler.steps", "3"], ["TokenFirstHitting", "--sampler.form", "frozen"]):
-        assert main(["sample", run, "--n", "1", "--sampler", *sampler]) == 0
+        assert main(["sample", run, "-n", "1", "--sampler", *sampler]) == 0
     capsys.readouterr()
     assert main(["infill", run, "the ___ sat"]) == 0
     shown = capsys.readouterr().out
@@ -187,7 +187,7 @@ def test_a_learned_schedule(runs: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["plot", "schedules", run, "--out", str(tmp_path / "w.png")]) == 0
     assert main(["plot", "schedules", str(runs / "arrays"), "--out", str(tmp_path / "c.png")]) == 0
     for model in (run, str(runs / "text"), str(runs / "arrays")):
-        assert main(["plot", "trajectory", model, "--n", "3", "--out", str(tmp_path / "t.png")]) == 0
+        assert main(["plot", "trajectory", model, "-n", "3", "--out", str(tmp_path / "t.png")]) == 0
     assert main(["plot", "steps", "--steps", "9", "--out", str(tmp_path / "s.png")]) == 0
     assert "only schedules and trajectory take a model" in fails(capsys, "plot", str(runs / "text"), run)
     assert "plot trajectory needs a model" in fails(capsys, "plot", "trajectory")
@@ -220,8 +220,8 @@ def test_classes_are_asked_for_by_name(tmp_path: Path, capsys: pytest.CaptureFix
     data = ["--data.path", str(tmp_path / "images"), "--data.labels", "true"]
     assert main(["train", "images", *data, *small, *TINY[TINY.index("--batch_size") :]]) == 0
     x = [str(tmp_path / f"{name}.npy") for name in ("goat", "0")]
-    assert main(["sample", out, "--label", "goat", "--n", "2", "--out", x[0]]) == 0
-    assert main(["sample", out, "--label", "0", "--n", "2", "--out", x[1]]) == 0
+    assert main(["sample", out, "--label", "goat", "-n", "2", "--out", x[0]]) == 0
+    assert main(["sample", out, "--label", "0", "-n", "2", "--out", x[1]]) == 0
     assert np.array_equal(np.load(x[0]), np.load(x[1]))
     for i in range(40):
         path = tmp_path / "others" / ("goat" if i % 2 else "cow") / f"{i}.png"
@@ -238,7 +238,7 @@ def test_classes_are_asked_for_by_name(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_infill_of_counted_tokens(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = str(runs / "text")
-    assert main(["infill", text, "the [3] and_the", "--n", "4", "--seed", "2"]) == 0
+    assert main(["infill", text, "the [3] and_the", "-n", "4", "--seed", "2"]) == 0
     shown = capsys.readouterr().out
     found = re.findall(r"log p >= (-[\d.]+) ± [\d.]+ nats\n(the .{3} and.the)\n\n", shown, re.DOTALL)
     bounds = [float(bound) for bound, _ in found]
@@ -246,10 +246,10 @@ def test_infill_of_counted_tokens(runs: Path, tmp_path: Path, capsys: pytest.Cap
     assert len(found) == 4 and bounds == sorted(bounds, reverse=True)
     assert bounds[0] == pytest.approx(-4 * np.log(symbols), rel=0.1)  # it has hardly learned
     (tmp_path / "t.txt").write_text("the [3] and_the\n")
-    assert main(["infill", text, "--text_file", str(tmp_path / "t.txt"), "--n", "4", "--seed", "2"]) == 0
+    assert main(["infill", text, "--text_file", str(tmp_path / "t.txt"), "-n", "4", "--seed", "2"]) == 0
     assert capsys.readouterr().out == shown
     around = ["--prefix", "the ", "--suffix", " and", "--unknown", "3", "--score", "0"]
-    assert main(["infill", text, *around, "--n", "2"]) == 0
+    assert main(["infill", text, *around, "-n", "2"]) == 0
     assert re.fullmatch(r"the .{3} and\n\nthe .{3} and\n", capsys.readouterr().out, re.DOTALL)
 
 
@@ -369,9 +369,9 @@ def test_frechet_distances(runs: Path, tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_the_live_view_leaves_the_output_alone(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["sample", str(runs / "text"), "--n", "1"]) == 0
+    assert main(["sample", str(runs / "text"), "-n", "1"]) == 0
     plain = capsys.readouterr().out
-    assert main(["sample", str(runs / "text"), "--n", "1", "--live"]) == 0
+    assert main(["sample", str(runs / "text"), "-n", "1", "--live"]) == 0
     shown = capsys.readouterr()
     assert shown.out == plain and "\x1b[38;2;" in shown.err
     assert "no view of plain symbols" in fails(capsys, "sample", str(runs / "arrays"), "--live")
@@ -515,10 +515,10 @@ def test_a_full_disk_keeps_the_last_checkpoint(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["sample", "{digits}", "--n", "0"], "--n must be at least 1, got 0"),
+        (["sample", "{digits}", "-n", "0"], "--n must be at least 1, got 0"),
         (["sample", "{digits}", "--label", "10"], "--label must be in 0..9, or `all`; got 10"),
         (["sample", "{digits}", "--label", "-1"], "--label must be in 0..9"),
-        (["sample", "{digits}", "--label", "all", "--n", "7"], "--n must be a multiple of the 10 classes, got 7"),
+        (["sample", "{digits}", "--label", "all", "-n", "7"], "--n must be a multiple of the 10 classes, got 7"),
         (["sample", "{text}", "--label", "1"], "the model was trained without labels"),
         (["sample", "{digits}", "--temperature", "0"], "temperature must be at least 1e-6 and finite, got 0"),
         (

@@ -151,7 +151,7 @@ def test_generative_perplexity(folder: Path, tmp_path: Path, capsys: Any) -> Non
     assert report["protocol"]["texts"] == "raw"
     assert report["rows"][2]["data"] == "made" and report["rows"][2]["entropy"][0] > 0
     npy = str(tmp_path / "x.npy")
-    assert main(["sample", model, "--n", "6", "--batch_size", "4", "--out", npy]) == 0  # the same samples
+    assert main(["sample", model, "-n", "6", "--batch_size", "4", "--out", npy]) == 0  # the same samples
     x = torch.from_numpy(np.load(npy))
     network = GPT2LMHeadModel.from_pretrained(judge).eval()
     total, count, each = 0.0, 0, []

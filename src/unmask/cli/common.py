@@ -54,8 +54,8 @@ class Parser(ArgumentParser):
     """
 
     def __init__(self, command: str | None = None, **settings: Any) -> None:
-        own = {"prog": f"unmask {command}", "exit_on_error": False, "allow_abbrev": False} if command else {}
-        super().__init__(**own | settings)
+        own: dict[str, Any] = {"prog": f"unmask {command}", "exit_on_error": False, "allow_abbrev": False}
+        super().__init__(**(own if command else {}) | settings)
         self.choices: dict[str, Choice] = {}
         self.hidden: tuple[str, ...] = ()
         self.links: dict[str, tuple[str, Callable[[Any], Any]]] = {}
