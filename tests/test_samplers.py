@@ -13,6 +13,7 @@ from scipy import stats
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import unmask.networks
 import unmask.samplers
 from oracle import MarkovChain, Oracle, Table, pairwise_correlated, parallel_draw_probabilities
 from unmask.forward import all_masked
@@ -748,3 +749,14 @@ def test_a_given_token_is_encoded_in_one_place() -> None:
     marked = mark_given(x, given)
     assert marked.tolist() == [[encode_given(0), 3, encode_given(5)]] == [[-1, 3, -6]]
     assert torch.equal(clean_tokens(marked), x)
+
+
+def test_what_one_needs_to_write_samplers_and_networks_is_exported_and_explained() -> None:
+    needed = {
+        unmask.samplers: "Sampler Planned Plan Unmasking State",
+        unmask.networks: "Network HeadedNetwork Positions pick UNet DDiT",
+    }
+    for module, names in needed.items():
+        assert set(names.split()) <= set(module.__all__) and module.__doc__
+        for name in module.__all__:
+            assert getattr(module, name).__doc__, name

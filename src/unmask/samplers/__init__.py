@@ -28,8 +28,9 @@ v < 1 − α(t). The largest v of the masked positions is distributed as u^(1/n)
 likely to hold it, so revealing the positions in decreasing order of v has the same distribution as the loop above. All
 times and positions can therefore be planned before the first network call, and a sampler is only the map from v to the
 step that reveals each position: `FirstHitting` sorts v, `Ancestral` bins it by a grid of times, `InOrder` ignores it.
-`MostConfident` and `EntropyBounded` choose positions by the network's predictions, `Remasking` also masks tokens
-again, and `TokenFirstHitting` and `TokenAncestral` are for schedules that depend on the token; they cannot be planned.
+The others are not planned: `MostConfident` and `EntropyBounded` choose positions by the network's predictions,
+`Remasking` masks revealed tokens again, and `TokenFirstHitting` and `TokenAncestral` are for schedules that depend on
+the token.
 """
 
 from unmask.samplers.ancestral import Ancestral
