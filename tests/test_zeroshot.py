@@ -103,7 +103,10 @@ def test_the_suite(tmp_path: Path, codec: BPE, capsys: Any) -> None:
     assert [row["set"] for row in ours] == [name for name in BENCHMARKS for _ in range(2)]
     assert {"set": "ptb", "model": "MD4", "published": True, "perplexity_per_token": [102.26, None]} in report["rows"]
     assert re.search(r"this model, T = inf +[\d.]+ ± [\d.]+", shown) and re.search(r"MD4 +48.43 +34.94", shown)
-    assert "part test, file wiki.test.raw, detokeniser @-@ @,@" in shown and report["protocol"]["packing"] == "concatenated"
+    assert (
+        "part test, file wiki.test.raw, detokeniser @-@ @,@" in shown
+        and report["protocol"]["packing"] == "concatenated"
+    )
     by_steps = [[row["perplexity_per_token"][0] for row in ours if row["steps"] == t] for t in ("10", "inf")]
     assert sum(by_steps[0]) > sum(by_steps[1]) * 0.9
     assert main([*suite, "--sets", "lambada,ptb", "--packing", "padded", "--ends", "line"]) == 0
@@ -145,7 +148,10 @@ def test_sets_that_are_missing(tmp_path: Path, codec: BPE, capsys: Any, monkeypa
         ([*suite, "--root", str(root), "--sets", "pubmed"], "sets must be one of lambada, wikitext2"),
         ([*suite, "--sets", "ptb"], "PTB: the Hub has only a script that loads it: get ptb.test.txt"),
         ([*suite, "--root", str(root), "--steps", "0"], "--steps must be whole numbers of at least 1, or inf"),
-        (["evaluate", model, "--root", str(root)], "--root of evaluate likelihood: it belongs to unmask evaluate zeroshot"),
+        (
+            ["evaluate", model, "--root", str(root)],
+            "--root of evaluate likelihood: it belongs to unmask evaluate zeroshot",
+        ),
         ([*suite, "--split", "train"], "--split of evaluate zeroshot: it belongs to unmask evaluate likelihood"),
     ):
         capsys.readouterr()
@@ -165,7 +171,10 @@ def test_a_set_that_is_no_good_does_not_cost_the_others(tmp_path: Path, codec: B
     report = json.loads(out.read_text(), parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
     rows = [row for row in report["rows"] if not row["published"]]
     assert [row["set"] for row in rows] == ["lambada", "wikitext2", "ptb", "wikitext103"]
-    assert rows[0]["perplexity_per_token"][1] is None and report["protocol"]["sets"]["wikitext2"]["file"] == "wiki.test.raw"
+    assert (
+        rows[0]["perplexity_per_token"][1] is None
+        and report["protocol"]["sets"]["wikitext2"]["file"] == "wiki.test.raw"
+    )
 
 
 def test_each_wikitext_is_read_from_its_own_folder(tmp_path: Path) -> None:
