@@ -154,9 +154,9 @@ def finite(value: Any) -> Any:
 
 def brief(row: dict[str, Any]) -> str:
     """Lay a row out in one line: what it is of, then numbers and figures by name."""
-    words = [value for value in row.values() if isinstance(value, str)]
+    subject = next((value for value in row.values() if isinstance(value, str)), "")
     numbers = [f"{_title(name)} {_plain(v)}" for name, v in row.items() if isinstance(v, Figure | int | float)]
-    return f"{', '.join(words)}: {', '.join(numbers)}"
+    return f"{subject}: {', '.join(numbers)}"
 
 
 def _lines(values: dict[str, Any]) -> list[str]:

@@ -167,7 +167,7 @@ def _estimate_options(parser: Parser) -> None:
 def _estimate(settings: Namespace) -> dict[str, Any]:
     """Return the settings of `_estimate_options`."""
 
-    def count(text: str) -> float:
+    def count(text: str) -> int | float:
         return math.inf if text == "inf" else int(text)
 
     steps = numbers(settings.steps, "--steps", count, "whole numbers of at least 1, or inf,")
