@@ -1,6 +1,7 @@
 """Text as characters of an alphabet, or as bytes."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -49,6 +50,10 @@ class Text(Codec):
     @abstractmethod
     def decode(self, x: Tokens, unknown: str = "\N{LIGHT SHADE}") -> list[str]:
         """Return one string per example, `unknown` standing for a mask."""
+
+    def encode_pieces(self, pieces: Sequence[str]) -> list[Tensor]:
+        """Return the tokens of each piece of a text that goes on from piece to piece, with unknown tokens between."""
+        return [self.encode(piece) for piece in pieces]
 
     def symbol(self, token: int) -> str:
         """Return what a single token looks like."""

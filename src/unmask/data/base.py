@@ -17,7 +17,8 @@ from torch.utils.data import Dataset
 from unmask.codecs.base import Codec
 from unmask.types import Labels, Tokens
 
-Part = Literal["train", "valid", "test"]
+Part = Literal["train", "valid", "test", "all"]
+"""A part of a data set; `all` is every example of it, once."""
 
 
 class _Place(NamedTuple):

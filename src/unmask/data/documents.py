@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from unmask.data.reading import Format, characters, check_file, check_format, find_format, visible_files
+from unmask.data.formats import Format, check_format, find_format
+from unmask.data.reading import characters, check_file, visible_files
 from unmask.data.rows import BadRowError, Row, csv_rows, json_rows, parquet_rows, text_of
 from unmask.storage.files import checksum
 

@@ -4,7 +4,6 @@ import bz2
 import codecs
 import gzip
 import io
-import json
 import lzma
 import os
 import zipfile
@@ -12,13 +11,13 @@ import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from tqdm import tqdm
 
 CHUNK = 1 << 24
 HEAD = 1 << 16
-"""Bytes by which the format of a file is recognised."""
+"""Bytes by which a file is recognised."""
 CLUTTER = ("__macosx", "thumbs.db", "desktop.ini")
 MAGIC = {
     b"\x1f\x8b": ".gz",
@@ -31,15 +30,6 @@ COMPRESSED = (".gz", ".bz2", ".xz", ".zip", ".zst")
 UNREAD = (".lz4", ".lzma", ".br", ".7z", ".rar", ".z", ".tar", ".tgz", ".tbz2", ".txz")
 """Suffixes of archives that are not read, so that they are not taken for text."""
 WIDE = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
-Format = Literal["text", "json", "csv", "tsv", "parquet"]
-FORMATS: dict[str, Format] = {
-    **dict.fromkeys((".json", ".jsonl", ".ndjson", ".jsonlines"), "json"),
-    **dict.fromkeys((".parquet", ".pq"), "parquet"),
-    **dict.fromkeys((".txt", ".text", ".md"), "text"),
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".tab": "tsv",
-}
 
 
 class DamagedError(ValueError):
@@ -124,7 +114,7 @@ class _Named(io.RawIOBase):
 
 
 @contextmanager
-def open_text(path: Path) -> Iterator[io.BufferedReader]:
+def open_text(path: Path) -> Iterator[Any]:
     """Open a file for reading bytes, decompressing gzip, bzip2, xz, zstd and a zip archive of one file.
 
     What a file is compressed with is decided by its content.
@@ -160,7 +150,7 @@ def _open_zip(path: Path, errors: tuple[type[Exception], ...]) -> Iterator[Any]:
     except errors as error:
         raise DamagedError(f"{path}: damaged or truncated archive: {error}") from None
     with archive:
-        name = _member(path, archive)
+        name = only_member(path, archive)
         try:
             file = archive.open(name)
         except errors as error:
@@ -169,7 +159,7 @@ def _open_zip(path: Path, errors: tuple[type[Exception], ...]) -> Iterator[Any]:
             yield file
 
 
-def _member(path: Path, archive: zipfile.ZipFile) -> str:
+def only_member(path: Path, archive: zipfile.ZipFile) -> str:
     """Return the name of the only file in an archive."""
     names = [info.filename for info in archive.infolist() if not info.is_dir()]
     names = [name for name in names if not any(map(is_hidden, name.split("/")))]
@@ -202,65 +192,6 @@ def _check_inside(head: bytes, path: Path) -> None:
         raise ValueError(f"{path}: an archive of files (tar); unpack it and name its folder")
     if found := _magic(head):
         raise ValueError(f"{path}: is compressed twice ({found} inside); unpack it once")
-
-
-def inner_name(path: Path) -> str:
-    """Return the name of a file without the suffix of its compression; for a zip archive that of the file in it."""
-    kind = compression(path)
-    if kind is None:
-        return path.name
-    own = path.stem if path.suffix.lower() in COMPRESSED else path.name
-    if kind == ".zip":
-        with zipfile.ZipFile(path) as archive:
-            inside = Path(_member(path, archive)).name
-        return inside if Path(inside).suffix.lower() in FORMATS else own
-    return own
-
-
-def find_format(path: Path) -> Format:
-    """Return the format of a file by its suffix and its content; neither depends on upper or lower case.
-
-    Raises:
-        ValueError: suffix and content contradict each other; says which option decides.
-    """
-    if compression(path) is None:
-        with open(path, "rb") as plain:
-            if plain.read(4) == b"PAR1":
-                return "parquet"
-    with open_text(path) as file:
-        head = file.read(HEAD)
-    named = FORMATS.get(Path(inner_name(path)).suffix.lower())
-    if head.startswith(b"PAR1"):
-        raise ValueError(f"{path}: a compressed Parquet file; unpack it (Parquet is compressed inside)")
-    if _holds_rows_of_json(head):
-        if named in (None, "json"):
-            return "json"
-        if named != "parquet":
-            raise ValueError(
-                f"{path}: named as {named}, but it looks like JSON: --format json reads rows, --format {named} {named}"
-            )
-    return named or "text"
-
-
-def _holds_rows_of_json(head: bytes) -> bool:
-    """Return whether a file that begins like this holds JSON objects: in lines, or in a list."""
-    start = head.removeprefix(codecs.BOM_UTF8).lstrip()
-    if start[:1] == b"[":
-        return start[1:].lstrip()[:1] == b"{"
-    whole = start.split(b"\n")
-    if len(head) == HEAD:
-        whole.pop()  # perhaps not all of it
-        if not whole:
-            return start[:1] == b"{" and start[1:].lstrip()[:1] == b'"'
-    whole = [line for line in whole if line.strip()][:3]
-    return bool(whole) and all(map(_is_object, whole))
-
-
-def _is_object(line: bytes) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
-        return False
 
 
 def characters(path: Path) -> Iterator[str]:
@@ -318,9 +249,3 @@ def lines(path: Path) -> Iterator[str]:
         yield from (f"{line}\n" for line in whole)
     if held:
         yield held
-
-
-def check_format(value: str | None) -> None:
-    """Raise a ValueError unless a format is known, or None."""
-    if value is not None and value not in get_args(Format):
-        raise ValueError(f"format must be one of {', '.join(get_args(Format))}, got {value!r}")

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unmask.data.reading import DamagedError, inner_name, lines, open_text
+from unmask.data.formats import inner_name
+from unmask.data.reading import DamagedError, lines, open_text
 from unmask.data.tables import open_parquet, read_columns
 
 
