@@ -395,7 +395,9 @@ def test_other_kinds_of_mdlm_are_refused(changed: dict[str, Any], message: str, 
 def test_what_is_not_known_is_refused_with_what_is(found: dict[str, Any], tmp_path: Path) -> None:
     folder = write(tmp_path / "a", "sedd")
     (folder / "config.json").write_text(json.dumps(found))
-    with pytest.raises(ValueError, match=r"config.json: .* not read here; read are MDLM as on the Hub .*; SEDD .*; RADD"):
+    with pytest.raises(
+        ValueError, match=r"config.json: .* not read here; read are MDLM as on the Hub .*; SEDD .*; RADD"
+    ):
         MaskedDiffusion.from_pretrained(folder)
 
 

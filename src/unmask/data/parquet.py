@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from unmask.data.images import describe_size, open_image
+from unmask.data.picture import describe_size, open_image
 from unmask.data.reading import visible_files
 from unmask.data.tables import open_parquet, read_columns
 
