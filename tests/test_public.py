@@ -321,3 +321,88 @@ def test_import_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         assert main(["import", *arguments]) == 1
         assert message in capsys.readouterr().err
         assert not (tmp_path / "new").exists()
+
+
+def own_mdlm() -> dict[str, Any]:
+    """What MDLM's own code writes as config.json: its settings, with the number of rows."""
+    model = {"name": "small", "type": "ddit", "scale_by_sigma": True, "dropout": 0.1, "tie_word_embeddings": False}
+    model |= {"hidden_size": WIDTH, "cond_dim": CONDITION, "length": LENGTH, "n_blocks": DEPTH, "n_heads": HEADS}
+    settings = {"mode": "train", "diffusion": "absorbing_state", "backbone": "dit", "parameterization": "subs"}
+    noise = {"type": "loglinear", "sigma_min": 1e-4, "sigma_max": 20}
+    rest = {"time_conditioning": False, "T": 0, "subs_masking": False, "noise": noise, "model": model}
+    return settings | rest | {"vocab_size": ROWS}
+
+
+def write_own(folder: Path, changed: dict[str, Any], prefix: str = "") -> Path:
+    """Write the weights of an MDLM with the config.json of its own code."""
+    write(folder, "mdlm")
+    save_file({prefix + name: value for name, value in random_weights("mdlm").items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(own_mdlm() | changed))
+    return folder
+
+
+@pytest.mark.parametrize("prefix", ["", "backbone."])
+@pytest.mark.parametrize("timed", [False, True])
+def test_mdlm_as_its_own_code_saves_it(timed: bool, prefix: str, tmp_path: Path) -> None:
+    """It is not told the noise, though its tensors are SEDD's, unless it says so."""
+    model = MaskedDiffusion.from_pretrained(write_own(tmp_path / "own", {"time_conditioning": timed}, prefix))
+    x_t, rate = inputs()
+    raw = reference("sedd" if timed else "mdlm", random_weights("mdlm"), x_t, -torch.log1p(-rate))
+    found = model.network(x_t, rate).log_softmax(-1)
+    torch.testing.assert_close(found.double(), raw[..., :-1].log_softmax(-1), rtol=1e-5, atol=1e-5)
+    assert model.about["layout"] == "mdlm" and model.about["folded"] == (not timed)
+
+
+def test_time_conditioning_of_mdlm_on_the_hub(tmp_path: Path) -> None:
+    folder = write(tmp_path / "hub", "mdlm")
+    (folder / "config.json").write_text(json.dumps(config("mdlm") | {"time_conditioning": True}))
+    x_t, rate = inputs()
+    raw = reference("sedd", random_weights("mdlm"), x_t, -torch.log1p(-rate))[..., :-1]
+    found = MaskedDiffusion.from_pretrained(folder).network(x_t, rate)
+    torch.testing.assert_close(found.log_softmax(-1).double(), raw.log_softmax(-1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"parameterization": "d3pm"}, "parameterization is 'd3pm'; only subs is read"),
+        ({"parameterization": "sedd"}, "parameterization is 'sedd'; only subs is read"),
+        ({"diffusion": "uniform"}, "diffusion is 'uniform'; only absorbing_state is read"),
+        ({"backbone": "dimamba"}, "backbone is 'dimamba'; only dit and hf_dit is read"),
+        ({"time_conditioning": "true"}, "time_conditioning must be true or false, got 'true'"),
+        ({"time_conditioning": True, "noise": {"type": "odd"}}, "the noise 'odd' is not known"),
+        ({"vocab_size": 9}, "vocab_size is 9, but the tensors have 265"),
+        ({"model_type": "duo"}, "model_type 'duo' is not read here; read are MDLM as on the Hub"),
+        ({"model_type": None, "parameterization": None}, "it is of a layout that is not read here"),
+    ],
+)
+def test_other_kinds_of_mdlm_are_refused(changed: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"config.json: {message}"):
+        MaskedDiffusion.from_pretrained(write_own(tmp_path / "own", changed))
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {"model_type": "llada", "architectures": ["LLaDAModelLM"], "d_model": 4096},
+        {"model_type": "gpt2", "n_layer": 12},
+        {"algo": {"name": "duo", "parameterization": "mean"}, "model": config("sedd")["model"]},
+        {"model": config("sedd")["model"]},  # SEDD's tensors, but nothing says what they are
+        {"tokens": ROWS - 1},
+        {},
+    ],
+)
+def test_what_is_not_known_is_refused_with_what_is(found: dict[str, Any], tmp_path: Path) -> None:
+    folder = write(tmp_path / "a", "sedd")
+    (folder / "config.json").write_text(json.dumps(found))
+    with pytest.raises(
+        ValueError, match=r"config.json: .* not read here; read are MDLM as on the Hub .*; SEDD .*; RADD"
+    ):
+        MaskedDiffusion.from_pretrained(folder)
+
+
+def test_the_weights_of_what_is_refused_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "llada").mkdir()
+    (tmp_path / "llada" / "config.json").write_text('{"model_type": "llada"}')  # and no weights beside it
+    with pytest.raises(ValueError, match="model_type 'llada' is not read here"):
+        MaskedDiffusion.from_pretrained(tmp_path / "llada")

@@ -1,26 +1,23 @@
 """Read public checkpoints of masked diffusion models: MDLM, SEDD and RADD. JSON and tensors alone, no code.
 
-They are one transformer in three layouts. MDLM's was trained with its noise set to zero, so that its modulation is
-constant: it is folded into the weights, which gives RADD's, exactly.
+They are one transformer in the layouts that `unmask.checkpoints.layouts` lists. MDLM's was trained with its noise set
+to zero, so that its modulation is constant: it is folded into the weights, which gives RADD's, exactly. With
+`time_conditioning` it is told the noise, as SEDD's is.
 """
 
-import json
-import math
-import pickle
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import silu
 
+from unmask.checkpoints.layouts import Family, Layout, find_layout, is_public, is_timed, least_alpha
+from unmask.checkpoints.reading import CONFIG, WEIGHT_FILES, read_config, read_weights
 from unmask.codecs.tokenizer import BPE, PAIRS, TOKENIZER
 from unmask.networks.ddit import FREQUENCIES, DDiT
 
-Layout = Literal["mdlm", "sedd", "radd"]
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+__all__ = ["WEIGHT_FILES", "Sizes", "fold", "is_public", "load", "names"]
 IGNORED = ("rotary_emb.inv_freq", "sampling_eps_min", "sampling_eps_max", "block_diff_mask")
 """Buffers that are no weights."""
 
@@ -43,7 +40,7 @@ class Sizes(NamedTuple):
     condition: int
 
 
-def names(layout: Layout, sizes: Sizes) -> dict[str, tuple[int, ...]]:
+def names(layout: Family, sizes: Sizes) -> dict[str, tuple[int, ...]]:
     """Return the names and shapes of all weights of a layout, without the prefix `backbone.` that MDLM has."""
     rows, width, depth, hidden, condition = sizes
     found: dict[str, tuple[int, ...]] = {"vocab_embed.embedding": (rows, width)}
@@ -78,12 +75,6 @@ def names(layout: Layout, sizes: Sizes) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def is_public(config: dict[str, Any]) -> bool:
-    """Return whether a config.json is of a layout that is read here."""
-    ours = {"network", "codec"} & config.keys()
-    return not ours and (config.get("model_type") == "mdlm" or isinstance(config.get("model"), dict))
-
-
 def load(folder: Path, tokenizer: str | None = None) -> tuple[DDiT, BPE, dict[str, Any]]:
     """Read a checkpoint: its network, its codec, and what there is to say about it.
 
@@ -96,20 +87,18 @@ def load(folder: Path, tokenizer: str | None = None) -> tuple[DDiT, BPE, dict[st
         ValueError: a file is damaged or of no known layout, or a tensor is missing, unknown or of a wrong shape; names
             it.
     """
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    path, weights = _read(folder)
-    weights = {name.removeprefix("backbone."): value.float() for name, value in weights.items()}
-    layout = find_layout(config, weights, path)
-    sizes = _sizes(weights, layout, path)
-    _check(weights, names(layout, sizes), sizes, path, layout)
-    settings: dict[str, Any] = config if layout == "mdlm" else config.get("model", {})
-    _agree(config, settings, layout, sizes, folder)
-    heads = settings.get("n_heads")
-    length = settings.get("model_length" if layout == "mdlm" else "length", 1024)
+    where, config = folder / CONFIG, read_config(folder)
+    layout = find_layout(config, lambda: _stripped(read_weights(folder)[1]), where)
+    path, weights = read_weights(folder)
+    weights = {name: value.float() for name, value in _stripped(weights).items()}
+    sizes = _sizes(weights, layout.family, path)
+    _check(weights, names(layout.family, sizes), sizes, path, layout.family)
+    settings = layout.sizes(config)
+    _agree(config, settings, layout, sizes, where)
+    heads, length = settings.get("n_heads"), settings.get(layout.length, 1024)
     if not isinstance(heads, int) or heads < 1 or not isinstance(length, int) or length < 1:
-        got = f"got {heads} and {length}"
-        raise ValueError(f"{folder / 'config.json'}: expected whole numbers for n_heads and the length, {got}")
-    timed = layout == "sedd" or (layout == "mdlm" and config.get("time_conditioning") is True)
+        raise ValueError(f"{where}: expected whole numbers for n_heads and the length, got {heads} and {length}")
+    timed = is_timed(config, layout)
     try:
         network = DDiT(
             sizes.rows - 1,
@@ -119,84 +108,42 @@ def load(folder: Path, tokenizer: str | None = None) -> tuple[DDiT, BPE, dict[st
             heads=heads,
             hidden=sizes.hidden,
             condition=sizes.condition if timed else None,
-            eps=_least_alpha(config) if layout == "sedd" else 1e-3,
+            eps=least_alpha(config, where) if timed else 1e-3,
         )
     except ValueError as error:
-        raise ValueError(f"{folder / 'config.json'}: {error}") from None
+        raise ValueError(f"{where}: {error}") from None
     frequencies = weights.get(IGNORED[0])
     if frequencies is not None and frequencies.shape != (sizes.width // heads // 2,):
         raise ValueError(f"{path}: {IGNORED[0]} has {frequencies.numel()} frequencies, which {heads} heads do not")
-    network.load_state_dict(_renamed(weights if timed or layout == "radd" else fold(weights, sizes.depth)))
+    folded = layout.family == "mdlm" and not timed
+    network.load_state_dict(_renamed(fold(weights, sizes.depth) if folded else weights))
     own = any((folder / name).is_file() for name in (TOKENIZER, *(vocab for vocab, _ in PAIRS)))
     codec = BPE(tokenizer or (str(folder) if own else "gpt2"))
     try:
         _ = codec.tokenizer
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}; unmask import SOURCE OUT --tokenizer FOLDER converts with another") from None
-    about = {"layout": layout, "folded": layout == "mdlm" and not timed, "published_config": config}
+    about = {"layout": layout.family, "folded": folded, "published_config": config}
     return network.eval(), codec, about
 
 
-def _agree(config: dict[str, Any], settings: dict[str, Any], layout: Layout, sizes: Sizes, folder: Path) -> None:
-    """Raise a ValueError where config.json says other than the tensors, or describes another kind of diffusion."""
-    claims = {
-        "hidden_dim" if layout == "mdlm" else "hidden_size": sizes.width,
-        "n_blocks": sizes.depth,
-        "vocab_size": sizes.rows,
-    }
-    where = folder / "config.json"
+def _agree(config: dict[str, Any], settings: dict[str, Any], layout: Layout, sizes: Sizes, where: Path) -> None:
+    """Raise a ValueError where config.json says other than the tensors."""
+    claims = {layout.width: sizes.width, "n_blocks": sizes.depth, "vocab_size": sizes.rows}
     for name, found in claims.items():
-        if settings.get(name, found) != found:
-            raise ValueError(f"{where}: {name} is {settings[name]}, but the tensors have {found}")
+        for part in (settings, config):
+            if part.get(name, found) != found:
+                raise ValueError(f"{where}: {name} is {part[name]}, but the tensors have {found}")
     if config.get("tokens", sizes.rows - 1) != sizes.rows - 1:
         raise ValueError(f"{where}: tokens is {config['tokens']}, but the tensors have {sizes.rows - 1} and the mask")
-    if not isinstance(config.get("time_conditioning", False), bool):
-        raise ValueError(f"{where}: time_conditioning must be true or false, got {config['time_conditioning']!r}")
-    graph = config.get("graph")
-    kind = graph.get("type", "absorb") if isinstance(graph, dict) else "absorb"
-    if kind != "absorb":
-        raise ValueError(f"{where}: the diffusion is {kind}; only absorb, which masks, is read")
 
 
-def _least_alpha(config: dict[str, Any]) -> float:
-    """Return alpha at the end of a SEDD model's noise: log-linear unless config.json says geometric."""
-    noise = config.get("noise")
-    if isinstance(noise, dict) and noise.get("type") == "geometric":
-        return math.exp(-float(noise.get("sigma_max", 20)))
-    return 1e-3
+def _stripped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors without the prefix that a wrapper of the network puts before their names."""
+    return {name.removeprefix("backbone."): value for name, value in weights.items()}
 
 
-def _read(folder: Path) -> tuple[Path, dict[str, Tensor]]:
-    path = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
-    if path is None:
-        raise FileNotFoundError(f"{folder}: holds neither {' nor '.join(WEIGHT_FILES)}")
-    try:
-        if path.suffix == ".safetensors":
-            return path, load_file(path)
-        weights = torch.load(path, map_location="cpu", weights_only=True)  # tensors and plain values, no code
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        why = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path}: damaged, or holds more than tensors: {why}") from None
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise ValueError(f"{path}: expected tensors by name; a checkpoint of a trainer must be converted to that first")
-    return path, weights
-
-
-def find_layout(config: dict[str, Any], weights: dict[str, Tensor], path: Path) -> Layout:
-    """Tell the layout of a checkpoint by its configuration, else by the names of its tensors."""
-    model = config.get("model") if isinstance(config.get("model"), dict) else {}
-    if config.get("model_type") == "mdlm":
-        return "mdlm"
-    if "wot" in str(model.get("type", "")):  # type: ignore[union-attr]
-        return "radd"
-    if "graph" in config or any(name.endswith("adaLN_modulation.weight") for name in weights):
-        return "sedd"
-    if "blocks.0.norm1.bias" in weights:
-        return "radd"
-    raise ValueError(f"{path}: of no layout that is known: MDLM, SEDD and RADD are")
-
-
-def _sizes(weights: dict[str, Tensor], layout: Layout, path: Path) -> Sizes:
+def _sizes(weights: dict[str, Tensor], layout: Family, path: Path) -> Sizes:
     def shape(name: str) -> torch.Size:
         if name not in weights:
             raise ValueError(f"{path}: the tensor {name} is missing")
@@ -212,7 +159,7 @@ def _sizes(weights: dict[str, Tensor], layout: Layout, path: Path) -> Sizes:
 
 
 def _check(
-    weights: dict[str, Tensor], expected: dict[str, tuple[int, ...]], sizes: Sizes, path: Path, layout: Layout
+    weights: dict[str, Tensor], expected: dict[str, tuple[int, ...]], sizes: Sizes, path: Path, layout: Family
 ) -> None:
     """Raise a ValueError for a tensor that is missing, unknown, or of a wrong shape."""
     for name, shape in expected.items():

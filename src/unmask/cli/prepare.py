@@ -7,7 +7,8 @@ from typing import Literal
 from unmask.cli.common import Parser, parse
 from unmask.codecs.tokenizer import BPE
 from unmask.data.documents import Files, Hub
-from unmask.data.prepare import Index, prepare, replace_corpus, verify
+from unmask.data.formats import Format
+from unmask.data.prepare import SKIPPED, Index, prepare, replace_corpus, verify
 
 
 def prepare_parser() -> Parser:
@@ -24,7 +25,8 @@ def prepare_parser() -> Parser:
         "files",
         metavar="FILE",
         nargs="*",
-        help="texts, lines of JSON (.jsonl) or Parquet; texts and JSON may be compressed (.gz, .bz2, .xz)",
+        help="texts, JSON, CSV, TSV or Parquet, or folders of them; all but Parquet may be compressed (.gz, .bz2, .xz, "
+        ".zst, .zip of one file)",
     )
     parser.add_argument("--out", type=str, required=True, help="folder for the corpus")
     parser.add_argument(
@@ -33,7 +35,12 @@ def prepare_parser() -> Parser:
         default="gpt2",
         help="a tokenizer.json, a folder with one or with vocab.json and merges.txt, or a name on the Hub",
     )
-    parser.add_argument("--field", type=str, default="text", help="of a row of JSON or Parquet that holds the text")
+    parser.add_argument("--end-token", "--end_token", type=str, help="its token that ends a text, such as [SEP]")
+    parser.add_argument("--format", type=Format, help="of the files, where their names and contents do not tell")
+    parser.add_argument("--field", type=str, default="text", help="of a row that holds the text; a.b is field b of a")
+    parser.add_argument(
+        "--skip-bad", "--skip_bad", action="store_true", help="leave out rows without a text, and list them in --out"
+    )
     parser.add_argument(
         "--boundary",
         type=Literal["file", "blank_line", "line"],
@@ -66,14 +73,16 @@ def run(arguments: list[str]) -> None:
             raise ValueError(f"--{option} is for --hub")
     source: Files | Hub
     if settings.hub:
-        source = Hub(settings.hub, settings.config, settings.revision, settings.part or "train", settings.field)
+        if settings.format:
+            raise ValueError("--format is for files")
+        part, bad = settings.part or "train", settings.skip_bad
+        source = Hub(settings.hub, settings.config, settings.revision, part, settings.field, bad)
     else:
-        source = Files(tuple(settings.files), settings.field, settings.boundary)
-        for path in source.paths:
-            if not Path(path).is_file():
-                raise FileNotFoundError(f"{path}: no such file")
-    codec = BPE(settings.tokenizer)
-    _ = codec.tokenizer  # what is wrong with it should be known before anything is deleted
+        how = (settings.field, settings.boundary, settings.format, settings.skip_bad)
+        source = Files(tuple(settings.files), *how)
+        _ = source.files
+    codec = BPE(settings.tokenizer, end_token=settings.end_token)
+    _ = codec.end  # what is wrong with it should be known before anything is deleted
     start = time.monotonic()
     index = (replace_corpus if settings.overwrite else prepare)(source, codec, out, settings.shard_tokens)
     print(summary(out, index))
@@ -83,5 +92,7 @@ def run(arguments: list[str]) -> None:
 def summary(folder: Path, index: Index) -> str:
     """Say what a corpus holds."""
     empty = f", {index.empty:,} empty ones left out" if index.empty else ""
+    if index.skipped:
+        empty += f", {index.skipped:,} rows without a text left out ({folder / SKIPPED} lists them)"
     shards = f"{len(index.shards):,} shard{'s' if len(index.shards) != 1 else ''}"
     return f"{folder}: {index.documents:,} documents{empty}, {index.tokens:,} tokens in {shards}"

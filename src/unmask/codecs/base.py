@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from unmask.types import Tokens
@@ -41,3 +42,16 @@ class Codec(ABC):
     def opened(self, folder: Path) -> "Codec":
         """Return the codec of a model's folder, ready to be used from anywhere."""
         return self
+
+
+def check_batch(x: Any, vocab_size: int) -> Tokens:
+    """Return a batch of tokens as it is; raise a ValueError unless it is one, of the values 0..V."""
+    if not isinstance(x, Tensor):
+        raise ValueError(f"expected a tensor of tokens (batch, *dims), got {type(x).__name__}; torch.tensor makes one")
+    if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
+        raise ValueError(f"tokens must be integers, got {x.dtype}")
+    if x.dim() < 2:
+        raise ValueError(f"expected a batch of examples (batch, *dims), got {tuple(x.shape)}; x[None] makes one")
+    if x.numel() and not 0 <= int(x.min()) <= int(x.max()) <= vocab_size:
+        raise ValueError(f"tokens must be in 0..{vocab_size}, got values from {int(x.min())} to {int(x.max())}")
+    return x

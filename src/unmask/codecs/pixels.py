@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from unmask.codecs.base import Codec
+from unmask.codecs.base import Codec, check_batch
 from unmask.types import Tokens
 
 
@@ -33,6 +33,8 @@ class Pixels(Codec):
     def encode(self, data: UInt8[np.ndarray, "*dims"]) -> Int[Tensor, "*dims"]:
         """Turn 8-bit values into the nearest levels; undoes `decode`."""
         data = np.asarray(data)
+        if not np.issubdtype(data.dtype, np.integer):
+            raise ValueError(f"pixels must be integers in 0..255, got {data.dtype}")
         if data.size and (data.min() < 0 or data.max() > 255):
             raise ValueError(f"pixels must be in 0..255, got values from {data.min()} to {data.max()}")
         return torch.from_numpy((data * ((self.levels - 1) / 255)).round().astype(np.int64))
@@ -40,4 +42,4 @@ class Pixels(Codec):
     def decode(self, x: Tokens) -> UInt8[np.ndarray, "batch *dims"]:
         """Spread the levels over 0..255; a mask becomes 127."""
         grey = np.append(np.linspace(0, 255, self.levels).round(), 127).astype(np.uint8)
-        return grey[x.cpu().numpy()]
+        return grey[check_batch(x, self.levels).cpu().numpy()]

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unmask.codecs.base import Codec
+from unmask.codecs.base import Codec, check_batch
 from unmask.types import Tokens
 
 
@@ -31,7 +31,10 @@ class Symbols(Codec):
 
     def encode(self, data: Any) -> Tensor:
         """Return the integers as tokens."""
-        data = np.asarray(data)
+        try:
+            data = np.asarray(data)
+        except (ValueError, OverflowError) as error:
+            raise ValueError(f"tokens must be an array of integers: {error}") from None
         if not np.issubdtype(data.dtype, np.integer):
             raise ValueError(f"tokens must be integers, got {data.dtype}")
         if data.size and (data.min() < 0 or data.max() >= self.count):
@@ -40,4 +43,4 @@ class Symbols(Codec):
 
     def decode(self, x: Tokens) -> np.ndarray:
         """Return the tokens as an array."""
-        return x.cpu().numpy()
+        return check_batch(x, self.count).cpu().numpy()

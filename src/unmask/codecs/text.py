@@ -1,6 +1,7 @@
 """Text as characters of an alphabet, or as bytes."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,8 +10,33 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from unmask.codecs.base import Codec
+from unmask.codecs.base import Codec, check_batch
 from unmask.types import Tokens
+
+
+class UnknownCharacterError(ValueError):
+    """A character that is not in an alphabet, with its place in the text.
+
+    Args:
+        character: that is unknown.
+        alphabet: that lacks it.
+        offset: how many characters come before it.
+        line: how many line ends come before it.
+        column: how many characters of its line come before it.
+    """
+
+    def __init__(self, character: str, alphabet: str, offset: int, line: int, column: int) -> None:
+        self.character, self.alphabet, self.place = character, alphabet, (offset, line, column)
+        super().__init__(
+            f"character {character!r} (U+{ord(character):04X}) at offset {offset} (line {line + 1}, column "
+            f"{column + 1}) is not in the alphabet {alphabet!r}"
+        )
+
+    def after(self, offset: int, line: int, column: int) -> "UnknownCharacterError":
+        """Return the same error with its place in a longer text, of which so much came before."""
+        here, down, across = self.place
+        across += 0 if down else column
+        return UnknownCharacterError(self.character, self.alphabet, offset + here, line + down, across)
 
 
 @dataclass(frozen=True)
@@ -24,6 +50,10 @@ class Text(Codec):
     @abstractmethod
     def decode(self, x: Tokens, unknown: str = "\N{LIGHT SHADE}") -> list[str]:
         """Return one string per example, `unknown` standing for a mask."""
+
+    def encode_pieces(self, pieces: Sequence[str]) -> list[Tensor]:
+        """Return the tokens of each piece of a text that goes on from piece to piece, with unknown tokens between."""
+        return [self.encode(piece) for piece in pieces]
 
     def symbol(self, token: int) -> str:
         """Return what a single token looks like."""
@@ -65,22 +95,19 @@ class Characters(Text):
         Raises:
             ValueError: a character outside the alphabet; says which, where.
         """
-        points = np.frombuffer(data.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+        points = np.frombuffer(check_text(data).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
         tokens = self._table[np.minimum(points, len(self._table) - 1)]
         unknown = np.flatnonzero(tokens == self.vocab_size)
         if len(unknown):
             at = int(unknown[0])
-            line, column = data.count("\n", 0, at) + 1, at - data.rfind("\n", 0, at)
-            raise ValueError(
-                f"character {data[at]!r} (U+{points[at]:04X}) at offset {at} (line {line}, column {column}) "
-                f"is not in the alphabet {self.alphabet!r}"
-            )
+            line, column = data.count("\n", 0, at), at - data.rfind("\n", 0, at) - 1
+            raise UnknownCharacterError(data[at], self.alphabet, at, line, column)
         return torch.from_numpy(tokens.astype(np.int64))
 
     def decode(self, x: Tokens, unknown: str = "\N{LIGHT SHADE}") -> list[str]:
         """Return one string per example, `unknown` standing for a mask."""
-        symbols = self.alphabet + unknown
-        return ["".join(symbols[i] for i in row) for row in x.tolist()]
+        symbols = [*self.alphabet, unknown]
+        return ["".join(symbols[i] for i in row) for row in check_batch(x, self.vocab_size).tolist()]
 
 
 @dataclass(frozen=True)
@@ -95,9 +122,19 @@ class Bytes(Text):
 
     def encode(self, data: str) -> Int[Tensor, " length"]:
         """Return one token per byte."""
-        return torch.tensor(list(data.encode()), dtype=torch.long)
+        try:
+            return torch.tensor(list(check_text(data).encode()), dtype=torch.long)
+        except UnicodeEncodeError as error:
+            raise ValueError(f"not valid Unicode: {error.reason} at character {error.start}") from None
 
     def decode(self, x: Tokens, unknown: str = "\N{LIGHT SHADE}") -> list[str]:
-        """Return one string per example; bytes that are no UTF-8 become U+FFFD, a mask becomes `unknown`."""
-        hole = unknown.encode()
-        return [b"".join(bytes([i]) if i < 256 else hole for i in row).decode(errors="replace") for row in x.tolist()]
+        """Return one string per example; bytes that are not UTF-8 become U+FFFD, a mask becomes `unknown`."""
+        hole, rows = unknown.encode(), check_batch(x, 256).tolist()
+        return [b"".join(bytes([i]) if i < 256 else hole for i in row).decode(errors="replace") for row in rows]
+
+
+def check_text(data: object) -> str:
+    """Return a text as it is; raise a ValueError for anything else."""
+    if not isinstance(data, str):
+        raise ValueError(f"expected a text, got {type(data).__name__}")
+    return data

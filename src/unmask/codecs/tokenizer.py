@@ -1,33 +1,30 @@
-"""Byte-pair encoding: text as the pieces that a tokenizer has learned."""
+"""Text as the tokens of a tokenizer: byte-pair encodings, WordPiece, Unigram."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from jaxtyping import Int
 from torch import Tensor
 
-from unmask.codecs.text import Text
+from unmask.codecs.base import check_batch
+from unmask.codecs.text import Text, check_text
+from unmask.codecs.tokenizer_files import ENDS, PAIRS, TOKENIZER, fingerprint, load_tokenizer
 from unmask.storage.files import replacing
 from unmask.types import Tokens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
-TOKENIZER = "tokenizer.json"
-PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
-ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
-"""What tokenizers call the end of a text."""
+__all__ = ["BPE", "PAIRS", "TOKENIZER"]
+LETTERS = "xqzkvaeiou0"
+"""What a text that goes on is tried to be put behind, first of all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,10 +38,12 @@ class BPE(Text):
         source: a tokenizer.json; a folder that holds one, or vocab.json and merges.txt, or encoder.json and vocab.bpe;
             or a name on the Hugging Face Hub, such as gpt2.
         sha256: what its `checksum` must be; None: anything.
+        end_token: the token that ends a text; found by its name if None.
     """
 
     source: str = "gpt2"
     sha256: str | None = None
+    end_token: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.source, str) or not self.source:
@@ -88,42 +87,142 @@ class BPE(Text):
         """The token that ends a text.
 
         Raises:
-            ValueError: there is none of a known name.
+            ValueError: there is none of the name that was given, or none of a known name.
         """
         known = {token.content: i for i, token in self.tokenizer.get_added_tokens_decoder().items()}
-        found = [known[name] for name in ENDS if name in known]
-        if not found:
-            raise ValueError(f"{self.source}: has no token that ends a text, such as {', '.join(ENDS)}")
-        return found[0]
+        special = f"its special tokens are {', '.join(known)[:200]}" if known else "it has no special tokens"
+        if self.end_token is not None:
+            found = self.tokenizer.token_to_id(self.end_token)
+            if found is None:
+                raise ValueError(f"{self.source}: has no token {self.end_token!r}; {special}")
+            return found
+        named = [known[name] for name in ENDS if name in known]
+        if not named:
+            raise ValueError(
+                f"{self.source}: has no token that ends a text, such as {', '.join(ENDS)}; {special}; --end-token NAME "
+                "says which one ends a text"
+            )
+        return named[0]
 
     def encode(self, data: str) -> Int[Tensor, " length"]:
         """Return the tokens of a text; none is added at its ends."""
-        return torch.tensor(self.tokenizer.encode(data, add_special_tokens=False).ids, dtype=torch.long)
+        return torch.tensor(self._encode(check_text(data)).ids, dtype=torch.long)
+
+    def _encode(self, text: str) -> Encoding:
+        try:
+            return self.tokenizer.encode(text, add_special_tokens=False)
+        except (TypeError, UnicodeEncodeError):
+            raise ValueError(f"not valid Unicode: {text!r:.60}") from None
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the tokens of many texts, which are cut on all cores."""
         return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
+    def encode_pieces(self, pieces: Sequence[str]) -> list[Int[Tensor, " length"]]:
+        """Return the tokens of each piece of a text that goes on from piece to piece, with unknown tokens between them.
+
+        Decoding gives back each piece exactly: a tokenizer that begins every text with a space adds none within, and a
+        piece that begins in a word continues it.
+
+        Raises:
+            ValueError: the tokenizer cannot keep a piece as it is; shows what would become of it.
+        """
+        found = [self._first(pieces[0])] if pieces else []
+        found += [self.continued(piece, exact=True) if piece else [] for piece in pieces[1:]]
+        return [torch.tensor(tokens, dtype=torch.long) for tokens in found]
+
+    def _first(self, text: str) -> list[int]:
+        """Return the tokens of what a text begins with, from which it comes back exactly."""
+        if not check_text(text):
+            return []
+        plain = self._encode(text).ids
+        for tokens in (plain, self._anchored(text)):
+            if tokens is not None and self._joined(tokens) == text:
+                return tokens
+        raise ValueError(self._not_kept(text, self._joined(plain)))
+
+    def continued(self, text: str, plain: list[int] | None = None, *, exact: bool = False) -> list[int]:
+        """Return the tokens of a text that goes on after another, from which it comes back exactly if it can.
+
+        Args:
+            text: that goes on.
+            plain: its tokens by itself, where they are known.
+            exact: whether to refuse a text that does not come back exactly.
+
+        Raises:
+            ValueError: it does not come back exactly, with `exact`.
+        """
+        plain = self._encode(check_text(text)).ids if plain is None else plain
+        if self._after(plain) == text:
+            return plain
+        anchored = self._anchored(text)
+        if exact and (anchored is None or self._after(anchored) != text):
+            raise ValueError(self._not_kept(text, self._after(plain if anchored is None else anchored)))
+        return plain if anchored is None else anchored
+
+    def _not_kept(self, text: str, back: str) -> str:
+        at = next((i for i, (a, b) in enumerate(zip(text, back, strict=False)) if a != b), min(len(text), len(back)))
+        start = max(0, at - 20)
+        return (
+            f"the tokenizer cannot keep this text as it is: {text[start : at + 20]!r} comes back as "
+            f"{back[start : at + 20]!r}; give it as it comes back"
+        )
+
+    @cached_property
+    def _anchors(self) -> list[tuple[str, list[int]]]:
+        """Short texts that come back exactly, with their tokens: what a text can be said to go on after."""
+        single = sorted(token for token in self.tokenizer.get_vocab() if len(token) == 1 and token.isprintable())
+        found = []
+        for text in dict.fromkeys((*LETTERS, *single[:256])):
+            tokens = self._encode(text).ids
+            if tokens and self._joined(tokens) == text:
+                found.append((text, tokens))
+        return found
+
+    def _anchored(self, text: str) -> list[int] | None:
+        """Return the tokens that a text has behind another; None where the two always run together."""
+        for before, _ in self._anchors:
+            encoding = self._encode(before + text)
+            count = sum(stop <= len(before) for _, stop in encoding.offsets)
+            inside = encoding.offsets[count:]
+            clean = all(stop <= len(before) for _, stop in encoding.offsets[:count])
+            if clean and all(start >= len(before) for start, _ in inside):
+                return encoding.ids[count:]
+        return None
+
+    def _joined(self, tokens: list[int]) -> str:
+        return self.tokenizer.decode(tokens, skip_special_tokens=False)
+
+    def _after(self, tokens: list[int]) -> str:
+        """Return what tokens add to a text that comes before them."""
+        for text, before in self._anchors[:1]:
+            whole = self._joined([*before, *tokens])
+            if whole.startswith(text):
+                return whole[len(text) :]
+        return self._joined(tokens)
+
     def decode(self, x: Tokens, unknown: str = "\N{LIGHT SHADE}") -> list[str]:
-        """Return one string per example; bytes that are no UTF-8 become U+FFFD, a mask becomes `unknown`."""
-        return [self._decode(row, unknown) for row in x.tolist()]
+        """Return one string per example; bytes that are not UTF-8 become U+FFFD, a mask becomes `unknown`."""
+        return [self._decode(row, unknown) for row in check_batch(x, self.vocab_size).tolist()]
 
     def _decode(self, row: list[int], unknown: str) -> str:
         parts: list[str] = []
         known: list[int] = []
-        for token in row:
+        for token in [*row, self.vocab_size]:
             if token == self.vocab_size:
-                parts += [self.tokenizer.decode(known, skip_special_tokens=False), unknown]
+                if known:
+                    parts.append(self._after(known) if parts else self._joined(known))
+                parts.append(unknown)
                 known = []
             else:
                 known.append(token)
-        return "".join((*parts, self.tokenizer.decode(known, skip_special_tokens=False)))
+        return "".join(parts[:-1])
 
     def saved(self, folder: Path) -> BPE:
         """Write tokenizer.json into a model's folder; return the codec as it is there."""
         with replacing(folder / TOKENIZER) as path:
             path.write_text(self.tokenizer.to_str(), encoding="utf-8")
-        return BPE(TOKENIZER, self.checksum)
+        return BPE(TOKENIZER, self.checksum, self.end_token)
 
     def opened(self, folder: Path) -> BPE:
         """Return the codec of a model's folder. Nothing but its tokenizer.json is ever read."""
@@ -132,100 +231,3 @@ class BPE(Text):
         there = replace(self, source=str(folder / TOKENIZER))
         _ = there.tokenizer  # an error belongs here
         return there
-
-
-def load_tokenizer(source: str) -> Tokenizer:
-    """Load a tokenizer from files or the Hub; see `BPE`. JSON and text are read, no code."""
-    try:
-        from tokenizers import Tokenizer
-    except ImportError:
-        raise ImportError("byte-pair encoding needs the package tokenizers: pip install 'unmask[text]'") from None
-    path = Path(source)
-    if path.is_dir():
-        pairs = [(path / vocab, path / merges) for vocab, merges in PAIRS]
-        if (path / TOKENIZER).is_file():
-            path = path / TOKENIZER
-        elif pair := next((pair for pair in pairs if all(part.is_file() for part in pair)), None):
-            return _ready(_from_pair(*pair))
-        else:
-            names = " or ".join(" and ".join(pair) for pair in PAIRS)
-            raise FileNotFoundError(f"{path}: holds no {TOKENIZER}, nor {names}")
-    elif not path.is_file():
-        if path.suffix == ".json" or path.is_absolute() or source.startswith("."):
-            raise FileNotFoundError(f"{path}: no such file")
-        path = _download(source)
-    try:
-        return _ready(Tokenizer.from_file(str(path)))
-    except Exception as error:  # the library raises plain Exceptions
-        raise ValueError(f"{path}: not a tokenizer, or damaged: {error}") from None
-
-
-def _ready(tokenizer: Tokenizer) -> Tokenizer:
-    """Keep a tokenizer from cutting off, filling up, or reading special tokens in a text."""
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    tokenizer.encode_special_tokens = True
-    if getattr(tokenizer.model, "dropout", None):
-        tokenizer.model.dropout = None  # merges at random are for training
-    return tokenizer
-
-
-def _from_pair(vocab: Path, merges: Path) -> Tokenizer:
-    """Build GPT-2's kind of tokenizer, on bytes, from its two files."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-
-    try:
-        model = models.BPE.from_file(str(vocab), str(merges))
-    except Exception as error:
-        raise ValueError(f"{vocab}, {merges}: not a byte-pair encoding, or damaged: {error}") from None
-    tokenizer = Tokenizer(model)
-    missing = set(pre_tokenizers.ByteLevel.alphabet()) - tokenizer.get_vocab().keys()
-    if missing:
-        raise ValueError(f"{vocab}: lacks {len(missing)} of the 256 bytes, such as {min(missing)!r}: not on bytes")
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    ends = [name for name in ENDS if name in tokenizer.get_vocab()]
-    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in ends])
-    return tokenizer
-
-
-def _download(source: str) -> Path:
-    """Return the tokenizer.json of a repository on the Hub."""
-    try:
-        return Path(hf_hub_download(source, TOKENIZER))
-    except HFValidationError:
-        raise FileNotFoundError(f"{source}: no such file or folder") from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise FileNotFoundError(
-            f"{source}: no such folder, and its {TOKENIZER} is not to be had from the Hub ({reason}); without a "
-            "network give the folder of a copy"
-        ) from None
-
-
-def fingerprint(tokenizer: Tokenizer) -> str:
-    """Return the SHA-256 of what decides how texts are cut and put together, not of what only says where a piece is."""
-    content: dict[str, Any] = json.loads(tokenizer.to_str())
-    model = content["model"]
-    merges = [merge if isinstance(merge, list) else merge.split(" ") for merge in model.get("merges") or []]
-    parts = {
-        "vocab": sorted(tokenizer.get_vocab(with_added_tokens=True).items()),
-        "scores": model["vocab"] if isinstance(model.get("vocab"), list) else None,  # of a unigram model
-        "merges": merges,
-        "model": {name: value for name, value in model.items() if value and name not in ("vocab", "merges", "dropout")},
-        "added": [[token["id"], token["special"] or token] for token in content.get("added_tokens") or []],
-        "normalizer": _plain(content.get("normalizer")),
-        "pre_tokenizer": _plain(content.get("pre_tokenizer")),
-        "decoder": (content.get("decoder") or {}).get("type"),
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _plain(step: Any) -> Any:
-    """Return a step of a tokenizer without the settings that change no token."""
-    if isinstance(step, dict) and step.get("type") == "ByteLevel":
-        known = {name: step.get(name, default) for name, default in (("add_prefix_space", True), ("use_regex", True))}
-        return {"type": "ByteLevel"} | known
-    if isinstance(step, dict):
-        return {name: _plain(value) for name, value in step.items() if name != "trim_offsets"}
-    return [_plain(part) for part in step] if isinstance(step, list) else step

@@ -1,7 +1,9 @@
 """Integer arrays of the user's own, of any shape."""
 
+import warnings
 import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,15 +13,20 @@ import numpy as np
 from unmask.codecs.base import Codec
 from unmask.codecs.pixels import Pixels
 from unmask.codecs.symbols import Symbols
-from unmask.data.base import DataSet, Examples, Part, Split, shuffled_parts
+from unmask.data.base import MOST_CLASSES, MOST_TOKENS, DataSet, Examples, Joined, Part, Split, shuffled_parts
+from unmask.data.reading import check_file
+
+PARTS = ("train", "valid", "test")
+MOST_COMPARED = 1 << 20
 
 
 @dataclass(frozen=True)
 class Arrays(DataSet):
     """Tokens from a .npy file (examples, *dims), which is memory-mapped, or from a .npz file.
 
-    The .npz holds `x` and, if there are classes, `labels`; or, already split, `train`, `valid` and `test` with
-    `train_labels` and so on. An unsplit array is split at random, always in the same way, into 90, 5 and 5 %.
+    The .npz holds `x` and, if there are classes, `labels`; or, already split, some of `train`, `valid` and `test`, with
+    `train_labels` and so on: a file with `test` alone is a test set. An unsplit array is split at random, always in the
+    same way, into 90, 5 and 5 %; a warning says where examples of one part are in another, too.
 
     Args:
         path: the file; integers 0..vocab_size-1.
@@ -36,31 +43,38 @@ class Arrays(DataSet):
     def __post_init__(self) -> None:
         if not self.path:
             raise ValueError("no arrays were named: give --data.path FILE.npy")
+        if self.vocab_size is not None and not 1 <= self.vocab_size <= MOST_TOKENS:
+            raise ValueError(f"vocab_size must be in 1..{MOST_TOKENS:,}, got {self.vocab_size:,}")
 
     @cached_property
-    def _parts(self) -> dict[str, Examples]:
+    def _parts(self) -> dict[str, Split]:
         arrays = _load(Path(self.path))
         if self.labels_path is not None:
-            if "labels" in arrays or "train" in arrays:
+            if {"labels", *PARTS} & arrays.keys():
                 raise ValueError(f"labels_path is for a file without labels or parts of its own, not for {self.path}")
             arrays["labels"] = _load(Path(self.labels_path))["x"]
-        if "train" in arrays:
-            parts = {part: Examples(*self._pair(arrays, part, f"{part}_labels")) for part in ("train", "valid", "test")}
+        if named := [part for part in PARTS if part in arrays]:
+            parts = {part: Examples(*self._pair(arrays, part, f"{part}_labels")) for part in named}
             if len({part.x.shape[1:] for part in parts.values()}) > 1:
-                raise ValueError(f"{self.path}: train, valid and test have examples of different shapes")
-            return parts
+                raise ValueError(f"{self.path}: {', '.join(named)} have examples of different shapes")
+            if len({part.labels is None for part in parts.values()}) > 1:
+                raise ValueError(f"{self.path}: some of {', '.join(named)} have labels, and some have none")
+            return parts | {"all": Joined(list(parts.values()))}
         x, labels = self._pair(arrays, "x", "labels")
+        whole = {"all": Examples(x, labels)}
         if len(x) < 20:
-            raise ValueError(f"{self.path}: at least 20 examples are needed for three parts, got {len(x)}")
+            return whole
         chosen = shuffled_parts(len(x), valid=len(x) // 20, test=len(x) // 20)
-        return {part: Examples(x, labels, indices) for part, indices in chosen.items()}
+        if found := repeated(x, chosen):
+            warnings.warn(f"{self.path}: {found}; give the file as train, valid and test of its own", stacklevel=2)
+        return whole | {part: Examples(x, labels, indices) for part, indices in chosen.items()}
 
     def _pair(self, arrays: dict[str, np.ndarray], key: str, labels_key: str) -> tuple[np.ndarray, np.ndarray | None]:
         """Return checked tokens and labels."""
         if key not in arrays:
             raise ValueError(f"{self.path}: no array named {key!r}, only {', '.join(sorted(arrays))}")
         x, labels = arrays[key], arrays.get(labels_key)
-        _check_integers(x, f"{self.path}: {key}", self.vocab_size)
+        _check_integers(x, f"{self.path}: {key}", self.vocab_size, MOST_TOKENS)
         if x.ndim < 2:
             raise ValueError(f"{self.path}: {key} must have the shape (examples, *dims), got {x.shape}")
         if self.images and x.ndim != 4:
@@ -68,7 +82,7 @@ class Arrays(DataSet):
                 f"{self.path}: images must have the shape (examples, height, width, channels), got {x.shape}"
             )
         if labels is not None:
-            _check_integers(labels, f"{self.path}: {labels_key}", None)
+            _check_integers(labels, f"{self.path}: {labels_key}", None, MOST_CLASSES)
             if labels.shape != x.shape[:1]:
                 raise ValueError(f"{self.path}: {labels_key} must have the shape ({len(x)},), got {labels.shape}")
         return x, labels
@@ -78,23 +92,37 @@ class Arrays(DataSet):
         return Path(self.path).resolve().name
 
     @cached_property
+    def _examples(self) -> list[Examples]:
+        """The arrays that there are."""
+        found = self._parts["all"]
+        return [found] if isinstance(found, Examples) else [part for part in self._parts.values() if part is not found]
+
+    @cached_property
     def codec(self) -> Codec:
-        count = self.vocab_size or 1 + max(int(part.x.max()) for part in self._parts.values())
+        count = self.vocab_size or 1 + max(int(part.x.max()) for part in self._examples)
         return Pixels(max(count, 2)) if self.images else Symbols(count)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self._parts["train"].x.shape[1:]
+        return self._examples[0].x.shape[1:]
 
     @cached_property
     def classes(self) -> int | None:
-        labels = [part.labels for part in self._parts.values()]
+        labels = [part.labels for part in self._examples]
         if any(part is None for part in labels):
             return None
         return 1 + max(int(part.max()) for part in labels if part is not None)
 
     def split(self, part: Part) -> Split:
-        return self._parts[part]
+        if part in self._parts:
+            return self._parts[part]
+        named = [name for name in self._parts if name != "all"]
+        if named:
+            raise ValueError(f"{self.path}: no array named {part!r}, only {', '.join(named)}; the part all is there")
+        count = len(self._parts["all"])
+        raise ValueError(
+            f"{self.path}: at least 20 examples are needed for three parts, got {count}; the part all is there"
+        )
 
     def resolved(self) -> "Arrays":
         return replace(self, vocab_size=self.codec.vocab_size)
@@ -102,21 +130,21 @@ class Arrays(DataSet):
 
 def _load(path: Path) -> dict[str, np.ndarray]:
     """Read the arrays of a .npy (called x) or .npz file. Nothing is unpickled."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    if path.suffix not in (".npy", ".npz"):
+    check_file(path)
+    suffix = path.suffix.lower()
+    if suffix not in (".npy", ".npz"):
         raise ValueError(f"{path}: expected a .npy or .npz file")
     try:
-        if path.suffix == ".npy":
+        if suffix == ".npy":
             return {"x": np.load(path, mmap_mode="r", allow_pickle=False)}
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError, OverflowError) as error:
         raise ValueError(f"{path}: damaged, or not plain arrays: {error}") from error
 
 
-def _check_integers(array: np.ndarray, what: str, count: int | None) -> None:
-    """Raise a ValueError unless the values are integers in 0..count-1."""
+def _check_integers(array: np.ndarray, what: str, count: int | None, most: int) -> None:
+    """Raise a ValueError unless the values are integers in 0..count-1, and fewer than `most` of them."""
     if not np.issubdtype(array.dtype, np.integer):
         raise ValueError(f"{what} must be integers, got dtype {array.dtype}")
     if not array.size:
@@ -126,3 +154,51 @@ def _check_integers(array: np.ndarray, what: str, count: int | None) -> None:
         wrong = np.unravel_index(int(array.argmin() if low < 0 else array.argmax()), array.shape)
         bound = "" if count is None else f" and below vocab_size={count}"
         raise ValueError(f"{what} must be at least 0{bound}, got {array[wrong]} at index {[int(i) for i in wrong]}")
+    if high >= most:
+        raise ValueError(f"{what} must be below {most:,}, got {high:,}; number the values from 0 without gaps")
+
+
+def repeated(x: np.ndarray, parts: dict[str, np.ndarray]) -> str | None:
+    """Say how examples of one part are in another part too: as they are, mirrored, or as overlapping windows.
+
+    Of more than `MOST_COMPARED` examples the first are compared.
+    """
+    part_of = np.empty(len(x), dtype=np.int8)
+    for number, indices in enumerate(parts.values()):
+        part_of[indices] = number
+    x, part_of = x[:MOST_COMPARED], part_of[:MOST_COMPARED]
+    if (count := _in_several(x, part_of, lambda row: row)) > 0:
+        return f"{count:,} of {len(x):,} examples are in more than one part of the random split"
+    if x.ndim == 4 and (count := _in_several(x, part_of, _unmirrored)) > 0:
+        return f"{count:,} of {len(x):,} examples are in another part of the random split too, mirrored"
+    if x.ndim == 2 and (step := _window_step(x)) is not None:
+        return (
+            f"examples are windows that overlap (each starts {step} after the last), which a random split tears apart"
+        )
+    return None
+
+
+def _in_several(x: np.ndarray, part_of: np.ndarray, form: Callable[[np.ndarray], np.ndarray]) -> int:
+    """Return how many examples have an equal one in another part."""
+    hashes = np.fromiter((hash(form(row).tobytes()) for row in x), dtype=np.int64, count=len(x))
+    _, which = np.unique(hashes, return_inverse=True)
+    seen = np.zeros((which.max() + 1, 3), dtype=bool)
+    seen[which, part_of] = True
+    return int((seen.sum(1) > 1)[which].sum())
+
+
+def _unmirrored(row: np.ndarray) -> np.ndarray:
+    """Return an image or its mirror image, whichever has the smaller bytes: the same for both."""
+    return min(row, row[:, ::-1], key=lambda image: image.tobytes())
+
+
+def _window_step(x: np.ndarray) -> int | None:
+    """Return by how much each example is the last one moved on, where they all are."""
+    length = x.shape[1]
+    some = np.unique(np.linspace(0, len(x) - 2, 64).astype(np.int64))
+    before, after = np.asarray(x[some]), np.asarray(x[some + 1])
+    for step in range(1, length - min(4, length // 2) + 1):
+        moved = (before[:, step:] == after[:, : length - step]).all()
+        if moved and (before != before[:, :1]).any():
+            return step
+    return None

@@ -3,7 +3,7 @@
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -17,7 +17,13 @@ from torch.utils.data import Dataset
 from unmask.codecs.base import Codec
 from unmask.types import Labels, Tokens
 
-Part = Literal["train", "valid", "test"]
+Part = Literal["train", "valid", "test", "all"]
+"""A part of a data set; `all` is every example of it, once."""
+
+
+MOST_CLASSES = 100_000
+MOST_TOKENS = 1 << 24
+"""Values above these are taken for another kind of data, for which nothing could be learned."""
 
 
 class _Place(NamedTuple):
@@ -145,6 +151,36 @@ class Windows(Split):
             yield self.tokens[start : start + (1 << 20)].astype("<i8").tobytes()
 
 
+class Joined(Split):
+    """Several splits one after another.
+
+    Args:
+        splits: of examples of one shape; all with labels, or none.
+    """
+
+    def __init__(self, splits: Sequence[Split]) -> None:
+        self.splits = tuple(splits)
+        self.starts = np.cumsum([0, *map(len, self.splits)])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def __getitem__(self, indices: Integer[np.ndarray, " batch"]) -> tuple[Tokens, Labels | None]:
+        which = np.searchsorted(self.starts, indices, side="right") - 1
+        rows: list[Tensor] = []
+        labels: list[Tensor] = []
+        for number in np.unique(which):
+            x, known = self.splits[number][indices[which == number] - self.starts[number]]
+            rows.append(x)
+            labels += [] if known is None else [known]
+        back = torch.from_numpy(np.argsort(np.argsort(which, kind="stable"), kind="stable"))
+        return torch.cat(rows)[back], torch.cat(labels)[back] if labels else None
+
+    def _chunks(self) -> Iterator[bytes]:
+        for split in self.splits:
+            yield split.checksum.encode()
+
+
 @dataclass(frozen=True)
 class DataSet(ABC):
     """Settings of a data set; what they name is read on first use.
@@ -184,7 +220,7 @@ class DataSet(ABC):
 
     @abstractmethod
     def split(self, part: Part) -> Split:
-        """Return the examples of a part."""
+        """Return the examples of a part; `all` is every example, once and as it is measured."""
 
     def resolved(self) -> "DataSet":
         """Return the same settings with those that were found from the data written out."""

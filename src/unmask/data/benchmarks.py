@@ -4,9 +4,9 @@ Perplexity per token depends on all of it: what stands in for the tokenised text
 sequences. So each set says what it does, and the protocol of every figure repeats it.
 """
 
+import csv
 import hashlib
 import json
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,52 +16,14 @@ from typing import Any, Literal
 
 from unmask.codecs.tokenizer import BPE
 from unmask.data.corpus import PACKED, Packed, Packing, Shards
+from unmask.data.detokenisers import NEWS, PTB, WIKITEXT, Rules, articles, replaced
 from unmask.data.documents import Files, Hub, Piece
-from unmask.data.prepare import check_sizes, prepare
+from unmask.data.index import check_sizes
+from unmask.data.prepare import prepare
+from unmask.data.reading import COMPRESSED, characters, lines, visible_files
 from unmask.data.text import cache_folder
 
 Ends = Literal["document", "line"]
-COMPRESSED = ("", ".gz", ".bz2", ".xz")
-
-Rules = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
-
-
-def _heading(match: re.Match[str]) -> str:
-    """Close up a heading of WikiText."""
-    return f"{match[1].replace(' ', '')} {match[2]} {match[3].replace(' ', '')}"
-
-
-PUNCTUATION: Rules = (
-    (r" ([.,;:!?%)\]}])", r"\1"),
-    (r"([(\[{$£€]) ", r"\1"),
-    (r" (n't|'(?:s|S|re|ve|ll|d|m)|(?<=n )'t)\b", r"\1"),
-)
-QUOTES: Rules = ((r'" ([^"\n]*?) "', r'"\1"'), (r"`` ([^`\n]*?) ''", r'"\1"'))
-WIKITEXT: Rules = (
-    (r" @([-,.])@ ", r"\1"),
-    (r"(?m)^ ((?:= )+)(.*?)((?: =)+) *$", _heading),
-    (r"(?m)^ | $", ""),
-    *QUOTES,
-    *PUNCTUATION,
-)
-PTB: Rules = ((r"(?m)^ | $", ""), (r"# N", "#N"), *PUNCTUATION)
-NEWS: Rules = ((r"(?m)^ | $", ""), *QUOTES, *PUNCTUATION)
-
-
-def replaced(text: str, rules: Rules) -> str:
-    """Apply regular expressions one after another."""
-    for pattern, new in rules:
-        text = re.sub(pattern, new, text)
-    return text
-
-
-def articles(text: str) -> list[str]:
-    """Cut WikiText into articles, each of which begins with a line ` = Title = ` between blank lines."""
-    heading = r"(?:\A|\A *\n|\n *\n)( = [^=\n][^\n]*[^=\n] = *\n *\n)"
-    starts = [match.start(1) for match in re.finditer(heading, text)]
-    if not starts or text[: starts[0]].strip():
-        starts = [0, *starts]  # what comes before the first title
-    return [text[a:b] for a, b in zip(starts, [*starts[1:], len(text)], strict=True)]
 
 
 @dataclass(frozen=True)
@@ -70,14 +32,16 @@ class Benchmark:
 
     Attributes:
         title: as tables call it.
-        files: names under which its test part is known, without what compressed files end with.
+        files: names under which its test part is distributed, without what compressed files end with.
         hub: where the Hub has it, None where only a script would load it.
         split: which part is used.
         rules: what turns its tokens into text again.
         detokeniser: those in words.
         document: what a document is.
         parts: cuts the text of a file into documents; None where a line, or a row, is one.
-        folder: a part of the name of the folder that its files are in, where other sets have files of the same names.
+        folder: a part of the name of a folder that its files are in, where other sets have files of the same names.
+        shared: names that many sets' files have: they are taken only in a folder of that name.
+        public: SHA-256 of the public files, unpacked and with line ends of Unix.
     """
 
     title: str
@@ -89,9 +53,16 @@ class Benchmark:
     document: str
     parts: Callable[[str], list[str]] | None = None
     folder: str = ""
+    shared: tuple[str, ...] = ()
+    public: tuple[str, ...] = ()
 
 
 WIKI_FILES = ("wiki.test.raw", "wiki.test.tokens")
+WIKI_PUBLIC = (  # wiki.test.raw, the same in both sets; wiki.test.tokens of WikiText-2
+    "173c87a53759e0201f33e0ccf978e510c2042d7f2cb78229d9a50d79b9e7dd08",
+    "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0",
+)
+PARQUET = ("test-00000-of-00001.parquet",)
 WIKI_RULES = "@-@ @,@ @.@ joined, headings and quotes closed up, punctuation and contractions moved to their words"
 BENCHMARKS = {
     "lambada": Benchmark(
@@ -102,6 +73,9 @@ BENCHMARKS = {
         (),
         "none needed",
         "passage",
+        public=("4aa8d02cd17c719165fc8a7887fddd641f43fcafa4b1c806ca8abc31fabdb226",),
+        folder="lambada",
+        shared=PARQUET,
     ),
     "wikitext2": Benchmark(
         "WikiText2",
@@ -113,6 +87,8 @@ BENCHMARKS = {
         "article",
         articles,
         "wikitext-2",
+        PARQUET,
+        WIKI_PUBLIC,
     ),
     "ptb": Benchmark(
         "PTB",
@@ -123,6 +99,7 @@ BENCHMARKS = {
         "punctuation and contractions moved to their words; <unk> and N kept",
         "the whole text",
         lambda text: [text],
+        public=("dd65dff31e70846b2a6030a87482edcd5d199130cdcfa1f3dccbb033728deee0",),
     ),
     "wikitext103": Benchmark(
         "WikiText103",
@@ -134,24 +111,28 @@ BENCHMARKS = {
         "article",
         articles,
         "wikitext-103",
+        PARQUET,
+        WIKI_PUBLIC[:1],
     ),
     "lm1b": Benchmark(
         "1BW",
         ("news.en.heldout-00000-of-00050", "lm1b_test.txt", "1bw_test.txt"),
         None,
-        "test: the held-out shard 0",
+        "test, by its name the held-out shard 0",
         NEWS,
         "quotes closed up, punctuation and contractions moved to their words",
         "sentence",
     ),
     "ag_news": Benchmark(
         "AG News",
-        ("ag_news_test.jsonl", "ag_news_test.parquet"),
+        ("ag_news_test.jsonl", "ag_news_test.parquet", "ag_news_test.csv"),
         Hub("fancyzhx/ag_news", part="test"),
         "test",
         (),
         "none",
         "item",
+        folder="ag_news",
+        shared=("test.csv", *PARQUET),
     ),
 }
 
@@ -197,6 +178,21 @@ class Texts:
         """What it is read from."""
         return Path(self.source.paths[0]).name if isinstance(self.source, Files) else f"{self.source.name} on the Hub"
 
+    @cached_property
+    def provenance(self) -> str:
+        """Whether the file is known to be the public one, by its content: a name alone is no proof."""
+        if isinstance(self.source, Files) and self.benchmark.public:
+            digest = hashlib.sha256()
+            try:
+                for text in characters(Path(self.source.paths[0])):
+                    digest.update(text.encode())
+            except ValueError:
+                return UNVERIFIED
+            digest.update(b"\n")  # which `characters` takes off
+            if digest.hexdigest() in self.benchmark.public:
+                return f"verified copy (sha256 {digest.hexdigest()[:12]}…)"
+        return UNVERIFIED
+
     def __iter__(self) -> Iterator[Piece]:
         """Yield the documents."""
         yield from (Piece(text, True) for text in self.documents)
@@ -210,35 +206,59 @@ class Texts:
 
     def _lines(self) -> Iterator[str]:
         """Yield the lines of the file, or the rows of the data set."""
+        format = self.source.files[0][2] if isinstance(self.source, Files) else None
+        if isinstance(self.source, Files) and format == "csv" and _is_ag_news(Path(self.source.paths[0])):
+            yield from _ag_news_rows(Path(self.source.paths[0]))
+            return
         held = ""
         for piece in self.source:
             held += piece.text
             if piece.last:
-                if isinstance(self.source, Files) and not _has_rows(self.source.paths[0]):
-                    yield from held.removesuffix("\n").split("\n")
-                else:
-                    yield held.removesuffix("\n")
+                yield from held.split("\n") if format == "text" else [held.removesuffix("\n")]
                 held = ""
 
 
-def _has_rows(path: str) -> bool:
-    return any(suffix in Path(path).suffixes for suffix in (".jsonl", ".parquet"))
+UNVERIFIED = "unverified copy"
+
+
+def _is_ag_news(path: Path) -> bool:
+    """Return whether a table begins with a class, as AG News does, not with the names of its columns."""
+    return next(csv.reader(lines(path)), [""])[0].isdecimal()
+
+
+def _ag_news_rows(path: Path) -> Iterator[str]:
+    """Yield the items of AG News as it is distributed: class, title and text without a line that names them."""
+    for number, cells in enumerate(csv.reader(lines(path), strict=True), 1):
+        if len(cells) != 3 or cells[0] not in ("1", "2", "3", "4"):
+            raise ValueError(f"{path}, item {number}: expected class 1 to 4, title and text, got {str(cells)[:80]}")
+        yield f"{cells[1]} {cells[2]}"
 
 
 def find_file(root: Path, benchmark: Benchmark) -> Path | None:
-    """Return the first of a set's files, compressed or not, in a folder, or in the folders in it.
+    """Return the first of a set's files, compressed or not, in a folder or anywhere in the folders in it.
 
-    Of files of one name in several folders the one in the set's own folder is taken.
+    Of files of one name in several folders the one in the set's own folder is taken, else the one nearest to `root`.
     """
-    for name in benchmark.files:
-        for suffix in COMPRESSED:
-            found = [
-                path for path in (root / f"{name}{suffix}", *sorted(root.glob(f"*/{name}{suffix}"))) if path.is_file()
-            ]
-            own = [path for path in found if benchmark.folder and benchmark.folder in path.parent.name.lower()]
-            if found:
-                return (own or found)[0]
+    files = sorted(visible_files(root), key=lambda path: (len(path.parts), path))
+    for name in (*benchmark.files, *benchmark.shared):
+        found = [path for path in files if _plain_name(path) == name.lower()]
+        own = [path for path in found if benchmark.folder and benchmark.folder in _folders(path, root)]
+        if name in benchmark.shared:
+            found = own
+        if found:
+            return (own or found)[0]
     return None
+
+
+def _plain_name(path: Path) -> str:
+    """Return a file's name in lower case, without the suffix of its compression."""
+    name = path.name.lower()
+    return next((name.removesuffix(suffix) for suffix in COMPRESSED if name.endswith(suffix)), name)
+
+
+def _folders(path: Path, root: Path) -> str:
+    """Return the names of the folders that a file is in, from `root` on, in lower case."""
+    return "/".join((root.resolve().name, *path.relative_to(root).parts[:-1])).lower().replace("agnews", "ag_news")
 
 
 def sequences(texts: Texts, codec: BPE, length: int, packing: Packing) -> Packed:

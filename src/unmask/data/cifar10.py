@@ -14,6 +14,7 @@ from unmask.data.download import check_md5, fetch
 from unmask.data.images import ImageSet, Pictures, has_split, held_out, read_folder
 from unmask.data.parquet import parquet_files, read_parquet
 from unmask.data.pickled import read_pickle
+from unmask.data.reading import is_hidden, visible_files
 
 HOME = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
@@ -89,7 +90,7 @@ class CIFAR10(ImageSet):
 
 
 def _from_folder(path: Path) -> dict[str, bytes]:
-    found = {f.name.removesuffix(".bin"): f for f in path.rglob("*_batch*") if f.is_file()}
+    found = {f.name.removesuffix(".bin"): f for f in visible_files(path) if "_batch" in f.name}
     return {name: found[name].read_bytes() for name in (*TRAIN, "test_batch") if name in found}
 
 
@@ -99,7 +100,8 @@ def _from_archive(path: Path) -> dict[str, bytes]:
         with tarfile.open(path) as archive:
             for member in archive:
                 name = Path(member.name).name.removesuffix(".bin")
-                if name in (*TRAIN, "test_batch") and (file := archive.extractfile(member)) is not None:
+                hidden = any(map(is_hidden, Path(member.name).parts))
+                if not hidden and name in (*TRAIN, "test_batch") and (file := archive.extractfile(member)) is not None:
                     found[name] = file.read()
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise ValueError(

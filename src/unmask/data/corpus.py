@@ -3,7 +3,8 @@
 import json
 from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -14,7 +15,7 @@ from jaxtyping import Int64, Integer
 
 from unmask.codecs.tokenizer import BPE, TOKENIZER
 from unmask.data.base import DataSet, Part, Split
-from unmask.data.prepare import Index, Shard, check_sizes, corpus_checksum
+from unmask.data.index import Index, Shard, check_sizes, corpus_checksum
 from unmask.data.text import check_lengths
 from unmask.given import encode_given
 from unmask.types import Tokens
@@ -213,10 +214,15 @@ class Corpus(DataSet):
 
     @cached_property
     def codec(self) -> BPE:
-        codec = BPE(str(Path(self.path) / TOKENIZER), self.shards.index.key["tokenizer"])
-        if codec.end != self.shards.index.end:
-            raise ValueError(f"{self.path}: damaged index: texts end with {codec.end}, not {self.shards.index.end}")
-        return codec
+        index = self.shards.index
+        codec = BPE(str(Path(self.path) / TOKENIZER), index.key["tokenizer"])
+        with suppress(ValueError):  # it has no token of a known name
+            if codec.end == index.end:
+                return codec
+        name = codec.tokenizer.id_to_token(index.end)
+        if name is None:
+            raise ValueError(f"{self.path}: damaged index: texts end with {index.end}, which is no token")
+        return replace(codec, end_token=name)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -237,7 +243,7 @@ class Corpus(DataSet):
             }
         else:
             bounds = {"train": (0, count - held), "valid": (count - held, count), "test": (count - held, count)}
-        first, last = bounds[part]
+        first, last = (0, count) if part == "all" else bounds[part]
         if not 0 <= first < last:
             raise ValueError(f"{self.path}: {count} documents are too few for the split {self.split_by}")
         try:

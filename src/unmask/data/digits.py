@@ -32,5 +32,5 @@ class Digits(DataSet):
         from sklearn.datasets import load_digits
 
         images, labels = load_digits(return_X_y=True)
-        chosen = shuffled_parts(len(images), valid=200, test=300)[part]
+        chosen = None if part == "all" else shuffled_parts(len(images), valid=200, test=300)[part]
         return Examples(images.astype("uint8").reshape(-1, *self.shape), labels if self.labels else None, chosen)

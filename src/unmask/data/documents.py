@@ -1,16 +1,16 @@
 """Documents: the texts that a corpus is made of, read one after another from files or from the Hub."""
 
-import gzip
-import json
-import lzma
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from dataclasses import field as attribute
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from unmask.data.text import characters, open_text
+from unmask.data.formats import Format, check_format, find_format
+from unmask.data.reading import characters, check_file, visible_files
+from unmask.data.rows import BadRowError, Row, csv_rows, json_rows, parquet_rows, text_of
 from unmask.storage.files import checksum
 
 PIECE = 1 << 20
@@ -18,6 +18,8 @@ PIECE = 1 << 20
 BETWEEN = re.compile(r"\r?\n(?:[ \t\r]*\n)+")
 SAFE = re.compile(r"(?<=\S)(?: |\n)(?=\S)")
 Boundary = Literal["file", "blank_line", "line"]
+READER = 2
+"""Of what files are read as: part of what identifies a corpus."""
 
 
 class Piece(NamedTuple):
@@ -36,23 +38,61 @@ class Piece(NamedTuple):
 class Files:
     """Documents in files, read in the order given.
 
-    Lines of JSON (.jsonl, .ndjson) and Parquet hold one document a row; any other file is text. All but Parquet may be
-    compressed (.gz, .bz2, .xz).
+    JSON (one object a line, or a list of them), CSV, TSV and Parquet hold one document a row; any other file is text.
+    What a file holds is decided by its content and its suffix. All but Parquet may be compressed (.gz, .bz2, .xz, .zst,
+    or .zip of one file).
 
     Args:
-        paths: of the files.
-        field: of a row that holds the text.
+        paths: of the files; a folder stands for all files in it and in its folders, in the order of their paths.
+        field: of a row that holds the text; `a.b` is the field b of the field a.
         boundary: what ends a document in a text: the file, a blank line, or every line.
+        format: of all files; found out if None.
+        skip_bad: leave out rows without a text, and list them in `skipped`, in place of an error.
+
+    Attributes:
+        skipped: what was left out since reading last began, one line each.
     """
 
     paths: tuple[str, ...]
     field: str = "text"
     boundary: Boundary = "file"
+    format: Format | None = None
+    skip_bad: bool = False
+    skipped: list[str] = attribute(default_factory=list, init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_format(self.format)
+
+    @cached_property
+    def files(self) -> list[tuple[str, Path, Format]]:
+        """Each file: its name, its path, and the format that it is read as.
+
+        Raises:
+            FileNotFoundError: no such file or folder.
+            ValueError: a folder without files, or with text among rows; a file whose format is ambiguous.
+        """
+        return [file for name in self.paths for file in self._found(Path(name))]
+
+    def _found(self, path: Path) -> list[tuple[str, Path, Format]]:
+        if not path.is_dir():
+            check_file(path)
+            return [(path.name, path, self.format or find_format(path))]
+        inside = [(str(file.relative_to(path)), file, self.format or find_format(file)) for file in visible_files(path)]
+        if not inside:
+            raise ValueError(f"{path}: no files in it")
+        text = [name for name, _, format in inside if format == "text"]
+        if text and len(text) < len(inside):
+            rows = next(name for name, _, format in inside if format != "text")
+            raise ValueError(
+                f"{path}: holds both rows ({rows}) and text ({text[0]}); name the files that are meant, or --format"
+            )
+        return inside
 
     def identity(self) -> dict[str, Any]:
         """Return what decides which documents there are: plain values."""
-        files = [{"name": Path(path).name, "sha256": checksum(path)} for path in self.paths]
-        return {"files": files, "field": self.field, "boundary": self.boundary}
+        files = [{"name": name, "sha256": checksum(path), "format": format} for name, path, format in self.files]
+        how = {"field": self.field, "boundary": self.boundary, "skip_bad": self.skip_bad, "reader": READER}
+        return {"files": files, **how}
 
     def __iter__(self) -> Iterator[Piece]:
         """Yield the documents.
@@ -61,17 +101,41 @@ class Files:
             FileNotFoundError: no such file.
             ValueError: a file is damaged, or a row is not as it should be; names the file and the line.
         """
-        for name in self.paths:
-            path = Path(name)
-            if not path.is_file():
-                raise FileNotFoundError(f"{path}: no such file")
-            inner = path.with_suffix("") if path.suffix in (".gz", ".bz2", ".xz") else path
-            if inner.suffix in (".jsonl", ".ndjson"):
-                yield from _from_json(path, self.field)
-            elif inner.suffix == ".parquet":
-                yield from _from_parquet(path, self.field)
-            else:
+        self.skipped.clear()
+        for _, path, format in self.files:
+            if format == "text":
                 yield from cut_documents(characters(path), self.boundary)
+            else:
+                yield from texts_of(self._rows(path, format), self.field, self.skipped if self.skip_bad else None)
+
+    def _rows(self, path: Path, format: Format) -> Iterator[Row]:
+        if format == "json":
+            return json_rows(path)
+        if format == "parquet":
+            return parquet_rows(path, self.field)
+        return csv_rows(path, self.field, "\t" if format == "tsv" else ",")
+
+
+def texts_of(rows: Iterable[Row], field: str, skipped: list[str] | None) -> Iterator[Piece]:
+    """Yield the texts in a field of rows; a row without one is listed in `skipped`, or an error if that is None."""
+    for row in rows:
+        try:
+            text = text_of(row, field)
+        except BadRowError as error:
+            if skipped is None:
+                raise
+            skipped.append(str(error))
+            continue
+        yield from in_pieces(text)
+
+
+def in_pieces(text: str) -> Iterator[Piece]:
+    """Yield a document, in pieces where it is too long to be held."""
+    while len(text) > PIECE:
+        at = safe_cut(text)
+        yield Piece(text[:at], False)
+        text = text[at:]
+    yield Piece(text, True)
 
 
 @dataclass(frozen=True)
@@ -84,7 +148,11 @@ class Hub:
         revision: a commit, a tag, or refs/convert/parquet for data sets that were a script once, as
             Skylion007/openwebtext.
         part: which of its splits.
-        field: that holds the text.
+        field: that holds the text; `a.b` is the field b of the field a.
+        skip_bad: leave out rows without a text, and list them in `skipped`, in place of an error.
+
+    Attributes:
+        skipped: what was left out since reading last began, one line each.
     """
 
     name: str
@@ -92,12 +160,15 @@ class Hub:
     revision: str | None = None
     part: str = "train"
     field: str = "text"
+    skip_bad: bool = False
+    skipped: list[str] = attribute(default_factory=list, init=False, compare=False, repr=False)
 
     def identity(self) -> dict[str, Any]:
         """Return what decides which documents there are: plain values; the commit, where the data are on the Hub."""
         found = {name: getattr(self, name) for name in ("name", "config", "part", "field")}
+        found |= {"skip_bad": True} if self.skip_bad else {}
         if Path(self.name).is_dir():
-            files = sorted(path for path in Path(self.name).rglob("*") if path.is_file())
+            files = visible_files(Path(self.name))
             return found | {"files": [[str(path.relative_to(self.name)), checksum(path)] for path in files]}
         return found | {"commit": self.commit}
 
@@ -145,8 +216,9 @@ class Hub:
             raise ValueError(f"{self.name}: {error}") from None
         except (OSError, RuntimeError) as error:
             raise ConnectionError(self._unreachable(error)) from None
-        for number, row in enumerate(rows):
-            yield from _row(row, self.field, f"{self.name}, row {number}")
+        self.skipped.clear()
+        numbered = (Row(f"{self.name}, row {number}", row) for number, row in enumerate(rows))
+        yield from texts_of(numbered, self.field, self.skipped if self.skip_bad else None)
 
 
 def cut_documents(texts: Iterable[str], boundary: Boundary) -> Iterator[Piece]:
@@ -185,59 +257,3 @@ def safe_cut(text: str) -> int:
         if places := [match.start() for match in SAFE.finditer(text, start, PIECE)]:
             return places[-1]
     return PIECE
-
-
-def _from_json(path: Path, field: str) -> Iterator[Piece]:
-    """Read lines of JSON."""
-    with open_text(path) as file:
-        number = 0
-        try:
-            for number, line in enumerate(file, 1):
-                where = f"{path}, line {number}"
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    raise ValueError(f"{where}: not valid JSON: {error}") from None
-                yield from _row(row, field, where)
-        except (OSError, EOFError, gzip.BadGzipFile, lzma.LZMAError) as error:
-            raise ValueError(f"{path}: damaged or truncated after line {number}: {error}") from None
-
-
-def _from_parquet(path: Path, field: str) -> Iterator[Piece]:
-    """Read one column of a Parquet file."""
-    from unmask.data.parquet import open_parquet
-
-    file = open_parquet(path)
-    names = file.schema_arrow.names
-    if field not in names:
-        raise ValueError(
-            f"{path}: has no column {field!r}, but {', '.join(names)}; --field names the one with the text"
-        )
-    number = 0
-    try:
-        for batch in file.iter_batches(256, columns=[field]):
-            for text in batch.column(field).to_pylist():
-                yield from _row({field: text}, field, f"{path}, row {number}")
-                number += 1
-    except OSError as error:
-        raise ValueError(f"{path}: damaged after row {number}: {error}") from None
-
-
-def _row(row: Any, field: str, where: str) -> Iterator[Piece]:
-    if not isinstance(row, dict) or field not in row:
-        has = ", ".join(row) if isinstance(row, dict) else type(row).__name__
-        raise ValueError(f"{where}: has no field {field!r}, but {has}; --field names the one with the text")
-    if not isinstance(row[field], str):
-        raise ValueError(f"{where}: the field {field!r} must be a text, got {type(row[field]).__name__}")
-    text = row[field]
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:  # JSON can hold half of a surrogate pair
-        raise ValueError(f"{where}: not valid Unicode: {error.reason} at character {error.start}") from None
-    while len(text) > PIECE:
-        at = safe_cut(text)
-        yield Piece(text[:at], False)
-        text = text[at:]
-    yield Piece(text, True)

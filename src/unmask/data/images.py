@@ -1,11 +1,12 @@
 """Images: what all sets of them share, and a folder or an archive of the user's own."""
 
 import json
+import warnings
 import zipfile
 import zlib
 from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -16,15 +17,17 @@ from jaxtyping import Integer
 from tqdm import tqdm
 
 from unmask.codecs.pixels import Pixels
-from unmask.data.base import DataSet, Examples, Part, Split, shuffled_parts
+from unmask.data.base import MOST_CLASSES, DataSet, Examples, Joined, Part, Split, shuffled_parts
+from unmask.data.picture import describe_size, open_image
+from unmask.data.reading import is_hidden, visible_files
 from unmask.data.text import cache_folder
 from unmask.storage.files import replacing
 from unmask.types import Labels, Tokens
 
 SUFFIXES = (".png", ".bmp", ".gif", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 PART_NAMES = ("train", "training", "test", "testing", "valid", "val", "validation")
-MOST_CLASSES = 100_000
-TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")
+READER = 2
+"""Of what images are read as: part of the cache's key."""
 
 
 class Mirrored(Split):
@@ -90,11 +93,18 @@ class ImageSet(DataSet):
         return {}
 
     def split(self, part: Part) -> Split:
-        if part not in self._splits:
+        if part not in self._splits and part == "all":
+            self._splits[part] = self._all()
+        elif part not in self._splits:
             pictures = self.pictures(part)
             split = Examples(pictures.x, pictures.labels if self.labels else None, pictures.chosen)
             self._splits[part] = Mirrored(split) if self.flip and part == "train" else split
         return self._splits[part]
+
+    def _all(self) -> Split:
+        """Return the examples of every part, once each and none mirrored."""
+        plain = replace(self, flip=False)
+        return Joined([plain.split(part) for part in ("train", "valid", "test")])
 
 
 @dataclass(frozen=True)
@@ -170,38 +180,12 @@ def held_out(pictures: Pictures, part: Part, count: int, where: object) -> Pictu
     return Pictures(x[here], None if labels is None else labels[here])
 
 
-def open_image(source: Any, name: str) -> np.ndarray:
-    """Return an image file as uint8 (height, width, channels), of 1 or 3 channels.
-
-    Raises:
-        ValueError: no image, or not grey or RGB with 8 bits a channel; says what.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(source) as image:
-            mode, transparent = image.mode, "transparency" in image.info or image.mode in TRANSPARENT
-            raw = str(image.tile[0][3]) if image.tile else ""  # how the file holds it: RGB;16B, say
-            if mode in ("1", "L") and not transparent:
-                return np.asarray(image.convert("L"))[..., None]
-            if mode in ("RGB", "P") and not transparent and ";16" not in raw:
-                return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name}: not an image, or damaged: {error}") from None
-    if ";16" in raw or ";16" in mode or mode in ("I", "F"):
-        raise ValueError(
-            f"{name}: the image has more than 8 bits a channel ({mode}); scale it to 0..255, and save as 8-bit"
-        )
-    why = "has transparency" if transparent else "is neither grey nor RGB"
-    raise ValueError(f"{name}: the image {why} (mode {mode}); convert it, as with Pillow's image.convert('RGB')")
-
-
 def read_folder(folder: Path, codec: Pixels, labelled: bool) -> Pictures:
     """Read all images of a folder, sorted by name; of the folders in it, each a class, if `labelled`.
 
     They are decoded once, into the cache; names, sizes and times of the files are its key.
     """
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    files = [path for path in visible_files(folder) if path.suffix.lower() in SUFFIXES]
     if not files:
         raise ValueError(f"{folder}: no images in it ({', '.join(SUFFIXES)})")
     inside = [path.relative_to(folder).parts[:-1] for path in files]
@@ -216,7 +200,8 @@ def read_folder(folder: Path, codec: Pixels, labelled: bool) -> Pictures:
             raise ValueError(f"{where}: an image outside the folders of the classes, one for each")
         classes = sorted({place[0] for place in inside}, key=lambda c: (0, int(c), c) if c.isdecimal() else (1, 0, c))
         labels = np.array([classes.index(place[0]) for place in inside])
-    key = [codec.levels, *((str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in files)]
+        _report_empty([folder / part for part in parts] if parts else [folder], classes)
+    key = [READER, codec.levels, *((str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in files)]
 
     def write(target: Path) -> None:
         first = open_image(files[0], str(files[0]))
@@ -235,13 +220,25 @@ def read_folder(folder: Path, codec: Pixels, labelled: bool) -> Pictures:
     return Pictures(x, labels, None, None if classes is None else tuple(classes), parts)
 
 
+def _report_empty(folders: list[Path], classes: list[str]) -> None:
+    """Warn of folders of classes that hold no image."""
+    for folder in folders:
+        found = sorted(entry for entry in folder.glob("*") if entry.is_dir() and not is_hidden(entry.name))
+        if empty := [str(entry) for entry in found if entry.name not in classes]:
+            warnings.warn(
+                f"{', '.join(empty)}: no images in it ({', '.join(SUFFIXES)}), so it is not one of the "
+                f"{len(classes)} classes",
+                stacklevel=3,
+            )
+
+
 def has_split(folder: Path) -> bool:
     """Return whether a folder comes with its own split: with the folders train and test.
 
     Raises:
         ValueError: it has only one of them, or they go by other names.
     """
-    names = {entry.name for entry in folder.iterdir() if entry.is_dir()}
+    names = {entry.name for entry in folder.iterdir() if entry.is_dir() and not is_hidden(entry.name)}
     if {"train", "test"} <= names:
         return True
     if found := sorted(name for name in names if name.lower() in PART_NAMES):
@@ -269,11 +266,6 @@ def _split_of_folders(folder: Path, inside: list[tuple[str, ...]], labelled: boo
         if not len(found):
             raise ValueError(f"{folder / part}: no images in it ({', '.join(SUFFIXES)})")
     return parts
-
-
-def describe_size(x: np.ndarray) -> str:
-    """Return the size of an image in words."""
-    return f"{x.shape[1]}x{x.shape[0]} with {x.shape[2]} channel{'s' if x.shape[2] > 1 else ''}"
 
 
 def read_npz(path: Path, levels: int) -> Pictures:

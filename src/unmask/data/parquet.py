@@ -2,19 +2,22 @@
 
 import io
 from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from unmask.data.images import describe_size, open_image
+from unmask.data.picture import describe_size, open_image
+from unmask.data.reading import visible_files
+from unmask.data.tables import open_parquet, read_columns
 
 IMAGES, LABELS = ("img", "image"), ("label", "fine_label")
 
 
 def parquet_files(folder: Path, part: str) -> list[Path]:
     """Return the files of a part, named like train-00000-of-00002.parquet, in order."""
-    return sorted(folder.rglob(f"{part}-*.parquet"))
+    return [path for path in visible_files(folder) if fnmatchcase(path.name.lower(), f"{part}-*.parquet")]
 
 
 def count_rows(files: Sequence[Path]) -> int:
@@ -55,33 +58,15 @@ def _numbered(path: Path) -> Iterator[tuple[Any, str]]:
 
 def _checked(label: Any, where: str, classes: int) -> int:
     """Return a label; raise a ValueError unless it is a whole number in 0..classes-1."""
-    if not isinstance(label, int) or not 0 <= label < classes:
+    if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < classes:
         raise ValueError(f"{where}: the label must be in 0..{classes - 1}, got {label!r}")
     return label
 
 
 def _rows(path: Path, wanted: tuple[tuple[str, ...], ...]) -> Iterator[tuple[Any, ...]]:
     """Yield what a file holds in some columns, each of which may go by one of several names."""
-    file = open_parquet(path)
-    names = set(file.schema_arrow.names)
+    names = set(open_parquet(path).schema_arrow.names)
     columns = [next((name for name in known if name in names), "") for known in wanted]
     if "" in columns:
         raise ValueError(f"{path}: expected columns of images (img, image) and labels (label), got {sorted(names)}")
-    try:
-        for batch in file.iter_batches(256, columns=columns):
-            yield from zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
-    except OSError as error:
-        raise ValueError(f"{path}: damaged: {error}") from None
-
-
-def open_parquet(path: Path):  # type: ignore[no-untyped-def]  # pyarrow has no types
-    """Open a Parquet file; raise a ValueError that names it if it is none, or damaged."""
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise ImportError(f"{path}: reading Parquet needs pyarrow: pip install 'unmask[parquet]'") from None
-    try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: not a Parquet file, or damaged: {error}") from None
+    yield from read_columns(path, columns)

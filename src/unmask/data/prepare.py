@@ -1,12 +1,10 @@
 """Prepare a corpus: documents become tokens, once, in shards that are memory-mapped from then on."""
 
-import hashlib
 import json
 import re
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, runtime_checkable
@@ -17,14 +15,13 @@ from tqdm import tqdm
 
 from unmask.codecs.tokenizer import BPE, TOKENIZER
 from unmask.data.documents import Piece
+from unmask.data.index import INDEX, SKIPPED, SUFFIXES, Index, Shard, check_sizes, verify
 from unmask.storage.files import checksum, replacing
 
-INDEX = "index.json"
-FORMAT = 1
+__all__ = ["LOCK", "SKIPPED", "Index", "prepare", "replace_corpus", "verify"]
 LOCK = ".lock"
-SUFFIXES = (".bin", ".ends.npy")
-HALF = re.compile(r"\.(index|tokenizer|\d{5,})\.[\w.]+")
-OWN = re.compile(rf"index\.json|tokenizer\.json|\d{{5,}}(\.bin|\.ends\.npy)|\.lock|{HALF.pattern}")
+HALF = re.compile(r"\.(index|tokenizer|skipped|\d{5,})\.[\w.]+")
+OWN = re.compile(rf"index\.json|tokenizer\.json|skipped\.txt|\d{{5,}}(\.bin|\.ends\.npy)|\.lock|{HALF.pattern}")
 """Names of what a prepared folder holds."""
 BATCH = 1 << 22
 """Characters that are cut into tokens at a time, on all cores."""
@@ -39,88 +36,6 @@ class Source(Protocol):
 
     def __iter__(self) -> Iterator[Piece]:
         """Yield the documents."""
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A part of a corpus: whole documents, each followed by the token that ends a text.
-
-    Attributes:
-        name: of its files: NAME.bin holds the tokens, NAME.ends.npy how many there are up to each document's end.
-        documents: how many.
-        tokens: how many, the ends among them.
-        pieces: that were read for it, empty documents among them.
-        sha256: of the tokens' file and of the ends' file.
-    """
-
-    name: str
-    documents: int
-    tokens: int
-    pieces: int
-    sha256: tuple[str, str]
-
-
-@dataclass(frozen=True)
-class Index:
-    """What a prepared folder says of itself.
-
-    Attributes:
-        key: what its tokens depend on: source, tokenizer, size of the shards.
-        dtype: of the tokens.
-        end: the token that ends a text.
-        shards: those that are complete, in order.
-        complete: whether all documents are there.
-        empty: documents that were left out because they are empty.
-    """
-
-    key: dict[str, Any]
-    dtype: str
-    end: int
-    shards: tuple[Shard, ...]
-    complete: bool
-    empty: int
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of all shards."""
-        return sum(shard.tokens for shard in self.shards)
-
-    @property
-    def documents(self) -> int:
-        """Documents of all shards."""
-        return sum(shard.documents for shard in self.shards)
-
-    def write(self, folder: Path) -> None:
-        """Write the index."""
-        with replacing(folder / INDEX) as path:
-            content = {"format": FORMAT, "unmask": version("unmask"), **asdict(self)}
-            path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-    @classmethod
-    def read(cls, folder: Path) -> "Index":
-        """Read the index of a folder.
-
-        Raises:
-            FileNotFoundError: the folder or the index is not there.
-            ValueError: damaged, or of another format.
-        """
-        path = folder / INDEX
-        if not path.is_file():
-            raise FileNotFoundError(f"{folder}: no prepared corpus ({INDEX}) there; unmask prepare makes one")
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if content.pop("format") != FORMAT:
-                raise ValueError("of another format")
-            content.pop("unmask")
-            shards = tuple(Shard(**shard | {"sha256": tuple(shard["sha256"])}) for shard in content.pop("shards"))
-            if not all(isinstance(shard.tokens, int) and shard.name.isalnum() for shard in shards):
-                raise ValueError("a shard is not described as it should be")
-            index = cls(**content, shards=shards)
-            if index.dtype not in ("<u2", "<u4") or not isinstance(index.key["tokenizer"], str):
-                raise ValueError("the tokens are not described as they should be")
-            return index
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"{path}: damaged, or not an index: {error}; prepare it anew with --overwrite") from None
 
 
 def prepare(source: Source, codec: BPE, folder: Path, shard_tokens: int = 1 << 26, *, wait: bool = False) -> Index:
@@ -157,6 +72,8 @@ def prepare(source: Source, codec: BPE, folder: Path, shard_tokens: int = 1 << 2
 def _prepare(source: Source, codec: BPE, folder: Path, key: dict[str, Any]) -> Index:
     dtype = "<u2" if codec.vocab_size <= 1 << 16 else "<u4"
     index = _begun(folder, key) or Index(key, dtype, codec.end, (), False, 0)
+    if index.end != codec.end:
+        raise ValueError(f"{folder}: holds a corpus whose texts end with another token; name another --out")
     if index.complete:
         return index
     index.write(folder)  # first: a folder with it is known as a corpus
@@ -172,7 +89,14 @@ def _prepare(source: Source, codec: BPE, folder: Path, key: dict[str, Any]) -> I
             if index.complete and not index.shards:
                 for name in (INDEX, TOKENIZER):
                     (folder / name).unlink()
-                raise ValueError("there is no document that is not empty")
+                skipped = len(getattr(source, "skipped", ()))
+                raise ValueError(
+                    "there is no document that is not empty" + (f"; {skipped} rows hold no text" if skipped else "")
+                )
+            if index.complete and (left_out := list(getattr(source, "skipped", ()))):
+                with replacing(folder / SKIPPED) as path:
+                    path.write_text("".join(f"{line}\n" for line in left_out), encoding="utf-8")
+                index = replace(index, skipped=len(left_out))
             index.write(folder)
     return index
 
@@ -237,28 +161,6 @@ def _begun(folder: Path, key: dict[str, Any]) -> Index | None:
     return index
 
 
-def check_sizes(folder: Path, index: Index) -> None:
-    """Raise a ValueError unless every shard is there, as long as the index says."""
-    for shard in index.shards:
-        path = folder / f"{shard.name}.bin"
-        size, wanted = path.stat().st_size if path.is_file() else 0, shard.tokens * np.dtype(index.dtype).itemsize
-        if size != wanted or not (folder / f"{shard.name}.ends.npy").is_file():
-            what = f"{size} bytes, expected {wanted}" if path.is_file() else "missing"
-            raise ValueError(f"{path}: truncated or damaged shard ({what}); prepare it anew with --overwrite")
-
-
-def verify(folder: Path) -> Index:
-    """Read every shard and compare its checksum; raise a ValueError for the first that is not as it was written."""
-    index = Index.read(folder)
-    check_sizes(folder, index)
-    for shard in tqdm(index.shards, desc="verifying", unit="shard", delay=2):
-        for suffix, expected in zip(SUFFIXES, shard.sha256, strict=True):
-            path = folder / f"{shard.name}{suffix}"
-            if checksum(path) != expected:
-                raise ValueError(f"{path}: damaged: its SHA-256 is not what the index says; prepare it anew")
-    return index
-
-
 def _shown(pieces: Iterable[Piece], bar: tqdm) -> Iterator[Piece]:
     for piece in pieces:
         bar.update(len(piece.text))
@@ -268,19 +170,22 @@ def _shown(pieces: Iterable[Piece], bar: tqdm) -> Iterator[Piece]:
 def _cut(pieces: Iterator[Piece], codec: BPE) -> Iterator[tuple[list[int], bool]]:
     """Yield the tokens of each piece, and whether a document ends with it."""
     batch: list[Piece] = []
-    size = 0
+    size, begins = 0, True  # pieces start where a document does
     for piece in pieces:
         batch.append(piece)
         size += len(piece.text)
         if size >= BATCH:
-            yield from _tokens(batch, codec)
-            batch, size = [], 0
-    yield from _tokens(batch, codec)
+            yield from _tokens(batch, codec, begins)
+            batch, size, begins = [], 0, piece.last
+    yield from _tokens(batch, codec, begins)
 
 
-def _tokens(batch: list[Piece], codec: BPE) -> Iterator[tuple[list[int], bool]]:
+def _tokens(batch: list[Piece], codec: BPE, begins: bool) -> Iterator[tuple[list[int], bool]]:
+    """Yield the tokens of pieces; `begins`: whether a document begins with the first of them."""
     cut = codec.encode_many([piece.text for piece in batch])
-    yield from zip(cut, (piece.last for piece in batch), strict=True)
+    for piece, tokens in zip(batch, cut, strict=True):
+        yield tokens if begins else codec.continued(piece.text, tokens), piece.last
+        begins = piece.last
 
 
 def _fill(
@@ -304,9 +209,3 @@ def _fill(
         if count >= wanted:
             return ends, read, empty, True
     return ends, read, empty, False
-
-
-def corpus_checksum(index: Index) -> str:
-    """Return the SHA-256 of all tokens and ends, from those of the shards."""
-    content = [shard.sha256 for shard in index.shards]
-    return hashlib.sha256(json.dumps([index.dtype, index.end, content]).encode()).hexdigest()

@@ -49,7 +49,7 @@ class PyDocs(DataSet):
         return (self.length,)
 
     def split(self, part: Part) -> Split:
-        text = "\n\n".join(text for name, text in sorted(self._topics.items()) if _part_of(name) == part)
+        text = "\n\n".join(text for name, text in sorted(self._topics.items()) if part in ("all", _part_of(name)))
         tokens = self.codec.encode(text).numpy().astype(np.uint8)
         return Windows(
             tokens, self.length, (self.stride or max(1, self.length // 16)) if part == "train" else self.length

@@ -1,29 +1,22 @@
 """A text as one long array of tokens, encoded once into a file that is memory-mapped from then on."""
 
-import bz2
-import codecs
-import gzip
 import hashlib
 import json
-import lzma
 import os
-import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from unmask.codecs.base import Codec
-from unmask.codecs.text import Bytes, Characters
+from unmask.codecs.text import Bytes, Characters, UnknownCharacterError
 from unmask.data.base import Part, Windows
+from unmask.data.reading import characters, check_file
 from unmask.storage.description import build, describe
 from unmask.storage.files import checksum, replacing
 
-CHUNK = 1 << 24
+READER = 2
+"""Of what `characters` makes of a file: part of the cache's key."""
 
 
 def cache_folder() -> Path:
@@ -31,55 +24,6 @@ def cache_folder() -> Path:
     if "UNMASK_CACHE" in os.environ:
         return Path(os.environ["UNMASK_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "unmask"
-
-
-@contextmanager
-def open_text(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for reading bytes, decompressing .gz, .bz2, .xz and a .zip of one member."""
-    if path.suffix == ".zip":
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            if len(names) != 1:
-                raise ValueError(f"{path}: expected an archive of one file, found {len(names)}: {names[:5]}")
-            with archive.open(names[0]) as file:
-                yield file
-        return
-    openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-    with openers.get(path.suffix, open)(path, "rb") as file:
-        yield file
-
-
-def characters(path: Path) -> Iterator[str]:
-    """Yield the text of a UTF-8 file in pieces.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: bytes that are no UTF-8, or a damaged archive; names the file and the offset.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    offset = 0
-    with open_text(path) as file, tqdm(desc=f"reading {path.name}", unit="B", unit_scale=True, delay=2) as bar:
-        while True:
-            try:
-                chunk = file.read(CHUNK)
-            except (OSError, EOFError, zipfile.BadZipFile, lzma.LZMAError) as error:
-                raise ValueError(f"{path}: damaged or truncated archive: {error}") from error
-            held = len(decoder.getstate()[0])
-            try:
-                text = decoder.decode(chunk, final=not chunk)
-            except UnicodeDecodeError as error:
-                at = offset - held + error.start
-                raise ValueError(
-                    f"{path}: byte 0x{error.object[error.start]:02x} at offset {at} is not UTF-8"
-                ) from None
-            bar.update(len(chunk))
-            offset += len(chunk)
-            if text:
-                yield text
-            if not chunk:
-                return
 
 
 def find_codec(path: Path) -> Characters | Bytes:
@@ -101,7 +45,7 @@ class EncodedText:
     Attributes:
         codec: that encoded it.
         tokens: a read-only memory map.
-        md5: of the UTF-8 text, uncompressed.
+        md5: of the text in UTF-8, as `characters` gives it.
     """
 
     codec: Codec
@@ -117,11 +61,10 @@ def encoded(path: Path, codec: Codec | None = None) -> EncodedText:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is damaged, no UTF-8, empty, or has a character outside the codec's alphabet.
+        ValueError: the file is damaged, not UTF-8, empty, or has a character outside the codec's alphabet.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    key = json.dumps([checksum(path), path.suffix, None if codec is None else describe(codec)])
+    check_file(path)
+    key = json.dumps([READER, checksum(path), path.suffix, None if codec is None else describe(codec)])
     index = cache_folder() / "texts" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
     return _open(index) or _encode(path, codec or find_codec(path), index)
 
@@ -143,16 +86,20 @@ def _dtype(codec: Codec) -> np.dtype:
 
 def _encode(path: Path, codec: Codec, index: Path) -> EncodedText:
     """Write the tokens of a text beside `index`, then `index` itself, and open them."""
-    md5, position, count = hashlib.md5(usedforsecurity=False), 0, 0
+    md5, position, line, column, count = hashlib.md5(usedforsecurity=False), 0, 0, 0, 0
     with replacing(index.with_suffix(".bin")) as target, open(target, "wb") as file:
         for text in characters(path):
             try:
                 tokens = codec.encode(text).numpy().astype(_dtype(codec))
-            except ValueError as error:
-                raise ValueError(f"{path}: {f'after {position} characters: ' if position else ''}{error}") from None
+            except UnknownCharacterError as error:
+                raise ValueError(f"{path}: {error.after(position, line, column)}") from None
             file.write(tokens.tobytes())
             md5.update(text.encode())
             position, count = position + len(text), count + len(tokens)
+            if "\n" in text:
+                line, column = line + text.count("\n"), len(text) - text.rfind("\n") - 1
+            else:
+                column += len(text)
         if not position:
             raise ValueError(f"{path}: the file is empty")
     with replacing(index) as target:
@@ -175,10 +122,11 @@ def cut(text: EncodedText, part: Part, length: int, stride: int | None) -> Windo
     """Cut a text by position into 90 % to train, 5 % to validate, 5 % to test, and the part into windows.
 
     The parts that are measured are cut into pieces that do not overlap; windows to train on start every `stride`
-    tokens, a 16th of the length unless given.
+    tokens, a 16th of the length unless given. The part `all` is the whole text.
     """
     n = len(text.tokens)
     bounds = {"train": (0, n * 90 // 100), "valid": (n * 90 // 100, n * 95 // 100), "test": (n * 95 // 100, n)}
+    bounds["all"] = (0, n)
     start, end = bounds[part]
     step = (stride or max(1, length // 16)) if part == "train" else length
     tokens = text.tokens

@@ -8,7 +8,8 @@ from pathlib import Path
 from unmask.codecs.text import Characters
 from unmask.data.base import DataSet, Part, Split
 from unmask.data.download import fetch
-from unmask.data.text import EncodedText, check_lengths, cut, encoded, open_text
+from unmask.data.reading import open_text
+from unmask.data.text import EncodedText, check_lengths, cut, encoded
 
 HOME = "https://mattmahoney.net/dc/text8.zip"
 SIZE = 31_344_016
@@ -21,8 +22,8 @@ class Text8(DataSet):
     """text8 in the usual split: 90, 5 and 5 million characters to train, validate and test.
 
     Args:
-        path: text8.zip, or its text, plain or compressed (.gz, .bz2, .xz); downloaded from its home (31 MB) if None.
-            Any text of the same 27 characters will do, and is then not called text8 in reports.
+        path: text8.zip, or its text, plain or compressed (.gz, .bz2, .xz, .zst); downloaded from its home (31 MB) if
+            None. Any text of the same 27 characters will do, and is then not called text8 in reports.
         length: of a sequence; the papers use 256.
         stride: between the starts of training windows; a 16th of `length` if None.
     """

@@ -1,5 +1,6 @@
 """A text file of the user's own."""
 
+import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,7 @@ class TextFile(DataSet):
     """A UTF-8 text, cut by position into 90 % to train, 5 % to validate and 5 % to test.
 
     Args:
-        path: the file, plain or compressed (.gz, .bz2, .xz, or .zip of one file).
+        path: the file, plain or compressed (.gz, .bz2, .xz, .zst, or .zip of one file).
         length: of a sequence, in tokens.
         stride: between the starts of training windows; a 16th of `length` if None.
         tokens: how to cut the text: an alphabet of characters, "bytes", or None to find out: the text's own
@@ -36,7 +37,14 @@ class TextFile(DataSet):
     def text(self) -> EncodedText:
         """The tokens, read on first use."""
         codec = None if self.tokens is None else Bytes() if self.tokens == "bytes" else Characters(self.tokens)
-        return encoded(Path(self.path), codec)
+        text = encoded(Path(self.path), codec)
+        if self.tokens is None and isinstance(text.codec, Bytes):
+            warnings.warn(
+                f"{self.path}: has more than 256 different characters, so its tokens are UTF-8 bytes, not characters; "
+                "--data.tokens bytes, or an alphabet, decides it",
+                stacklevel=2,
+            )
+        return text
 
     @property
     def name(self) -> str:

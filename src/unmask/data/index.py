@@ -1,0 +1,131 @@
+"""The index of a prepared corpus: which shards it has, and what they were made of."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from unmask.storage.files import checksum, replacing
+
+INDEX = "index.json"
+FORMAT = 1
+SKIPPED = "skipped.txt"
+"""What was left out of a corpus, one line each."""
+SUFFIXES = (".bin", ".ends.npy")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A part of a corpus: whole documents, each followed by the token that ends a text.
+
+    Attributes:
+        name: of its files: NAME.bin holds the tokens, NAME.ends.npy how many there are up to each document's end.
+        documents: how many.
+        tokens: how many, the ends among them.
+        pieces: that were read for it, empty documents among them.
+        sha256: of the tokens' file and of the ends' file.
+    """
+
+    name: str
+    documents: int
+    tokens: int
+    pieces: int
+    sha256: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Index:
+    """What a prepared folder says of itself.
+
+    Attributes:
+        key: what its tokens depend on: source, tokenizer, size of the shards.
+        dtype: of the tokens.
+        end: the token that ends a text.
+        shards: those that are complete, in order.
+        complete: whether all documents are there.
+        empty: documents that were left out because they are empty.
+        skipped: rows that were left out because they hold no text; SKIPPED lists them.
+    """
+
+    key: dict[str, Any]
+    dtype: str
+    end: int
+    shards: tuple[Shard, ...]
+    complete: bool
+    empty: int
+    skipped: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all shards."""
+        return sum(shard.tokens for shard in self.shards)
+
+    @property
+    def documents(self) -> int:
+        """Documents of all shards."""
+        return sum(shard.documents for shard in self.shards)
+
+    def write(self, folder: Path) -> None:
+        """Write the index."""
+        with replacing(folder / INDEX) as path:
+            content = {"format": FORMAT, "unmask": version("unmask"), **asdict(self)}
+            path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> "Index":
+        """Read the index of a folder.
+
+        Raises:
+            FileNotFoundError: the folder or the index is not there.
+            ValueError: damaged, or of another format.
+        """
+        path = folder / INDEX
+        if not path.is_file():
+            raise FileNotFoundError(f"{folder}: no prepared corpus ({INDEX}) there; unmask prepare makes one")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content.pop("format") != FORMAT:
+                raise ValueError("of another format")
+            content.pop("unmask")
+            shards = tuple(Shard(**shard | {"sha256": tuple(shard["sha256"])}) for shard in content.pop("shards"))
+            if not all(isinstance(shard.tokens, int) and shard.name.isalnum() for shard in shards):
+                raise ValueError("a shard is not described as it should be")
+            index = cls(**content, shards=shards)
+            if index.dtype not in ("<u2", "<u4") or not isinstance(index.key["tokenizer"], str):
+                raise ValueError("the tokens are not described as they should be")
+            return index
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{path}: damaged, or not an index: {error}; prepare it anew with --overwrite") from None
+
+
+def check_sizes(folder: Path, index: Index) -> None:
+    """Raise a ValueError unless every shard is there, as long as the index says."""
+    for shard in index.shards:
+        path = folder / f"{shard.name}.bin"
+        size, wanted = path.stat().st_size if path.is_file() else 0, shard.tokens * np.dtype(index.dtype).itemsize
+        if size != wanted or not (folder / f"{shard.name}.ends.npy").is_file():
+            what = f"{size} bytes, expected {wanted}" if path.is_file() else "missing"
+            raise ValueError(f"{path}: truncated or damaged shard ({what}); prepare it anew with --overwrite")
+
+
+def verify(folder: Path) -> Index:
+    """Read every shard and compare its checksum; raise a ValueError for the first that is not as it was written."""
+    index = Index.read(folder)
+    check_sizes(folder, index)
+    for shard in tqdm(index.shards, desc="verifying", unit="shard", delay=2):
+        for suffix, expected in zip(SUFFIXES, shard.sha256, strict=True):
+            path = folder / f"{shard.name}{suffix}"
+            if checksum(path) != expected:
+                raise ValueError(f"{path}: damaged: its SHA-256 is not what the index says; prepare it anew")
+    return index
+
+
+def corpus_checksum(index: Index) -> str:
+    """Return the SHA-256 of all tokens and ends, from those of the shards."""
+    content = [shard.sha256 for shard in index.shards]
+    return hashlib.sha256(json.dumps([index.dtype, index.end, content]).encode()).hexdigest()

@@ -1,0 +1,152 @@
+"""Rows of files, each of which holds a text in one of its fields: JSON, CSV and Parquet."""
+
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from unmask.data.formats import inner_name
+from unmask.data.reading import DamagedError, lines, open_text
+from unmask.data.tables import open_parquet, read_columns
+
+
+class BadRowError(ValueError):
+    """A row that holds no text where there should be one."""
+
+
+class Row(NamedTuple):
+    """A row of a file.
+
+    Attributes:
+        where: its file and its place there.
+        content: its fields, or the reason why it cannot be read.
+    """
+
+    where: str
+    content: Any
+
+
+def text_of(row: Row, field: str) -> str:
+    """Return the text in a field of a row. `a.b` is the field b of the field a.
+
+    Raises:
+        BadRowError: there is no such field, no text in it, or half of a surrogate pair; says where.
+    """
+    content = row.content
+    if isinstance(content, Exception):
+        raise BadRowError(f"{row.where}: {content}")
+    found = content.get(field, content) if isinstance(content, dict) else content
+    if found is content:
+        for name in field.split("."):
+            if not isinstance(found, dict) or name not in found:
+                has = ", ".join(map(str, found)) if isinstance(found, dict) else type(found).__name__
+                raise BadRowError(
+                    f"{row.where}: has no field {field!r}, but {has}; --field names the one with the text"
+                )
+            found = found[name]
+    if not isinstance(found, str):
+        what = "null" if found is None else type(found).__name__
+        raise BadRowError(f"{row.where}: the field {field!r} must be a text, got {what}")
+    try:
+        found.encode()
+    except UnicodeEncodeError as error:  # JSON can hold half of a surrogate pair
+        raise BadRowError(f"{row.where}: not valid Unicode: {error.reason} at character {error.start}") from None
+    return found
+
+
+def json_rows(path: Path) -> Iterator[Row]:
+    """Yield the objects of a file of JSON: one a line, or those of a list, or the only one."""
+    with open_text(path) as file:
+        start = file.peek(1 << 16).removeprefix(b"\xef\xbb\xbf").lstrip()
+    suffix = Path(inner_name(path)).suffix.lower()
+    if start[:1] == b"[" or (suffix == ".json" and b"\n" in start and _reason(start.partition(b"\n")[0])):
+        yield from _whole_json(path)
+        return
+    number = 0
+    with open_text(path) as file:
+        try:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield Row(f"{path}, line {number}", _parsed(line))
+        except DamagedError as error:
+            raise DamagedError(f"{error} (after line {number})") from None
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return ValueError(f"not valid JSON: {error}")
+
+
+def _reason(line: bytes) -> bool:
+    """Return whether a line is no JSON by itself."""
+    return isinstance(_parsed(line), ValueError)
+
+
+def _whole_json(path: Path) -> Iterator[Row]:
+    with open_text(path) as file:
+        content = _parsed(file.read())
+    if isinstance(content, ValueError):
+        raise ValueError(f"{path}: {content}")
+    for number, item in enumerate(content if isinstance(content, list) else [content]):
+        yield Row(f"{path}, item {number}", item)
+
+
+def csv_rows(path: Path, field: str, delimiter: str) -> Iterator[Row]:
+    """Yield the rows of a file of columns, the first line of which names them.
+
+    Where the columns of a .csv are named only with semicolons or tabs between them, those part its columns.
+
+    Raises:
+        ValueError: no such column, or what is no such file; names the line.
+    """
+    before = csv.field_size_limit(sys.maxsize)
+    number = 0
+    try:
+        first = next(lines(path), "")
+        if field not in _cells(first, delimiter):
+            delimiter = next((other for other in ";\t" if field in _cells(first, other)), delimiter)
+        reader = csv.reader(lines(path), delimiter=delimiter, strict=True)
+        names = next(reader, [])
+        if field not in names:
+            raise ValueError(
+                f"{path}: has no column {field!r}, but {', '.join(names)[:200]}; --field names the one with the text"
+            )
+        if len(set(names)) < len(names):
+            raise ValueError(f"{path}: two columns have the same name, of {', '.join(names)[:200]}")
+        for cells in reader:
+            number = reader.line_num
+            if not cells:
+                continue
+            where = f"{path}, line {number}"
+            if len(cells) != len(names):
+                yield Row(where, ValueError(f"has {len(cells)} columns, but the first line names {len(names)}"))
+            else:
+                yield Row(where, dict(zip(names, cells, strict=True)))
+    except csv.Error as error:
+        raise ValueError(f"{path}, after line {number}: not a table of columns: {error}") from None
+    finally:
+        csv.field_size_limit(before)
+
+
+def _cells(line: str, delimiter: str) -> list[str]:
+    return next(csv.reader([line], delimiter=delimiter), [])
+
+
+def parquet_rows(path: Path, field: str) -> Iterator[Row]:
+    """Yield the rows of one column of a Parquet file.
+
+    Raises:
+        ValueError: no such column, or a damaged file; says after which row.
+    """
+    names = open_parquet(path).schema_arrow.names
+    column = field if field in names else field.partition(".")[0]
+    if column not in names:
+        raise ValueError(
+            f"{path}: has no column {field!r}, but {', '.join(names)}; --field names the one with the text"
+        )
+    for number, (value,) in enumerate(read_columns(path, [column])):
+        yield Row(f"{path}, row {number}", {column: value})
