@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from unmask import MaskedDiffusion, TokenPolynomial
-from unmask.cli.infill import cut_holes
+from unmask.canvas import cut_holes
 from unmask.cli.main import main
 from unmask.cli.train import shipped
 from unmask.data.digits import Digits

@@ -411,9 +411,7 @@ def test_prepare_train_evaluate_sample(bpe: BPE, texts: list[str], tmp_path: Pat
         (row,) = report["rows"]
         assert report["protocol"]["data_settings"]["packing"] == packing and "perplexity_per_token" in row
         assert row["tokens_per_example"] == 12 if packing == "concatenated" else row["tokens_per_example"] < 12
-        assert (
-            main(["sample", run, "-n", "2", "--out", str(tmp_path / "s.txt"), "--gif", str(tmp_path / "s.gif")]) == 0
-        )
+        assert main(["sample", run, "-n", "2", "--out", str(tmp_path / "s.txt"), "--gif", str(tmp_path / "s.gif")]) == 0
         assert main(["sample", run, "-n", "1", "--live"]) == 0
         capsys.readouterr()
         assert main(["infill", run, "the [3] in", "-n", "1"]) == 0
