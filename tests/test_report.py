@@ -131,7 +131,8 @@ def test_settings_are_checked_first(folder: Path) -> None:
 def test_the_library_knows_no_command() -> None:
     code = (
         "import sys, unmask, unmask.evaluation, unmask.evaluation.study; "
-        "print([m for m in sys.modules if m.startswith('unmask.cli') or m in ('lightning', 'matplotlib', 'jsonargparse')])"
+        "names = ('lightning', 'matplotlib', 'jsonargparse'); "
+        "print([name for name in sys.modules if name.startswith('unmask.cli') or name in names])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
