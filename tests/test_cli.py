@@ -345,9 +345,7 @@ def test_frechet_distances(runs: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert first["rows"][0]["distance"][1] > 0 and first["rows"][1]["distance"][1] is None  # too few of each class
     assert "1297 training images of Digits" in first["protocol"]["reference"]
     assert Image.open(figure).width > 500
-    assert (
-        main(["evaluate", "frechet", digits, *settings, "--json", str(target)]) == 0
-    )  # with the statistics that were kept
+    assert main(["evaluate", "frechet", digits, *settings, "--json", str(target)]) == 0  # with kept statistics
     assert json.loads(target.read_text()) == first
     for arguments, message in (
         (["frechet", digits, "-n", "1"], "--samples must be at least 2, got 1"),

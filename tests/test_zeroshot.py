@@ -150,7 +150,7 @@ def test_sets_that_are_missing(tmp_path: Path, codec: BPE, capsys: Any, monkeypa
         ([*suite, "--root", str(root), "--steps", "0"], "--steps must be whole numbers of at least 1, or inf"),
         (
             ["evaluate", model, "--root", str(root)],
-            "--root of evaluate likelihood: it belongs to unmask evaluate zeroshot",
+            "--root of evaluate likelihood: it belongs to",
         ),
         ([*suite, "--split", "train"], "--split of evaluate zeroshot: it belongs to unmask evaluate likelihood"),
     ):
