@@ -21,7 +21,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from unmask.cli.names import check_names, flattened, given_options
 from unmask.storage.folders import CONFIG, RUN, find_folder
-from unmask.storage.plugins import has_installed, import_installed, import_named
+from unmask.storage.plugins import import_installed, import_named, installed_modules
 from unmask.storage.signatures import BASES, choices_of, explain, nearest
 
 if TYPE_CHECKING:
@@ -110,10 +110,12 @@ def parse(
     parser.add_argument(f"--{IMPORT}", action="append", metavar="MODULE", help="a module of your own, with classes")
     _answer_help(parser, arguments)
     plain = {option[2:] for action in parser._actions for option in action.option_strings if option.startswith("--")}
-    given, written = [*given_options(arguments)], [*flattened(tree or {}, plain)]
+    given = [*given_options(arguments)]
+    defaults = {name: choice.default for name, choice in parser.choices.items() if choice.default}
+    written = [*flattened(defaults | dict(tree or {}), plain)]
     modules = [value for name, value in given if name == IMPORT and value]
     own = [*_unknown_classes(given), *_unknown_classes(written)]
-    foreign = bool(own) and (bool(modules) or has_installed())
+    foreign = bool(own) and bool(modules or installed_modules())
     with naming(source):
         check_names(written, plain, parser.choices, foreign)
     check_names([*written, *given], plain, parser.choices, foreign)
@@ -128,7 +130,10 @@ def parse(
     allow_classes([*modules, *_named_modules(given)])
     if foreign:
         _check_short_names(own)
-    parser.add_classes()
+    try:
+        parser.add_classes()
+    except (ImportError, ValueError) as error:  # a default, read from a model's folder, that names another's class
+        raise ImportError(_in_short(str(error))) from None
     if tree:
         with naming(source):
             _parse(parser, from_file)
@@ -228,7 +233,8 @@ def _unknown_classes(given: Iterable[tuple[str, str | None]]) -> list[str]:
 def allow_classes(modules: Iterable[str]) -> None:
     """Import modules, and let settings name the classes of these and of unmask, and no others."""
     names = [name for name in dict.fromkeys(modules) if name.split(".")[0] != "unmask"]
-    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=["unmask", *import_named(names)])
+    allowed = ["unmask", *import_named(names), *installed_modules()]
+    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=allowed)
 
 
 def instantiate(parser: ArgumentParser, settings: Namespace) -> Namespace:
@@ -299,7 +305,8 @@ def trained_with(path: str | None) -> dict[str, Any] | None:
             except (ValueError, AttributeError):
                 described = {}  # an error belongs to whoever loads the model
             break
-    return as_setting(described) if isinstance(described, dict) and "class" in described else None
+    name = str(described.get("class", "")) if isinstance(described, dict) else ""
+    return as_setting(described) if name in choices_of("data") or "." in name else None
 
 
 def as_setting(described: Any, left_out: Collection[str] = (), prefix: str = "") -> Any:

@@ -57,12 +57,15 @@ def check_names(
         if head not in choices or not rest:
             if any(one.startswith(f"{name}.") for one in plain):
                 raise ArgumentError(None, f"--{name} is a group of settings: name one, as in --{name}.x")
-            everything = [
-                *plain,
-                *choices,
-                *(f"{c}.{a}" for c in choices for k in choices_of(c).values() for a in k.arguments),
-            ]
-            hint = nearest(name, everything) or nearest(name, {part.rpartition(".")[2] for part in everything})
+            arguments = {
+                f"--{choice}.{argument}"
+                for choice in choices
+                for cls in choices_of(choice).values()
+                for argument in cls.arguments
+            }
+            known = {f"--{one}" for one in (*plain, *choices)} | arguments
+            last = {f"--{one.rpartition('.')[2].lstrip('-')}" for one in known}
+            hint = nearest(f"--{name}", known) or nearest(f"--{name}", last)
             raise ArgumentError(None, f"unknown option --{name}{hint}")
         _check_argument(name, head, rest, chosen)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from argparse import ArgumentError
 from collections.abc import Callable
 from dataclasses import fields
@@ -21,6 +22,8 @@ from unmask.training.settings import Optimizer, Run, TrainerSettings
 LINKED = ("network.vocab_size", "network.shape", "network.classes", "objective.schedule.vocab_size")
 COMMAND_LINE = ("config", "resume", "overwrite", "dry-run", "dry_run", "import")
 """What a file cannot ask for."""
+RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+"""What tells a process of several that it is not the first."""
 MOST_BYTES, MOST_VALUES = 1 << 20, 10_000
 """Limits of a file of settings."""
 
@@ -111,7 +114,8 @@ def check(settings: Namespace) -> None:
     Run(**{field.name: settings[field.name] for field in fields(Run)})
     for name, cls in GROUPS.items():
         cls(**settings[name].as_dict())
-    if Path(settings.out, RUN).is_file() and not (settings.resume or settings.overwrite or settings.dry_run):
+    follows = any(os.environ.get(name, "0") != "0" for name in RANKS)  # another process looks after the folder
+    if Path(settings.out, RUN).is_file() and not (settings.resume or settings.overwrite or settings.dry_run or follows):
         raise ValueError(f"{settings.out} holds a run: give --resume, --overwrite, or another --out")
 
 

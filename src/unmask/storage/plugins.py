@@ -70,9 +70,9 @@ def import_installed(module: str | None = None) -> bool:
     return found
 
 
-def has_installed() -> bool:
-    """Return whether an installed package declares plug-ins."""
-    return bool(entry_points(group=GROUP))
+def installed_modules() -> list[str]:
+    """Return the modules that installed packages declare as plug-ins."""
+    return [point.module for point in entry_points(group=GROUP)]
 
 
 def is_trusted(module: str, trust: Iterable[str]) -> bool:
