@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -144,7 +144,7 @@ def _train_alone(task: Task, out: Path, resume: bool) -> MaskedDiffusion:
         "unmask": version("unmask"),
     }
     model.save_pretrained(out / "model")
-    with replacing(out / "loss.png") as path:
+    with suppress(FileNotFoundError), replacing(out / "loss.png") as path:  # it ended before the first row
         loss_curve(out).savefig(path)
     _say_the_end(task, steps)
     return model
@@ -207,7 +207,8 @@ def _say_the_end(task: Task, steps: int) -> None:
     parts = (task.model.network, task.data, task.objective, task.model.schedule, task.data.codec)
     modules = dict.fromkeys(type(part).__module__ for part in parts)
     own = "".join(f" --import {name}" for name in modules if name.partition(".")[0] not in ("unmask", "__main__"))
-    print(f"{out}/model holds the model, {out}/loss.png its loss curve. Next:")
+    curve = f", {out}/loss.png its loss curve" if Path(out, "loss.png").is_file() else ""
+    print(f"{out}/model holds the model{curve}. Next:")
     print(f"  unmask evaluate {out}{own}\n  unmask sample {out}{own}", flush=True)
 
 
