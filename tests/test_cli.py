@@ -513,10 +513,13 @@ def test_a_full_disk_keeps_the_last_checkpoint(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["sample", "{digits}", "-n", "0"], "--n must be at least 1, got 0"),
-        (["sample", "{digits}", "--label", "10"], "--label must be in 0..9, or `all`; got 10"),
-        (["sample", "{digits}", "--label", "-1"], "--label must be in 0..9"),
-        (["sample", "{digits}", "--label", "all", "-n", "7"], "--n must be a multiple of the 10 classes, got 7"),
+        (["sample", "{digits}", "-n", "0"], "--samples must be at least 1, got 0"),
+        (["sample", "{digits}", "--label", "10"], "label must be in 0..9, or `all`; got 10"),
+        (["sample", "{digits}", "--label", "-1"], "label must be in 0..9"),
+        (
+            ["sample", "{digits}", "--label", "all", "-n", "7"],
+            "label all: a multiple of the 10 classes is needed, got 7 examples",
+        ),
         (["sample", "{text}", "--label", "1"], "the model was trained without labels"),
         (["sample", "{digits}", "--temperature", "0"], "temperature must be at least 1e-6 and finite, got 0"),
         (
@@ -524,7 +527,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(
             "steps must be a whole number of at least 1, got 0",
         ),
         (["sample", "{digits}", "--seed", "-1"], "--seed must be at least 0, got -1"),
-        (["sample", "{digits}", "--out", "x.jpg"], "the file must end in .txt, .png or .npy"),
+        (["sample", "{digits}", "--out", "x.jpg"], "the file must end in .txt, .jsonl, .png or .npy"),
         (["sample", "{digits}", "--out", "x.txt"], "the samples are no text"),
         (["sample", "{digits}", "--device", "tpu9"], "device"),
         (["sample", "{arrays}", "--gif", "x.gif"], "no picture of plain symbols"),
@@ -545,7 +548,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(
         (["infill", "{text}", "the [2]", "--unknown", "2"], "--prefix and --suffix go with --unknown"),
         (["infill", "{text}", "--prefix", "the", "--unknown", "0"], "--unknown must be at least 1, got 0"),
         (["infill", "{text}", "--text_file", "gone.txt"], "gone.txt: no such file"),
-        (["infill", "{text}", "a", "--placeholder", "__"], "--placeholder must be one character"),
+        (["infill", "{text}", "a", "--placeholder", "__"], "placeholder must be one character"),
         (["infill", "{digits}", "a_"], "a text was given, but the model's tokens are Pixels(levels=17)"),
         (["infill", "{digits}", "--image", "gone.png", "--mask", "gone.png"], "gone.png: no such file"),
         (["infill", "{digits}", "--image", "gone.png"], "--image needs --mask"),

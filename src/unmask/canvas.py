@@ -12,7 +12,7 @@ from torch import Tensor
 from unmask.codecs.base import Codec
 from unmask.codecs.pixels import Pixels
 from unmask.codecs.text import Text
-from unmask.data.images import open_image
+from unmask.data.picture import open_image
 from unmask.networks.base import check_tokens
 
 Canvas = Int[Tensor, "*dims"]

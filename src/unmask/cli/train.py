@@ -81,7 +81,7 @@ def run(arguments: list[str]) -> None:
     except ValueError as error:
         if resumed is None:
             raise
-        raise ValueError(f"cannot resume on other data or settings than {resumed / RECORD} names: {error}") from None
+        raise ValueError(f"cannot resume on other data or settings than {resumed / RUN} names: {error}") from None
     chosen: dict[str, Any] = {name: made[name] for name in ("objective", "optimizer", "trainer")}
     chosen["run"] = Run(**{field.name: settings[field.name] for field in fields(Run)})
     if settings.dry_run:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unmask.checkpoints.ddit import WEIGHT_FILES, is_public
-from unmask.data.prepare import INDEX, Index
+from unmask.data.index import INDEX, Index
 from unmask.report import Report
 from unmask.storage.folders import CHECKPOINT, CONFIG, MODEL, RUN, WEIGHTS, find_folder
 from unmask.storage.hub import download_model
