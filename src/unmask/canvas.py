@@ -19,6 +19,48 @@ Canvas = Int[Tensor, "*dims"]
 """Tokens of one example, V where unknown."""
 
 
+def make_canvas(
+    codec: Codec,
+    shape: tuple[int, ...],
+    *,
+    text: str | None = None,
+    text_file: Path | str | None = None,
+    prefix: str | None = None,
+    suffix: str | None = None,
+    unknown: int | None = None,
+    placeholder: str | None = None,
+    image: Path | str | None = None,
+    mask: Path | str | None = None,
+    array: Path | str | None = None,
+) -> Int[Tensor, "..."]:
+    """Return the examples that are to be completed, (n, *dims), from one of the forms in which they can be given.
+
+    Args:
+        codec: of the model.
+        shape: dims of its examples.
+        text: see `text_canvas`; so is `placeholder`.
+        text_file: a UTF-8 file with such a text.
+        prefix, suffix, unknown: what comes before and after a number of unknown tokens.
+        image, mask: see `image_canvas`.
+        array: see `array_canvas`.
+
+    Raises:
+        ValueError: nothing is given, or what does not fit the model.
+        FileNotFoundError: a file is not there.
+    """
+    if array is not None:
+        tokens = array_canvas(codec, array, shape)
+        return tokens if tokens.dim() > len(shape) else tokens.unsqueeze(0)
+    if image is not None and mask is not None:
+        return image_canvas(codec, image, mask, shape).unsqueeze(0)
+    if unknown is not None:
+        return around_holes(codec, [(prefix or "", unknown), (suffix or "", 0)], shape[0]).unsqueeze(0)
+    text = read_text(text_file) if text_file is not None else text
+    if text is None:
+        raise ValueError("nothing to complete was given: a text, a prefix or suffix, an image with a mask, or an array")
+    return text_canvas(codec, text, shape[0], placeholder).unsqueeze(0)
+
+
 def text_canvas(codec: Codec, text: str, length: int, placeholder: str | None = None) -> Canvas:
     """Return the tokens of a text with holes.
 

@@ -338,3 +338,22 @@ def load(
     target = find_device(device)
     model = MaskedDiffusion.from_pretrained(name, trust=trust, tokenizer=tokenizer, **download)
     return model.to(device=target, dtype=dtype)
+
+
+def import_checkpoint(source: Path | str, out: Path | str, tokenizer: str | None = None) -> MaskedDiffusion:
+    """Convert a public checkpoint into a model of unmask, in a folder of its own.
+
+    Args:
+        source: a folder as it was published, or its name on the Hub.
+        out: the folder to write.
+        tokenizer: see `load`.
+
+    Raises:
+        ValueError: `source` is a model of unmask already, or of no layout that is read.
+    """
+    model = MaskedDiffusion.from_pretrained(source, tokenizer=tokenizer)
+    if "layout" not in model.about or model.about.get("imported"):
+        raise ValueError(f"{source}: is a model of unmask already")
+    model.about["imported"] = True
+    model.save_pretrained(out)
+    return model

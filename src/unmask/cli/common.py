@@ -7,22 +7,21 @@ values are objects: `--sampler Ancestral --sampler.steps 8`.
 from __future__ import annotations
 
 import importlib
-import json
 import re
-import sys
 import traceback
 from argparse import SUPPRESS, ArgumentError
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-from unmask.cli.names import check_names, flattened, given_options
-from unmask.storage.folders import CONFIG, RUN, find_folder
+from unmask.storage.folders import find_folder
+from unmask.storage.names import check_names, flattened, named_modules, unknown_classes
 from unmask.storage.plugins import import_installed, import_named, installed_modules
-from unmask.storage.signatures import BASES, choices_of, explain, nearest
+from unmask.storage.settings import as_arguments
+from unmask.storage.signatures import choices_of, explain, nearest
 
 if TYPE_CHECKING:
     from unmask.model import MaskedDiffusion
@@ -35,6 +34,12 @@ HOMES = {
 }
 """Where the base class of each kind of object is: importing the package makes all its classes known."""
 IMPORT = "import"
+
+
+Option = tuple[str, Any, Any, str]
+"""Name, type, default and help of an option; a `bool` is a flag."""
+MODEL = "folder of a model or a run, or a name on the Hub"
+DEVICE: Option = ("device", str, None, "cpu, cuda, cuda:1, ...; a GPU where there is one if not given")
 
 
 class Choice(NamedTuple):
@@ -63,6 +68,13 @@ class Parser(ArgumentParser):
     def choose(self, name: str, help: str, default: Any = None, required: bool = False) -> None:
         """Add an option that names a class, `--sampler Ancestral`, and those of its arguments, `--sampler.steps 8`."""
         self.choices[name] = Choice(help, default, required)
+
+    def add_options(self, *options: Option) -> None:
+        """Add plain options."""
+        for name, kind, default, text in options:
+            flags = ("-n", f"--{name}") if name == "samples" else (f"--{name}",)
+            how: dict[str, Any] = {"action": "store_true"} if kind is bool else {"type": kind, "default": default}
+            self.add_argument(*flags, help=text, **how)
 
     def add_classes(self) -> None:
         """Add the options whose values are objects; this imports torch."""
@@ -114,11 +126,12 @@ def parse(
     defaults = {name: choice.default for name, choice in parser.choices.items() if choice.default}
     written = [*flattened(defaults | dict(tree or {}), plain)]
     modules = [value for name, value in given if name == IMPORT and value]
-    own = [*_unknown_classes(given), *_unknown_classes(written)]
+    own = [*unknown_classes(given), *unknown_classes(written)]
     foreign = bool(own) and bool(modules or installed_modules())
     with naming(source):
         check_names(written, plain, parser.choices, foreign)
-    check_names([*written, *given], plain, parser.choices, foreign)
+    with naming():
+        check_names([*written, *given], plain, parser.choices, foreign)
     from_file = arguments[:1] + as_arguments(tree or {}, parser.choices, plain)
     everything = from_file + arguments[1:] if tree else arguments
     if tree:
@@ -127,7 +140,7 @@ def parse(
     settings = _parse(parser, _without_choices(everything, parser.choices))
     if check is not None:
         check(settings)
-    allow_classes([*modules, *_named_modules(given)])
+    allow_classes([*modules, *named_modules(given)])
     if foreign:
         _check_short_names(own)
     try:
@@ -141,26 +154,13 @@ def parse(
 
 
 @contextmanager
-def naming(source: Path | None) -> Iterator[None]:
-    """Put the name of a file before the errors that its settings cause."""
+def naming(source: Path | None = None) -> Iterator[None]:
+    """Turn what is wrong with names and settings into an ArgumentError, which names the file that they are from."""
     try:
         yield
-    except ArgumentError as error:
-        raise ArgumentError(None, f"{source}: {error.message}") from None
-
-
-def as_arguments(
-    tree: Mapping[str, Any], choices: Collection[str], plain: Collection[str], prefix: str = ""
-) -> list[str]:
-    """Write the settings of a file as options of a command line."""
-    found = []
-    for name, value in tree.items():
-        option = f"{prefix}{name}"
-        if isinstance(value, dict) and option not in choices and option not in plain:
-            found += as_arguments(value, choices, plain, f"{option}.")
-        else:
-            found.append(f"--{option}={value if isinstance(value, str) else json.dumps(value, default=str)}")
-    return found
+    except (ArgumentError, ValueError) as error:
+        message = error.message if isinstance(error, ArgumentError) else str(error)
+        raise ArgumentError(None, f"{source}: {message}" if source else message) from None
 
 
 def _parse(parser: Parser, arguments: list[str]) -> Namespace:
@@ -180,24 +180,11 @@ def _answer_help(parser: Parser, arguments: list[str]) -> None:
             continue
         if value is None or value.startswith("-"):
             print(f"--{option} is one of: {', '.join(choices_of(option))}; --{option}.help CLASS explains one")
-        elif value in choices_of(option):
+        elif value in choices_of(option) or "." in value:
             print(explain(value))
-        elif "." in value:
-            print(_explain_own(value))
         else:
             raise ArgumentError(None, f"--{name}: unknown class {value!r}{nearest(value, choices_of(option))}")
         raise SystemExit(0)
-
-
-def _explain_own(name: str) -> str:
-    import inspect
-
-    module, _, title = name.rpartition(".")
-    import_named([module])
-    cls = getattr(sys.modules[module], title, None)
-    if cls is None:
-        raise ArgumentError(None, f"the module {module} has no class {title!r}")
-    return f"{title}{inspect.signature(cls)}\n\n{inspect.getdoc(cls) or ''}"
 
 
 def _without_choices(arguments: list[str], choices: Mapping[str, Choice]) -> list[str]:
@@ -216,18 +203,6 @@ def _without_choices(arguments: list[str], choices: Mapping[str, Choice]) -> lis
         else:
             kept.append(argument)
     return kept
-
-
-def _named_modules(given: Iterable[tuple[str, str | None]]) -> list[str]:
-    """Return the modules of the classes that a command line names as module.Class: typing that is consent."""
-    classes = [value for name, value in given if value and name.removesuffix(".class_path").rpartition(".")[2] in BASES]
-    return [value.rpartition(".")[0] for value in classes if re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", value)]
-
-
-def _unknown_classes(given: Iterable[tuple[str, str | None]]) -> list[str]:
-    """Return the names, without a module, of classes that are not unmask's."""
-    options = [(name, value) for name, value in given if value and name.rpartition(".")[2] in BASES]
-    return [value for name, value in options if value and value.isidentifier() and value not in choices_of(name)]
 
 
 def allow_classes(modules: Iterable[str]) -> None:
@@ -277,6 +252,15 @@ def _in_short(message: str) -> str:
     return message
 
 
+def given_options(arguments: list[str]) -> Iterator[tuple[str, str | None]]:
+    """Yield the long options of a command line, without their dashes, and what follows each."""
+    for place, argument in enumerate(arguments):
+        if argument.startswith("--") and len(argument) > 2:
+            name, equals, value = argument[2:].partition("=")
+            following = arguments[place + 1] if place + 1 < len(arguments) else None
+            yield name, value if equals else following
+
+
 def first(arguments: list[str], what: str) -> str | None:
     """Return the first argument, the model or configuration that defaults come from; None where help is asked for.
 
@@ -292,38 +276,6 @@ def first(arguments: list[str], what: str) -> str | None:
     raise ArgumentError(None, f"{what} comes first, before any option" + (f"; got {arguments[0]}" if arguments else ""))
 
 
-def trained_with(path: str | None) -> dict[str, Any] | None:
-    """Return the data that a model was trained with, as a default of `--data`; None where its folder does not say."""
-    folder = find_folder(path) if path else None
-    described = {}
-    for name, *keys in ((CONFIG, "about", "data"), (RUN, "data")):
-        if folder is not None and (folder / name).is_file():
-            try:
-                described = json.loads((folder / name).read_text(encoding="utf-8"))
-                for key in keys:
-                    described = described.get(key) or {}
-            except (ValueError, AttributeError):
-                described = {}  # an error belongs to whoever loads the model
-            break
-    name = str(described.get("class", "")) if isinstance(described, dict) else ""
-    return as_setting(described) if name in choices_of("data") or "." in name else None
-
-
-def as_setting(described: Any, left_out: Collection[str] = (), prefix: str = "") -> Any:
-    """Turn the description of an object (`unmask.storage.description`) into the form that settings have.
-
-    Arguments whose dotted names are in `left_out` are not settings: the data decide them.
-    """
-    if not isinstance(described, dict) or not isinstance(described.get("class"), str):
-        return described
-    arguments = {
-        name: as_setting(value, left_out, f"{prefix}{name}.")
-        for name, value in described.items()
-        if name != "class" and f"{prefix}{name}" not in left_out
-    }
-    return {"class_path": described["class"], "init_args": arguments}
-
-
 def load_model(path: str, device: str | None) -> MaskedDiffusion:
     """Load a model onto a device, a GPU where there is one if none is named."""
     find_folder(path)  # before torch is imported
@@ -335,7 +287,7 @@ def load_model(path: str, device: str | None) -> MaskedDiffusion:
 def at_least(settings: Namespace, **least: int) -> None:
     """Raise a ValueError for a setting that is below the least that it may be."""
     for name, value in least.items():
-        if settings[name] is not None and settings[name] < value:
+        if settings.get(name) is not None and settings[name] < value:
             raise ValueError(f"--{name} must be at least {value}, got {settings[name]}")
 
 

@@ -22,13 +22,9 @@ def run(arguments: list[str]) -> None:
     if Path(settings.out).exists():
         raise ValueError(f"{settings.out}: is there already; name another folder")
     find_folder(settings.source)
-    from unmask.model import MaskedDiffusion
+    from unmask.model import import_checkpoint
 
-    model = MaskedDiffusion.from_pretrained(settings.source, tokenizer=settings.tokenizer)
-    if "layout" not in model.about or model.about.get("imported"):
-        raise ValueError(f"{settings.source}: is a model of unmask already")
-    model.about["imported"] = True
-    model.save_pretrained(settings.out)
+    model = import_checkpoint(settings.source, settings.out, settings.tokenizer)
     folded = ", its constant modulation folded into the weights" if model.about["folded"] else ""
     print(f"{settings.out}: {model.about['layout']}, {model.parameter_count:,} parameters{folded}. Next:")
     print(f"  unmask sample {settings.out}\n  unmask evaluate {settings.out} --data TextFile --data.path FILE")

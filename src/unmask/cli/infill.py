@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 
-from unmask.cli.common import Parser, at_least, instantiate, load_model, parse
+from unmask.cli.common import MODEL, Option, Parser, at_least, instantiate, load_model, parse
 from unmask.cli.sample import (
     add_sampling_arguments,
     check_outputs,
@@ -21,6 +21,23 @@ if TYPE_CHECKING:
     from unmask.types import Labels, Tokens
 
 
+OPTIONS: tuple[Option, ...] = (
+    ("text_file", str, None, "a UTF-8 file with such a text"),
+    ("prefix", str, None, "in place of TEXT: what comes before --unknown tokens"),
+    ("suffix", str, None, "in place of TEXT: what comes after --unknown tokens"),
+    ("unknown", int, None, "for --prefix and --suffix: the number of unknown tokens"),
+    ("placeholder", str, None, "a character that stands for one unknown token; [4] is then text like any other"),
+    ("image", str, None, "an image file of the model's size"),
+    ("mask", str, None, "an image file of the same size, white where --image is unknown"),
+    ("array", str, None, "a .npy file of tokens, of one example or of several, -1 where unknown"),
+    ("samples", int, 1, "number of alternatives"),
+    ("score", int, 16, "masks by which the log-likelihood of each of several texts is bounded; 0: not at all"),
+    ("label", str, None, "class of the example"),
+)
+FORMS = ("text", "text_file", "prefix", "suffix", "unknown", "placeholder", "image", "mask", "array")
+"""In which what is to be completed can be given."""
+
+
 def run(arguments: list[str]) -> None:
     """Run `unmask infill`."""
     parser = Parser(
@@ -30,40 +47,20 @@ def run(arguments: list[str]) -> None:
         "unmask infill models/mdlm --prefix 'Once upon a time' --unknown 100 --suffix 'happily ever after.'; "
         "unmask infill runs/digits --image digit.png --mask hole.png -n 10",
     )
-    parser.add_argument("model", metavar="MODEL", help="folder of a model or a run, or a name on the Hub")
-    parser.add_argument(
-        "text",
-        metavar="TEXT",
-        nargs="?",
-        help="a text in which [4] stands for four unknown tokens; for models of characters or bytes _ for one, too",
-    )
-    parser.add_argument("--text_file", type=str, help="a UTF-8 file with such a text")
-    parser.add_argument("--prefix", type=str, help="in place of TEXT: what comes before --unknown tokens")
-    parser.add_argument("--suffix", type=str, help="in place of TEXT: what comes after --unknown tokens")
-    parser.add_argument("--unknown", type=int, help="for --prefix and --suffix: the number of unknown tokens")
-    parser.add_argument(
-        "--placeholder", type=str, help="a character that stands for one unknown token; [4] is then text like any other"
-    )
-    parser.add_argument(
-        "--score",
-        type=int,
-        default=16,
-        help="masks by which the log-likelihood of each of several texts, given what was known, is bounded; 0: none",
-    )
-    parser.add_argument("--image", type=str, help="an image file of the model's size")
-    parser.add_argument("--mask", type=str, help="an image file of the same size, white where --image is unknown")
-    parser.add_argument(
-        "--array", type=str, help="a .npy file of tokens, of one example or of several, -1 where unknown"
-    )
-    parser.add_argument("-n", "--samples", type=int, default=1, help="number of alternatives")
-    parser.add_argument("--label", type=str, help="class of the example")
+    parser.add_argument("model", metavar="MODEL", help=MODEL)
+    text = "a text in which [4] stands for four unknown tokens; for models of characters or bytes _ for one, too"
+    parser.add_argument("text", metavar="TEXT", nargs="?", help=text)
+    parser.add_options(*OPTIONS)
     add_sampling_arguments(parser)
     settings = parse(parser, arguments, check=check)
     made = instantiate(parser, settings)
     model = load_model(settings.model, settings.device)
     sampler = make_sampler(model, made.sampler, settings)
     check_outputs(model, settings)
-    canvas = make_canvas(model, settings).repeat_interleave(settings.samples, 0)
+    from unmask.canvas import make_canvas
+
+    given = make_canvas(model.codec, model.shape, **{name: settings[name] for name in FORMS})
+    canvas = given.repeat_interleave(settings.samples, 0)
     label = model.labels(settings.label, len(canvas))
 
     def show(x: Tokens) -> None:
@@ -94,23 +91,6 @@ def check(settings: Namespace) -> None:
     for name in ("text_file", "image", "mask", "array"):
         if settings[name] is not None and not Path(settings[name]).is_file():
             raise FileNotFoundError(f"{settings[name]}: no such file")
-
-
-def make_canvas(model: MaskedDiffusion, settings: Namespace) -> Tokens:
-    """Return the examples that are to be completed, (1, *dims) or as many as an array holds."""
-    from unmask.canvas import around_holes, array_canvas, image_canvas, read_text, text_canvas
-
-    codec, shape = model.codec, model.shape
-    if settings.array is not None:
-        tokens = array_canvas(codec, settings.array, shape)
-        return tokens if tokens.dim() > len(shape) else tokens.unsqueeze(0)
-    if settings.image is not None:
-        return image_canvas(codec, settings.image, settings.mask, shape).unsqueeze(0)
-    if settings.unknown is not None:
-        pieces = [(settings.prefix or "", settings.unknown), (settings.suffix or "", 0)]
-        return around_holes(codec, pieces, shape[0]).unsqueeze(0)
-    text = settings.text if settings.text_file is None else read_text(settings.text_file)
-    return text_canvas(codec, text, shape[0], settings.placeholder).unsqueeze(0)
 
 
 def show_scored(model: MaskedDiffusion, canvas: Tokens, x: Tokens, label: Labels | None, settings: Namespace) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 
-from unmask.cli.common import Parser, at_least, instantiate, load_model, parse
+from unmask.cli.common import DEVICE, Parser, at_least, instantiate, load_model, parse
 from unmask.cli.sample import add_sampler, make_sampler
 from unmask.storage.files import check_writable
 from unmask.storage.folders import find_folder
@@ -15,7 +15,6 @@ from unmask.storage.folders import find_folder
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from unmask.samplers.base import Sampler
 
 WITH_MODEL = ("schedules", "trajectory")
 
@@ -30,27 +29,18 @@ def run(arguments: list[str]) -> None:
     )
     parser.add_argument("what", metavar="schedules|steps|trajectory|RUN", help="what to draw, see above")
     parser.add_argument("model", metavar="MODEL", nargs="?", help="after `schedules` or `trajectory`")
-    parser.add_argument("--out", type=str, help="the file to write; its ending chooses the format (.png, .pdf, .svg)")
-    parser.add_argument("--steps", type=int, default=256, help="for `steps`: number of steps")
-    parser.add_argument("--length", type=int, default=1024, help="for `steps`: number of tokens")
-    parser.add_argument("-n", "--samples", type=int, default=16, help="for `trajectory`: number of examples")
-    parser.add_argument("--seed", type=int, default=0, help="for `trajectory`: seed of the examples")
+    parser.add_options(
+        ("out", str, None, "the file to write; its ending chooses the format (.png, .pdf, .svg)"),
+        ("steps", int, 256, "for `steps`: number of steps"),
+        ("length", int, 1024, "for `steps`: number of tokens"),
+        ("samples", int, 16, "for `trajectory`: number of examples"),
+        ("seed", int, 0, "for `trajectory`: seed of the examples"),
+        ("label", str, None, "for `trajectory`: class of all examples"),
+        DEVICE,
+    )
     add_sampler(parser)
-    parser.add_argument("--label", type=str, help="for `trajectory`: class of all examples")
-    parser.add_argument("--device", type=str, help="for `trajectory`: cpu, cuda, cuda:1, ...")
     settings = parse(parser, arguments, check=check)
-    if settings.what == "schedules":
-        figure = _schedules(settings.model)
-    elif settings.what == "steps":
-        from unmask.display.figures import steps_figure
-
-        figure = steps_figure(settings.steps, settings.length)
-    elif settings.what == "trajectory":
-        figure = _trajectory(settings, instantiate(parser, settings).sampler)
-    else:
-        from unmask.display.figures import loss_curve
-
-        figure = loss_curve(settings.what)
+    figure = draw(settings, parser)
     known = settings.what in (*WITH_MODEL, "steps")
     out = settings.out or (f"{settings.what}.png" if known else str(Path(settings.what, "loss.png")))
     figure.savefig(out, dpi=150)
@@ -70,34 +60,18 @@ def check(settings: Namespace) -> None:
         find_folder(settings.model)
 
 
-def _schedules(path: str | None) -> Figure:
-    """Draw the schedules of the papers, or that of a model."""
-    from unmask.display.figures import exponent_figure, schedule_figure, symbols
-    from unmask.schedules import TokenPolynomial
+def draw(settings: Namespace, parser: Parser) -> Figure:
+    """Draw what is asked for."""
+    from unmask.display.figures import loss_curve, steps_figure
+    from unmask.inspection.plots import plot_schedules, plot_trajectory
 
-    if path is None:
-        return schedule_figure()
-    model = load_model(path, "cpu")
-    if not isinstance(model.schedule, TokenPolynomial):
-        return schedule_figure([model.schedule])
-    return exponent_figure(model.schedule, symbols(model.codec))
-
-
-def _trajectory(settings: Namespace, sampler: Sampler | None) -> Figure:
-    """Draw how samples come about."""
-    from unmask.display.figures import symbols, trajectory_figure
-    from unmask.display.output import Film
-    from unmask.samplers.draw import draw
-
+    if settings.what == "schedules":
+        return plot_schedules(load_model(settings.model, "cpu") if settings.model else None)
+    if settings.what == "steps":
+        return steps_figure(settings.steps, settings.length)
+    if settings.what != "trajectory":
+        return loss_curve(settings.what)
     model = load_model(settings.model, settings.device)
-    film, count = Film(), settings.samples
-    draw(
-        model.network,
-        model.empty_canvas(count),
-        model.labels(settings.label, count),
-        sampler=make_sampler(model, sampler, settings),
-        seed=settings.seed,
-        batch_size=count,
-        watch=film,
-    )
-    return trajectory_figure(film.states, model.network.vocab_size, symbols(model.codec))
+    sampler = make_sampler(model, instantiate(parser, settings).sampler, settings)
+    chosen = {name: settings[name] for name in ("samples", "label", "seed")}
+    return plot_trajectory(model, sampler=sampler, **chosen)

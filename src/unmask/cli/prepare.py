@@ -4,11 +4,25 @@ import time
 from pathlib import Path
 from typing import Literal
 
-from unmask.cli.common import Parser, parse
+from unmask.cli.common import Option, Parser, parse
 from unmask.codecs.tokenizer import BPE
 from unmask.data.documents import Files, Hub
 from unmask.data.formats import Format
-from unmask.data.prepare import SKIPPED, Index, prepare, replace_corpus, verify
+from unmask.data.prepare import prepare, replace_corpus, verify
+
+OPTIONS: tuple[Option, ...] = (
+    ("tokenizer", str, "gpt2", "a tokenizer.json, a folder with one or with vocab.json and merges.txt, or a Hub name"),
+    ("format", Format, None, "of the files, where their names and contents do not tell"),
+    ("field", str, "text", "of a row that holds the text; a.b is field b of a"),
+    ("boundary", Literal["file", "blank_line", "line"], "file", "what ends a document in a text file"),
+    ("hub", str, None, "in place of files: a data set on the Hugging Face Hub, streamed"),
+    ("config", str, None, "for --hub: which of its configurations"),
+    ("revision", str, None, "for --hub: a commit or branch, such as refs/convert/parquet"),
+    ("part", str, None, "for --hub: which of its splits; train if not given"),
+    ("shard_tokens", int, 1 << 26, "tokens of a shard, about"),
+    ("overwrite", bool, False, "replace a corpus that is in the way, once the new is there"),
+    ("verify", bool, False, "only compare the checksums of the corpus at --out"),
+)
 
 
 def prepare_parser() -> Parser:
@@ -21,41 +35,13 @@ def prepare_parser() -> Parser:
         "unmask prepare --hub Skylion007/openwebtext --revision refs/convert/parquet --out data/openwebtext. "
         "Then: unmask train openwebtext --data.path data/articles",
     )
-    parser.add_argument(
-        "files",
-        metavar="FILE",
-        nargs="*",
-        help="texts, JSON, CSV, TSV or Parquet, or folders of them; all but Parquet may be compressed (.gz, .bz2, .xz, "
-        ".zst, .zip of one file)",
-    )
+    text = "texts, JSON, CSV, TSV or Parquet, or folders of them; all but Parquet may be compressed (.gz, .bz2, .xz, "
+    parser.add_argument("files", metavar="FILE", nargs="*", help=f"{text}.zst, .zip of one file)")
     parser.add_argument("--out", type=str, required=True, help="folder for the corpus")
-    parser.add_argument(
-        "--tokenizer",
-        type=str,
-        default="gpt2",
-        help="a tokenizer.json, a folder with one or with vocab.json and merges.txt, or a name on the Hub",
-    )
     parser.add_argument("--end-token", "--end_token", type=str, help="its token that ends a text, such as [SEP]")
-    parser.add_argument("--format", type=Format, help="of the files, where their names and contents do not tell")
-    parser.add_argument("--field", type=str, default="text", help="of a row that holds the text; a.b is field b of a")
-    parser.add_argument(
-        "--skip-bad", "--skip_bad", action="store_true", help="leave out rows without a text, and list them in --out"
-    )
-    parser.add_argument(
-        "--boundary",
-        type=Literal["file", "blank_line", "line"],
-        default="file",
-        help="what ends a document in a text file: the file itself, a blank line, or every line",
-    )
-    parser.add_argument("--hub", type=str, help="in place of files: a data set on the Hugging Face Hub, streamed")
-    parser.add_argument("--config", type=str, help="for --hub: which of its configurations")
-    parser.add_argument("--revision", type=str, help="for --hub: a commit or branch, such as refs/convert/parquet")
-    parser.add_argument("--part", type=str, help="for --hub: which of its splits; train if not given")
-    parser.add_argument("--shard_tokens", type=int, default=1 << 26, help="tokens of a shard, about")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace a corpus that is in the way, once the new is there"
-    )
-    parser.add_argument("--verify", action="store_true", help="only compare the checksums of the corpus at --out")
+    text = "leave out rows without a text, and list them in --out"
+    parser.add_argument("--skip-bad", "--skip_bad", action="store_true", help=text)
+    parser.add_options(*OPTIONS)
     return parser
 
 
@@ -64,7 +50,7 @@ def run(arguments: list[str]) -> None:
     settings = parse(prepare_parser(), arguments)
     out = Path(settings.out)
     if settings.verify:
-        print(summary(out, verify(out)))
+        print(verify(out).summary(out))
         return
     if bool(settings.files) == bool(settings.hub):
         raise ValueError("give files, or --hub NAME" + (", not both" if settings.hub else "; --help says more"))
@@ -85,14 +71,5 @@ def run(arguments: list[str]) -> None:
     _ = codec.end  # what is wrong with it should be known before anything is deleted
     start = time.monotonic()
     index = (replace_corpus if settings.overwrite else prepare)(source, codec, out, settings.shard_tokens)
-    print(summary(out, index))
+    print(index.summary(out))
     print(f"{time.monotonic() - start:.1f} s. Next:\n  unmask train openwebtext --data.path {out}")
-
-
-def summary(folder: Path, index: Index) -> str:
-    """Say what a corpus holds."""
-    empty = f", {index.empty:,} empty ones left out" if index.empty else ""
-    if index.skipped:
-        empty += f", {index.skipped:,} rows without a text left out ({folder / SKIPPED} lists them)"
-    shards = f"{len(index.shards):,} shard{'s' if len(index.shards) != 1 else ''}"
-    return f"{folder}: {index.documents:,} documents{empty}, {index.tokens:,} tokens in {shards}"

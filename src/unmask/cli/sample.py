@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 
-from unmask.cli.common import Parser, at_least, instantiate, load_model, parse
+from unmask.cli.common import DEVICE, MODEL, Parser, at_least, instantiate, load_model, parse
 from unmask.storage.files import check_writable
 from unmask.storage.folders import find_folder
 
@@ -30,12 +30,15 @@ SHORT: dict[str, tuple[type, str]] = {
 def run(arguments: list[str]) -> None:
     """Run `unmask sample`."""
     parser = Parser("sample", description="Draw new examples: text to the terminal, images to a PNG, arrays to a .npy.")
-    parser.add_argument("model", metavar="MODEL", help="folder of a model or a run, or a name on the Hub")
-    parser.add_argument("-n", "--samples", type=int, default=4, help="number of examples")
-    parser.add_argument(
-        "--label",
-        type=str,
-        help="class of all examples, by number or name, or `all`: samples / classes of each, a row each",
+    parser.add_argument("model", metavar="MODEL", help=MODEL)
+    parser.add_options(
+        ("samples", int, 4, "number of examples"),
+        (
+            "label",
+            str,
+            None,
+            "class of all examples, by number or name; or `all`: a row of each class",
+        ),
     )
     add_sampling_arguments(parser)
     settings = parse(parser, arguments, check=check_sampling_arguments)
@@ -51,19 +54,22 @@ def run(arguments: list[str]) -> None:
 def add_sampler(parser: Parser) -> None:
     """Add the choice of a sampler."""
     parser.choose("sampler", "how tokens are drawn (by default FirstHitting; for a learned schedule TokenFirstHitting)")
-    for name, (kind, text) in SHORT.items():
-        parser.add_argument(f"--{name}", type=kind, help=f"{text}; short for --sampler.{name}")
+    parser.add_options(
+        *((name, kind, None, f"{text}; short for --sampler.{name}") for name, (kind, text) in SHORT.items())
+    )
 
 
 def add_sampling_arguments(parser: Parser) -> None:
     """Add what `sample` and `infill` share."""
     add_sampler(parser)
-    parser.add_argument("--seed", type=int, default=0, help="example i of a seed does not depend on how many there are")
-    parser.add_argument("--batch_size", type=int, default=64, help="examples at a time")
-    parser.add_argument("--out", type=str, help="file for the result: .txt, .jsonl, .png, or .npy for the tokens")
-    parser.add_argument("--gif", type=str, help="file for an animation of the unmasking (of the first batch)")
-    parser.add_argument("--live", action="store_true", help="show the first examples in the terminal as they appear")
-    parser.add_argument("--device", type=str, help="cpu, cuda, cuda:1, ...; a GPU where there is one if not given")
+    parser.add_options(
+        ("seed", int, 0, "example i of a seed does not depend on how many there are"),
+        ("batch_size", int, 64, "examples at a time"),
+        ("out", str, None, "file for the result: .txt, .jsonl, .png, or .npy for the tokens"),
+        ("gif", str, None, "file for an animation of the unmasking (of the first batch)"),
+        ("live", bool, False, "show the first examples in the terminal as they appear"),
+        DEVICE,
+    )
 
 
 def check_sampling_arguments(settings: Namespace) -> None:
@@ -101,34 +107,20 @@ def draw_and_show(
     sampler: Sampler,
     settings: Namespace,
     rows: int | None = None,
-    show: Any = None,
+    show: Callable[[Tokens], None] | None = None,
 ) -> None:
-    """Draw a canvas, and print or write the result in the form that fits the data, and the animation if wanted."""
-    from unmask.display.output import Film, default_output, save_film, save_samples
-    from unmask.display.terminal import Live
-    from unmask.samplers.draw import draw
+    """Draw a canvas; print texts, by `show` if it is given, and the names of the files that are written."""
+    from unmask.display.output import default_output
+    from unmask.rendering import render
 
-    codec, names = model.codec, model.about.get("class_names")
-    live = Live(codec, canvas[: settings.batch_size], sys.stderr) if settings.live else None
-    film = Film(bool(settings.gif), live)
-    x = draw(
-        model.network_for(canvas),
-        canvas,
-        label,
-        sampler=sampler,
-        seed=settings.seed,
-        batch_size=settings.batch_size,
-        watch=film if settings.gif or live else None,
-        bar=not settings.live,
-    )
-    film.finish()
-    if out := settings.out or default_output(codec):
-        save_samples(codec, x, out, rows, names)
+    out = settings.out or default_output(model.codec)
+    how = {name: settings[name] for name in ("seed", "batch_size", "gif", "live")}
+    x = render(model, canvas, label, sampler=sampler, out=out, rows=rows, **how)
+    if out:
         print(out)
     elif show is not None:
         show(x)
     else:
-        print(*codec.decode(x), sep="\n\n")
+        print(*model.codec.decode(x), sep="\n\n")
     if settings.gif:
-        save_film(codec, film.states, settings.gif, rows, names)
         print(settings.gif)

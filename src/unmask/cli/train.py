@@ -6,17 +6,16 @@ import os
 from argparse import ArgumentError
 from collections.abc import Callable
 from dataclasses import fields
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import Namespace
 
-from unmask.cli.common import Parser, as_setting, first, instantiate, parse
-from unmask.cli.names import given_options
+from unmask.cli.common import Parser, first, given_options, instantiate, parse
+from unmask.configs import find_config, shipped
 from unmask.storage.folders import RUN
-from unmask.storage.signatures import nearest
+from unmask.storage.settings import count_values, run_settings
 from unmask.training.settings import Optimizer, Run, TrainerSettings
 
 LINKED = ("network.vocab_size", "network.shape", "network.classes", "objective.schedule.vocab_size")
@@ -24,30 +23,8 @@ COMMAND_LINE = ("config", "resume", "overwrite", "dry-run", "dry_run", "import")
 """What a file cannot ask for."""
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
 """What tells a process of several that it is not the first."""
-MOST_BYTES, MOST_VALUES = 1 << 20, 10_000
-"""Limits of a file of settings."""
-
-
-def shipped() -> dict[str, Path]:
-    """Return the configurations that come with the package, by name."""
-    folder = files("unmask") / "configs"
-    return {Path(str(entry)).stem: Path(str(entry)) for entry in sorted(folder.iterdir(), key=str)}
-
-
-def find_config(name: str) -> Path:
-    """Return the file of a shipped configuration or a path to one's own, or the folder of a run.
-
-    Raises:
-        ArgumentError: none of these; suggests the nearest shipped name.
-    """
-    if name in shipped():
-        return shipped()[name]
-    if Path(name).is_file() or Path(name, RUN).is_file():
-        return Path(name)
-    known = ", ".join(shipped())
-    raise ArgumentError(
-        None, f"no configuration {name!r}{nearest(name, shipped())}; shipped are {known}; or give a file"
-    )
+MOST_BYTES = 1 << 20
+"""Size of the largest file of settings."""
 
 
 GROUPS = {"optimizer": Optimizer, "trainer": TrainerSettings}
@@ -69,7 +46,7 @@ def run(arguments: list[str]) -> None:
         if f"{option.replace('.init_args', '')}" in LINKED:
             raise ArgumentError(None, f"--{option} cannot be chosen: the data decide it")
     parser = train_parser(config)
-    tree = _settings_of(resumed) if resumed else read_yaml(config) if config and config.is_file() else {}
+    tree = run_settings(resumed, LINKED) if resumed else read_yaml(config) if config and config.is_file() else {}
     settings = parse(parser, arguments, tree, resumed or config, check)
     import torch
 
@@ -136,22 +113,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
         tree = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
         if not isinstance(tree, dict) or not all(isinstance(name, str) for name in tree):
             raise ValueError("expected settings by name, such as `seed: 0`")
-        _count(tree, MOST_VALUES)
+        count_values(tree)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ArgumentError(None, f"{path}: cannot be read: {' '.join(str(error).split())}") from None
     for name in COMMAND_LINE:
         if name in tree:
             raise ArgumentError(None, f"{path}: {name} is for the command line, not for a file")
     return tree
-
-
-def _count(tree: Any, left: int) -> int:
-    """Count down for each value in a tree; aliases can make a small file a huge one."""
-    if left <= 0:
-        raise ValueError(f"more than {MOST_VALUES:,} values")
-    for part in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
-        left = _count(part, left - 1)
-    return left
 
 
 def _resumed(arguments: list[str], config: Path | None) -> Path | None:
@@ -163,13 +131,3 @@ def _resumed(arguments: list[str], config: Path | None) -> Path | None:
     out = str(config) if config.is_dir() else f"runs/{config.stem}"
     out = next((value or out for name, value in reversed([*given_options(arguments)]) if name == "out"), out)
     return Path(out) if Path(out, RUN).is_file() else None
-
-
-def _settings_of(folder: Path) -> dict[str, Any]:
-    """Return the settings that a run was started with, as they would stand in a file."""
-    from unmask.training.run import read_record
-
-    record = read_record(folder)
-    tree: dict[str, Any] = {**record["run"], "out": str(folder)}
-    tree |= {group: {name: value for name, value in record[group].items() if name != "class"} for group in GROUPS}
-    return tree | {name: as_setting(record[name], LINKED, f"{name}.") for name in ("data", "network", "objective")}

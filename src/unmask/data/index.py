@@ -70,6 +70,14 @@ class Index:
         """Documents of all shards."""
         return sum(shard.documents for shard in self.shards)
 
+    def summary(self, folder: Path) -> str:
+        """Say what a corpus holds."""
+        empty = f", {self.empty:,} empty ones left out" if self.empty else ""
+        if self.skipped:
+            empty += f", {self.skipped:,} rows without a text left out ({folder / SKIPPED} lists them)"
+        shards = f"{len(self.shards):,} shard{'s' if len(self.shards) != 1 else ''}"
+        return f"{folder}: {self.documents:,} documents{empty}, {self.tokens:,} tokens in {shards}"
+
     def write(self, folder: Path) -> None:
         """Write the index."""
         with replacing(folder / INDEX) as path:

@@ -2,5 +2,6 @@
 
 from unmask.inspection.doctor import doctor
 from unmask.inspection.info import info
+from unmask.inspection.plots import plot_schedules, plot_trajectory
 
-__all__ = ["doctor", "info"]
+__all__ = ["doctor", "info", "plot_schedules", "plot_trajectory"]

@@ -2,10 +2,14 @@
 
 import ast
 import difflib
+import inspect
+import sys
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
+
+from unmask.storage.plugins import import_named
 
 BASES = {
     "data": ("DataSet",),
@@ -102,10 +106,23 @@ def choices_of(option: str) -> dict[str, Known]:
 
 
 def explain(name: str) -> str:
-    """Return what there is to know of a class of the package: its arguments and its whole docstring."""
-    known = known_classes()[name]
-    lines = [f"  {line}" for line in known.signature]
-    return "\n".join((f"{name}(", *lines, ")", "", known.doc))
+    """Return what there is to know of a class: its arguments and its whole docstring.
+
+    A class of the package is read from its source; the module of another one, named as module.Class, is imported.
+
+    Raises:
+        ImportError: there is no such module, or no such class in it.
+    """
+    if "." not in name:
+        known = known_classes()[name]
+        lines = [f"  {line}" for line in known.signature]
+        return "\n".join((f"{name}(", *lines, ")", "", known.doc))
+    module, _, title = name.rpartition(".")
+    import_named([module])
+    cls = getattr(sys.modules[module], title, None)
+    if cls is None:
+        raise ImportError(f"the module {module} has no class {title!r}")
+    return f"{title}{inspect.signature(cls)}\n\n{inspect.getdoc(cls) or ''}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -1,19 +1,10 @@
 """Checks of class and option names that take no time: a mistyped name is said before torch is imported."""
 
-from argparse import ArgumentError
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from unmask.storage.signatures import BASES, choices_of, nearest
-
-
-def given_options(arguments: list[str]) -> Iterator[tuple[str, str | None]]:
-    """Yield the long options of a command line, without their dashes, and what follows each."""
-    for place, argument in enumerate(arguments):
-        if argument.startswith("--") and len(argument) > 2:
-            name, equals, value = argument[2:].partition("=")
-            following = arguments[place + 1] if place + 1 < len(arguments) else None
-            yield name, value if equals else following
 
 
 def flattened(tree: Mapping[str, Any], plain: Collection[str], prefix: str = "") -> Iterator[tuple[str, str | None]]:
@@ -33,7 +24,7 @@ def flattened(tree: Mapping[str, Any], plain: Collection[str], prefix: str = "")
 def check_names(
     options: Iterable[tuple[str, str | None]], plain: Collection[str], choices: Collection[str], own: bool = False
 ) -> None:
-    """Raise an ArgumentError, with the nearest known name, for a class or an option that is not known.
+    """Raise a ValueError, with the nearest known name, for a class or an option that is not known.
 
     Args:
         options: names and values; those of a file first.
@@ -49,14 +40,14 @@ def check_names(
             chosen[name] = value
             foreign = own or "." in (value or "") or (value or "").startswith(("{", "null"))
             if not foreign and value is not None and value not in choices_of(name):
-                raise ArgumentError(None, f"--{name}: unknown class {value!r}{nearest(value, choices_of(name))}")
+                raise ValueError(f"--{name}: unknown class {value!r}{nearest(value, choices_of(name))}")
     for name, _ in shown:
         head, *rest = name.split(".")
         if name in plain or name in chosen or (rest and rest[-1] == "help"):
             continue
         if head not in choices or not rest:
             if any(one.startswith(f"{name}.") for one in plain):
-                raise ArgumentError(None, f"--{name} is a group of settings: name one, as in --{name}.x")
+                raise ValueError(f"--{name} is a group of settings: name one, as in --{name}.x")
             arguments = {
                 f"--{choice}.{argument}"
                 for choice in choices
@@ -66,7 +57,7 @@ def check_names(
             known = {f"--{one}" for one in (*plain, *choices)} | arguments
             last = {f"--{one.rpartition('.')[2].lstrip('-')}" for one in known}
             hint = nearest(f"--{name}", known) or nearest(f"--{name}", last)
-            raise ArgumentError(None, f"unknown option --{name}{hint}")
+            raise ValueError(f"unknown option --{name}{hint}")
         _check_argument(name, head, rest, chosen)
 
 
@@ -86,6 +77,18 @@ def _check_argument(name: str, head: str, rest: list[str], chosen: dict[str, str
     owners = [title for title, one in classes.items() if rest[-1] in one.arguments]
     if owners:
         how = f"name the class first, as in --{key} {owners[0]}"
-        raise ArgumentError(None, f"--{name}: {rest[-1]!r} belongs to {', '.join(owners)}: {how}")
+        raise ValueError(f"--{name}: {rest[-1]!r} belongs to {', '.join(owners)}: {how}")
     every = {argument for one in classes.values() for argument in one.arguments}
-    raise ArgumentError(None, f"--{name}: unknown option {rest[-1]!r}{nearest(rest[-1], known or every)}")
+    raise ValueError(f"--{name}: unknown option {rest[-1]!r}{nearest(rest[-1], known or every)}")
+
+
+def named_modules(given: Iterable[tuple[str, str | None]]) -> list[str]:
+    """Return the modules of the classes that a command line names as module.Class: typing that is consent."""
+    classes = [value for name, value in given if value and name.removesuffix(".class_path").rpartition(".")[2] in BASES]
+    return [value.rpartition(".")[0] for value in classes if re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", value)]
+
+
+def unknown_classes(given: Iterable[tuple[str, str | None]]) -> list[str]:
+    """Return the names, without a module, of classes that are not unmask's."""
+    options = [(name, value) for name, value in given if value and name.rpartition(".")[2] in BASES]
+    return [value for name, value in options if value and value.isidentifier() and value not in choices_of(name)]
