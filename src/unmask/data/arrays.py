@@ -172,9 +172,7 @@ def repeated(x: np.ndarray, parts: dict[str, np.ndarray]) -> str | None:
     if x.ndim == 4 and (count := _in_several(x, part_of, _unmirrored)) > 0:
         return f"{count:,} of {len(x):,} examples are in another part of the random split too, mirrored"
     if x.ndim == 2 and (step := _window_step(x)) is not None:
-        return (
-            f"examples are windows that overlap (each starts {step} after the last), which a random split tears apart"
-        )
+        return f"examples are overlapping windows (each starts {step} after the last), which a random split tears apart"
     return None
 
 

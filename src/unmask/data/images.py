@@ -165,6 +165,9 @@ class Images(ImageSet):
     def class_names(self) -> tuple[str, ...] | None:
         return self.all.class_names
 
+    def _all(self) -> Split:
+        return Examples(self.all.x, self.all.labels if self.labels else None)  # in the order of the files
+
     def pictures(self, part: Part) -> Pictures:
         count = len(self.all.x)
         parts = self.all.parts or shuffled_parts(count, valid=count // 20, test=count // 20)
