@@ -22,7 +22,7 @@ from unmask.cli.sample import (
 )
 from unmask.codecs.pixels import Pixels
 from unmask.codecs.text import Text
-from unmask.data.images import open_image
+from unmask.data.picture import open_image
 from unmask.model import MaskedDiffusion
 from unmask.networks.base import Network, check_tokens
 from unmask.networks.padded import Padded
@@ -150,7 +150,8 @@ def _from_text(model: MaskedDiffusion, settings: Namespace) -> Tensor:
         pieces = cut_holes(text, short, counted=hole is None)
     if codec.unit == "token":  # a space belongs to the token after it, which is for the model to find
         pieces = [(known[:-1] if unknown and known[-1:] == " " else known, unknown) for known, unknown in pieces]
-    parts = [(codec.encode(known), unknown) for known, unknown in pieces]
+    encoded = codec.encode_pieces([known for known, _ in pieces])
+    parts = [(tokens, unknown) for tokens, (_, unknown) in zip(encoded, pieces, strict=True)]
     count = sum(len(known) + unknown for known, unknown in parts)
     if count > model.shape[0]:
         raise ValueError(f"the text has {count} tokens, the model's sequences have {model.shape[0]}: shorten it")

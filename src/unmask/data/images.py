@@ -135,7 +135,7 @@ class Images(ImageSet):
         path = Path(self.path)
         if path.is_dir():
             pictures = read_folder(path, Pixels(self.levels), self.labels)
-        elif path.suffix == ".npz":
+        elif path.suffix.lower() == ".npz":
             pictures = read_npz(path, self.levels)
         else:
             raise FileNotFoundError(f"{path}: no such folder" if not path.exists() else f"{path}: not a folder or .npz")
