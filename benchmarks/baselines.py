@@ -1,4 +1,4 @@
-"""The plain way, as public code goes it, written from the formulas: what the ratios of the benchmarks are against."""
+"""Plain implementations, written directly from the formulas: the baselines of the benchmarks."""
 
 import torch
 from torch import Tensor
@@ -19,10 +19,10 @@ def plain_ancestral_step(network: Network, x: Tensor, t: float, s: float) -> Ten
 
 def plain_nll(logits: Tensor, x: Tensor, one_hot: bool) -> Tensor:
     """Return the cross-entropy at every position, by the formula's one-hot vectors or by gathering."""
-    law = logits.log_softmax(-1)
+    log_p = logits.log_softmax(-1)
     if one_hot:
-        return -(torch.nn.functional.one_hot(x, logits.shape[-1]).to(logits.dtype) * law).sum(-1)
-    return -law.gather(-1, x.unsqueeze(-1)).squeeze(-1)
+        return -(torch.nn.functional.one_hot(x, logits.shape[-1]).to(logits.dtype) * log_p).sum(-1)
+    return -log_p.gather(-1, x.unsqueeze(-1)).squeeze(-1)
 
 
 def plain_training_step(

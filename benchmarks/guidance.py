@@ -1,6 +1,6 @@
 """Does a class-conditional model draw the class that it is asked for? A small classifier says.
 
-    python -m benchmarks.guidance MODEL [--n 500] [--tokens_per_call 4]
+    python -m benchmarks.guidance MODEL [--samples 500] [--tokens_per_call 4]
 
 The classifier (support vectors, of scikit-learn) has learned from the training images, and has not seen the model.
 """
@@ -13,9 +13,9 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.sampling import show
-from unmask.cli.common import load_model
 from unmask.data.base import DataSet
 from unmask.evaluation.perplexity import mean_error, token_entropy
+from unmask.evaluation.protocol import load_model
 from unmask.randomness import generators
 from unmask.samplers.first_hitting import FirstHitting
 from unmask.storage.description import build
@@ -30,7 +30,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
-    parser.add_argument("--n", type=int, default=500)
+    parser.add_argument("-n", "--samples", type=int, default=500)
     parser.add_argument("--tokens_per_call", type=int, default=1)
     settings = parser.parse_args()
     model = load_model(settings.model, None)
@@ -43,12 +43,12 @@ def main() -> None:
     x, y = train[np.sort(few)]
     classifier = SVC().fit(x.flatten(1).numpy(), y.numpy())
     x, y = test[np.arange(len(test))]
-    label = torch.arange(settings.n) % classes
+    label = torch.arange(settings.samples) % classes
     rows = {"real test images": accuracy(classifier, x, y)}
     for guidance in tqdm((0.0, 1.0, 2.0, 4.0), desc="guidance"):
         sampler = FirstHitting(guidance=guidance, tokens_per_call=settings.tokens_per_call)
         parts = []
-        for start in range(0, settings.n, 100):
+        for start in range(0, settings.samples, 100):
             here = label[start : start + 100]
             parts.append(model.sample(len(here), here, sampler=sampler, generator=generators(0, len(here), start)))
         drawn = torch.cat(parts)

@@ -1,4 +1,4 @@
-"""Train a small causal language model on a prepared corpus: a judge for `unmask evaluate MODEL --generate`.
+"""Train a small causal language model on a prepared corpus: a judge for `unmask evaluate generate MODEL`.
 
     python -m benchmarks.judge CORPUS OUT --steps 2000
 

@@ -1,13 +1,13 @@
 """What float32 Gumbel-max does to one ancestral step, by the closed form (python -m benchmarks.precision).
 
-A token with a Zipf law over V values (p_i ~ 1 / i) is revealed at t = 1/2 by a step of length 1 / T, as public code
-draws it: with the mask as the V + 1st value. Printed: the temperature under which the tokens that appear are most
-likely, and their entropy.
+A token with a Zipf distribution over V values (p_i ~ 1 / i) is revealed at t = 1/2 by a step of length 1 / T, drawn by
+Gumbel-max over V + 1 values, the last of which is the mask. Prints the effective temperature of the tokens and their
+entropy.
 """
 
 import torch
 
-from unmask.gumbel import effective_temperature, truncated_law
+from unmask.gumbel import effective_temperature, truncated_probabilities
 
 
 def main() -> None:
@@ -18,10 +18,12 @@ def main() -> None:
         zipf = zipf / zipf.sum()
         for steps in (64, 512, 4096, 32_768):
             reveal = 2 / steps
-            law = truncated_law(torch.cat((zipf * reveal, torch.tensor([1 - reveal], dtype=torch.float64))))[:-1]
-            law = law / law.sum()
-            temperature, _ = effective_temperature(zipf.log().unsqueeze(0), law.unsqueeze(0))
-            entropies = [-torch.special.xlogy(p, p).sum().item() for p in (law, zipf)]
+            drawn = truncated_probabilities(
+                torch.cat((zipf * reveal, torch.tensor([1 - reveal], dtype=torch.float64)))
+            )[:-1]
+            drawn = drawn / drawn.sum()
+            temperature, _ = effective_temperature(zipf.log().unsqueeze(0), drawn.unsqueeze(0))
+            entropies = [-torch.special.xlogy(p, p).sum().item() for p in (drawn, zipf)]
             print(f"{vocab:7} {steps:6} {temperature:12.4f} {entropies[0]:14.4f} {entropies[1]:15.4f}")
 
 

@@ -2,8 +2,9 @@
 
     python -m benchmarks.sampler_quality
 
-Two laws of 6 spins: one tied in pairs (`tests/oracle.py`), one table of 64 random probabilities, which ties all of them
-at once. The error is the total variation between 400,000 samples and the law.
+Two distributions over 6 spins: one with pairwise correlations (`tests/oracle.py`), and a table of 64 random
+probabilities, which correlates all of them. The error is the total variation between 400,000 samples and the exact
+distribution.
 """
 
 import sys
@@ -13,8 +14,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from oracle import Table, tied_in_pairs
-from unmask.cli.study import short_name
+from oracle import Table, pairwise_correlated
+from unmask.evaluation.protocol import short_name
 from unmask.forward import all_masked
 from unmask.randomness import seeded
 from unmask.samplers.ancestral import Ancestral
@@ -52,7 +53,7 @@ SAMPLERS += [
 
 def main() -> None:
     """Print the table."""
-    oracles = {"tied in pairs": tied_in_pairs(6, 0.15), "table": Table(2, 6, seed=1, peak=0.6)}
+    oracles = {"pairwise": pairwise_correlated(6, 0.15), "table": Table(2, 6, seed=1, peak=0.6)}
     print(f"{'sampler':72} " + " ".join(f"{'calls':>6} {name:>14}" for name in oracles))
     chance = [
         (torch.distributions.Multinomial(SAMPLES, oracle.p).sample((20,)) / SAMPLES - oracle.p).abs().sum(1).mean() / 2

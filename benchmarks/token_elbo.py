@@ -1,9 +1,9 @@
-"""The variance of GenMD4's estimators, before and after.
+"""The variance of GenMD4's estimators, compared with simpler ones.
 
     python -m benchmarks.token_elbo
 
-On a Markov chain whose exact posterior is the network (`tests/oracle.py`), so that only the estimator is measured. Each
-line is the standard deviation of one estimate, which costs the same number of network evaluations in each column.
+The network is the exact posterior of a Markov chain (`tests/oracle.py`), so that only the estimator is measured. Each
+cell is the standard deviation of one estimate, with the same number of network evaluations in every column.
 
 - The bound of one example, from one mask: t drawn uniformly, t drawn with density ~ t^(min w / 2 - 1), and t drawn at
   the masks (`TokenELBO`).
@@ -21,19 +21,19 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from oracle import MarkovChain
-from unmask.objectives.token import TokenELBO, draw_masks
+from unmask.objectives.token import TokenELBO, draw_time_and_masks
 from unmask.randomness import seeded
 from unmask.schedules import TokenPolynomial
 
 LENGTH = 64
 
 
-def schedule(powers: tuple[float, ...]) -> TokenPolynomial:
-    """Return a schedule of these exponents, in float64."""
-    made = TokenPolynomial(len(powers)).double()
+def schedule_of(powers: tuple[float, ...]) -> TokenPolynomial:
+    """Return a schedule with these exponents, in float64."""
+    schedule = TokenPolynomial(len(powers)).double()
     with torch.no_grad():
-        made.raw.copy_(torch.tensor(powers, dtype=torch.float64).expm1().log())
-    return made
+        schedule.raw.copy_(torch.tensor(powers, dtype=torch.float64).expm1().log())
+    return schedule
 
 
 def terms(oracle: MarkovChain, w: Tensor, x: Tensor, at: Tensor, t: Tensor) -> Tensor:
@@ -51,23 +51,25 @@ def by_time(oracle: MarkovChain, w: Tensor, x: Tensor, c: float) -> Tensor:
     return terms(oracle, w, x, at, t).sum(1) / (c * u)
 
 
-def plain_gradient(oracle: MarkovChain, made: TokenPolynomial, x: Tensor, seed: int) -> Tensor:
+def plain_gradient(oracle: MarkovChain, schedule: TokenPolynomial, x: Tensor, seed: int) -> Tensor:
     """Return an unbiased gradient from the masks that `TokenELBO` draws, the other mask's bound as the baseline."""
-    w_x = made.powers[x]
-    log_t, hidden = draw_masks(w_x.detach(), 2, w_x.shape[1], None, seeded(seed))
-    g = terms(oracle, made.powers, x.repeat(2, 1), hidden.view(-1, x.shape[1]), log_t.exp().repeat(2)).view_as(hidden)
+    w_x = schedule.powers[x]
+    log_t, hidden = draw_time_and_masks(w_x.detach(), 2, w_x.shape[1], None, seeded(seed))
+    g = terms(oracle, schedule.powers, x.repeat(2, 1), hidden.view(-1, x.shape[1]), log_t.exp().repeat(2)).view_as(
+        hidden
+    )
     bound = x.shape[1] * g.sum(-1) / torch.where(hidden, w_x, 0).sum(-1)
     reward, rate = bound.detach(), w_x * log_t.unsqueeze(1)
     of_sets = torch.where(hidden, rate, (-rate.expm1()).log()).sum(-1)
     chance = (w_x.log() - rate).detach().masked_fill(~(hidden[0] & hidden[1]), -math.inf).softmax(-1)
     of_time = (chance * (w_x.log() + rate)).sum(-1)  # the score of the position that is masked at t, and of its time
     surrogate = bound + reward * of_time + (reward - reward.flip(0)) * of_sets
-    return torch.autograd.grad(surrogate.mean(), made.raw)[0]
+    return torch.autograd.grad(surrogate.mean(), schedule.raw)[0]
 
 
-def paired_gradient(oracle: MarkovChain, made: TokenPolynomial, x: Tensor, seed: int) -> Tensor:
+def paired_gradient(oracle: MarkovChain, schedule: TokenPolynomial, x: Tensor, seed: int) -> Tensor:
     """Return the gradient of `TokenELBO`, from the same masks."""
-    return torch.autograd.grad(TokenELBO(made)(oracle, x, generator=seeded(seed)).loss, made.raw)[0]
+    return torch.autograd.grad(TokenELBO(schedule)(oracle, x, generator=seeded(seed)).loss, schedule.raw)[0]
 
 
 def main() -> None:
@@ -79,15 +81,15 @@ def main() -> None:
         oracle = MarkovChain(3, LENGTH)
         x = oracle.sample(1, seeded(0)).repeat(20_000, 1)
         exact = -oracle.log_prob(x[:1]).item()
-        made = schedule(powers)
-        w = made.powers.detach()
+        schedule = schedule_of(powers)
+        w = schedule.powers.detach()
         oracle.under(w)
         with torch.no_grad():
             columns = [by_time(oracle, w, x, c) for c in (1.0, min(powers) / 2)]
-            columns.append(TokenELBO(made, masks=1)(oracle, x, generator=seeded(3)).nelbo)
+            columns.append(TokenELBO(schedule, masks=1)(oracle, x, generator=seeded(3)).nelbo)
         examples = oracle.sample(16, seeded(4))
         spread = [
-            math.sqrt(torch.stack([gradient(oracle, made, examples, seed) for seed in range(300)]).var(0).sum())
+            math.sqrt(torch.stack([gradient(oracle, schedule, examples, seed) for seed in range(300)]).var(0).sum())
             for gradient in (plain_gradient, paired_gradient)
         ]
         line = " ".join(f"{column.std().item():10.1f}" for column in columns)

@@ -19,7 +19,7 @@ SAMPLES = 200_000
 
 
 def main() -> None:
-    """Print a table: network calls an example, and total variation to the true law."""
+    """Print a table: network calls per example, and total variation to the exact distribution."""
     oracle = Table(3, 3)
     w = torch.tensor(POWERS, dtype=torch.float64)
     oracle.under(w)

@@ -1,4 +1,4 @@
-"""Networks that return the exact conditionals p(x_i | visible) of a known distribution: nothing has to be trained."""
+"""Networks that return the exact conditionals p(x_i | visible) of a known distribution, without training."""
 
 import itertools
 import math
@@ -11,10 +11,10 @@ from unmask.types import Labels, Logits, Times, Tokens
 
 
 class Oracle(Network):
-    """Counts its evaluations; a subclass gives the posterior marginals.
+    """Counts its evaluations; a subclass implements the posterior marginals.
 
-    Under a state-dependent schedule the posterior depends on the time, for what is masked at a small t is likely of
-    a small exponent: each completion is weighed by the product of t^{w_x} over the masked positions.
+    Under a state-dependent schedule the posterior depends on the time: each completion has the weight ∏ t^{w_x} over
+    the masked positions, so tokens masked at a small t are likely to have a small exponent.
     """
 
     def __init__(self, vocab_size: int, shape: tuple[int, ...]) -> None:
@@ -24,11 +24,11 @@ class Oracle(Network):
         self.powers: Tensor | None = None
 
     def marginals(self, x_t: Tensor, potential: Tensor | None = None) -> Tensor:
-        """Return p(x_i | visible) of flat tokens (batch, L), each masked value weighed (batch, V): (batch, L, V)."""
+        """Return p(x_i | visible) of tokens (batch, L), with weights (batch, V) of masked values: (batch, L, V)."""
         raise NotImplementedError
 
     def under(self, powers: Tensor) -> "Oracle":
-        """Return self, now the posterior under a schedule of these exponents; `noise` is then the time."""
+        """Switch to the posterior under a schedule with these exponents, where `noise` is the time; return self."""
         self.powers = powers
         return self
 
@@ -50,7 +50,7 @@ class Oracle(Network):
 
 
 class Table(Oracle):
-    """Any distribution over V^L, L positions of V values, drawn at random: correlated, of full support."""
+    """A random distribution over all V^L states of L positions: correlated, with full support."""
 
     def __init__(self, vocab_size: int = 3, length: int = 3, seed: int = 0, peak: float = 1.5) -> None:
         super().__init__(vocab_size, (length,))
@@ -77,7 +77,7 @@ class Table(Oracle):
 
 
 class MarkovChain(Oracle):
-    """A stationary-looking Markov chain of any length, by forward-backward sums."""
+    """A Markov chain of any length; its marginals are computed by the forward-backward algorithm."""
 
     def __init__(self, vocab_size: int = 3, length: int = 64, seed: int = 0) -> None:
         super().__init__(vocab_size, (length,))
@@ -106,18 +106,18 @@ class MarkovChain(Oracle):
         return torch.stack(x, 1)
 
 
-def tied_in_pairs(length: int, strength: float) -> Table:
-    """Return a table of spins: log p is a sum over pairs of positions, of random ties, and a random field."""
+def pairwise_correlated(length: int, strength: float) -> Table:
+    """Return an Ising model as a table: log p is a random coupling of every pair of spins, plus a random field."""
     oracle, generator = Table(2, length), torch.Generator().manual_seed(0)
     spin = 2.0 * oracle.states.double() - 1
-    ties = torch.randn(length, length, dtype=torch.float64, generator=generator)
+    couplings = torch.randn(length, length, dtype=torch.float64, generator=generator)
     field = torch.randn(length, dtype=torch.float64, generator=generator)
-    oracle.p = (strength * (spin @ ties * spin).sum(1) + 0.3 * spin @ field).softmax(0)
+    oracle.p = (strength * (spin @ couplings * spin).sum(1) + 0.3 * spin @ field).softmax(0)
     return oracle
 
 
-def law_of_parallel_draws(oracle: Table, size: int, form: str | None) -> Tensor:
-    """The law of tokens drawn `size` at a time in random order, by enumeration over orders and outcomes."""
+def parallel_draw_probabilities(oracle: Table, size: int, form: str | None) -> Tensor:
+    """The distribution of tokens drawn `size` at a time in random order, by enumeration of orders and outcomes."""
     length, states = oracle.shape[0], oracle.states
     cache: dict[frozenset[int], Tensor] = {}
 
@@ -130,24 +130,24 @@ def law_of_parallel_draws(oracle: Table, size: int, form: str | None) -> Tensor:
     total = torch.zeros(len(states), dtype=torch.float64)
     orders = list(itertools.permutations(range(length)))
     for order in orders:
-        law, last = torch.ones(len(states), dtype=torch.float64), None
+        probability, last = torch.ones(len(states), dtype=torch.float64), None
         for call, start in enumerate(range(0, length, size)):
             p = predictions(frozenset(order[:start]))
             group = order[start : start + size]
-            lost = math.comb(len(group), 2)  # pairs that are drawn as if independent
+            lost = math.comb(len(group), 2)  # pairs drawn independently
             for i, position in enumerate(group):
-                push = 0.0
+                c = 0.0
                 if form == "extrapolation" and call:
-                    push = i / size + (math.comb(size, 2) / size**2 if call == 1 else 0)
+                    c = i / size + (math.comb(size, 2) / size**2 if call == 1 else 0)
                 if form == "predictor-corrector" and call % 2:
-                    push = (math.comb(size, 2) + lost) / (size * len(group))
+                    c = (math.comb(size, 2) + lost) / (size * len(group))
                 elif form == "predictor-corrector" and call and start + size >= length:
-                    push = i / size
-                q = p[:, position] if last is None else p[:, position] + push * (p - last)[:, position]
+                    c = i / size
+                q = p[:, position] if last is None else p[:, position] + c * (p - last)[:, position]
                 q = q.clamp(min=0) / q.clamp(min=0).sum(1, keepdim=True)
-                law = law * q.gather(1, states[:, position : position + 1]).squeeze(1)
+                probability = probability * q.gather(1, states[:, position : position + 1]).squeeze(1)
             last = p
-        total += law
+        total += probability
     return total / len(orders)
 
 

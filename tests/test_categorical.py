@@ -2,13 +2,13 @@ import pytest
 import torch
 from scipy import stats
 
-from unmask.categorical import categorical, filtered
+from unmask.categorical import categorical, filter_logits
 from unmask.randomness import seeded, uniform
 
 
 def draw(logits: torch.Tensor, n: int, temperature: float = 1.0) -> torch.Tensor:
     u = uniform((n,), seeded(0), logits.device)
-    return categorical(filtered(logits, temperature).expand(n, -1), u)
+    return categorical(filter_logits(logits, temperature).expand(n, -1), u)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from unmask import MaskedDiffusion, TokenPolynomial
-from unmask.cli.infill import cut_holes
+from unmask.canvas import cut_holes
 from unmask.cli.main import main
 from unmask.cli.train import shipped
 from unmask.data.digits import Digits
@@ -59,7 +59,7 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 1) 
 
 def test_a_run_leaves_what_it_should(runs: Path) -> None:
     names = {path.name for path in (runs / "digits").iterdir()}
-    assert names == {"config.yaml", "data.json", "checkpoints", "logs", "tensorboard", "model", "loss.png"}
+    assert names == {"run.json", "checkpoints", "logs", "tensorboard", "model", "loss.png"}
     model = MaskedDiffusion.from_pretrained(runs / "digits" / "model")
     assert model.about["data"] == {"class": "Digits", "labels": True}
     assert model.about["run"]["ema"] == 0.5 and model.about["steps"] == 3
@@ -71,7 +71,7 @@ def test_a_run_leaves_what_it_should(runs: Path) -> None:
 @pytest.mark.parametrize("name", shipped())
 def test_shipped_configurations_explain_themselves(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        main(["train", name, "--help"])
+        main(["train", name, "--help-all"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
     for option in ("--network.width", "--trainer.max_steps", "--objective", "--optimizer.lr", "--batch_size"):
@@ -84,19 +84,20 @@ def test_evaluate(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 0
     report = json.loads(target.read_text())
     shown = capsys.readouterr().out
-    bits, error = report["bits_per_dimension"]
+    (row,), protocol = report["rows"], report["protocol"]
+    bits, error = row["bits_per_dimension"]
     assert f"{bits:.4f} ± {error:.4f}" in shown
     assert 3 < bits < 4.2 and 0 < error < 0.1
-    assert (report["examples"], report["tokens_per_example"], report["network_calls"]) == (50, 64, 100)
-    assert report["data_sha256"] == Digits().split("test").checksum and report["split"] == "test"
+    assert (row["examples"], row["tokens_per_example"], row["network_calls"]) == (50, 64, 100)
+    assert protocol["data_sha256"] == Digits().split("test").checksum and protocol["split"] == "test"
     assert (
-        report["objective"] == {"class": "TimeFreeELBO", "power": 1.0}
-        and report["weights"] == "moving average, decay 0.5"
+        protocol["objective"] == {"class": "TimeFreeELBO", "power": 1.0}
+        and protocol["weights"] == "moving average, decay 0.5"
     )
     before = target.read_text()
     assert main(arguments) == 0 and target.read_text() == before  # the same again, to the last digit
     assert main(["evaluate", str(runs / "text" / "model"), "--draws", "1", "--json", str(target)]) == 0
-    assert {"bits_per_character", "perplexity_per_character"} < set(json.loads(target.read_text()))
+    assert {"bits_per_character", "perplexity_per_character"} < set(json.loads(target.read_text())["rows"][0])
     (runs / "other.txt").write_text("the rat and the hen met at noon\n".replace("p", "") * 200)
     other = ["--data.path", str(runs / "other.txt"), "--split", "train", "--limit", "5"]
     assert main(["evaluate", str(runs / "text"), *other]) == 0  # read with the model's alphabet
@@ -105,7 +106,7 @@ def test_evaluate(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_sample_images(runs: Path, tmp_path: Path) -> None:
     out, gif = tmp_path / "s.png", tmp_path / "s.gif"
-    settings = ["--n", "20", "--label", "all", "--seed", "3", "--out", str(out), "--gif", str(gif)]
+    settings = ["-n", "20", "--label", "all", "--seed", "3", "--out", str(out), "--gif", str(gif)]
     assert main(["sample", str(runs / "digits"), *settings]) == 0
     grid, film = Image.open(out), Image.open(gif)
     assert grid.size == film.size == (28 + 2 * 50 + 2, 10 * 50 + 2)
@@ -115,7 +116,7 @@ def test_sample_images(runs: Path, tmp_path: Path) -> None:
     assert np.abs(last - np.asarray(grid).astype(int)).max() < 40  # a GIF has 256 colours
     for name in ("a", "b"):
         assert (
-            main(["sample", str(runs / "digits"), "--n", "3", "--seed", "5", "--out", str(tmp_path / f"{name}.npy")])
+            main(["sample", str(runs / "digits"), "-n", "3", "--seed", "5", "--out", str(tmp_path / f"{name}.npy")])
             == 0
         )
     assert np.array_equal(np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy"))
@@ -128,15 +129,15 @@ def test_sample_with_each_sampler(runs: Path, tmp_path: Path) -> None:
         ["--sampler", "Ancestral", "--sampler.schedule", "Polynomial", "--sampler.schedule.power", "3"],
         ["--sampler", "FirstHitting", "--temperature", "0.7", "--label", "3"],
     ):
-        assert main(["sample", str(runs / "digits"), "--n", "2", "--out", str(out), *settings]) == 0
+        assert main(["sample", str(runs / "digits"), "-n", "2", "--out", str(out), *settings]) == 0
         assert np.load(out).shape == (2, 8, 8, 1) and np.load(out).max() <= 16
 
 
 def test_sample_text(runs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     capsys.readouterr()
-    assert main(["sample", str(runs / "text"), "--n", "2", "--gif", str(tmp_path / "t.gif")]) == 0
+    assert main(["sample", str(runs / "text"), "-n", "2", "--gif", str(tmp_path / "t.gif")]) == 0
     shown = capsys.readouterr().out
-    assert main(["sample", str(runs / "text"), "--n", "2", "--out", str(tmp_path / "t.txt")]) == 0
+    assert main(["sample", str(runs / "text"), "-n", "2", "--out", str(tmp_path / "t.txt")]) == 0
     written = (tmp_path / "t.txt").read_text()
     assert written in shown and set(written) <= set("the cat sat on the mat and the dog ran to it\n")
     assert Image.open(tmp_path / "t.gif").n_frames == 25  # type: ignore[attr-defined]
@@ -145,8 +146,8 @@ def test_sample_text(runs: Path, capsys: pytest.CaptureFixture[str], tmp_path: P
 def test_infill_keeps_what_is_given(runs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     capsys.readouterr()
     plain = ["--score", "0"]
-    assert main(["infill", str(runs / "text"), "the _at and #", "--n", "3", "--placeholder", "#"]) == 1  # no "_" known
-    assert main(["infill", str(runs / "text"), "the #at a## the", "--n", "3", "--placeholder", "#", *plain]) == 0
+    assert main(["infill", str(runs / "text"), "the _at and #", "-n", "3", "--placeholder", "#"]) == 1  # no "_" known
+    assert main(["infill", str(runs / "text"), "the #at a## the", "-n", "3", "--placeholder", "#", *plain]) == 0
     for line in capsys.readouterr().out.strip().split("\n\n"):
         assert len(line) == 15 and line[:4] + line[5:9] + line[11:] == "the at a the"
     tokens = Digits().split("test")[np.array([0])][0][0]
@@ -156,13 +157,13 @@ def test_infill_keeps_what_is_given(runs: Path, capsys: pytest.CaptureFixture[st
     unknown[4:] = 255
     Image.fromarray(unknown).save(tmp_path / "mask.png")
     image = ["--image", str(tmp_path / "image.png"), "--mask", str(tmp_path / "mask.png"), "--label", "1"]
-    assert main(["infill", str(runs / "digits"), *image, "--n", "4", "--out", str(tmp_path / "i.npy")]) == 0
+    assert main(["infill", str(runs / "digits"), *image, "-n", "4", "--out", str(tmp_path / "i.npy")]) == 0
     filled = np.load(tmp_path / "i.npy")
     assert filled.shape == (4, 8, 8, 1) and (filled[:, :4] == tokens[:4].numpy()).all()
     array = np.array([[0, -1], [-1, 3], [4, -1]])
     np.save(tmp_path / "a.npy", array)
     out = str(tmp_path / "filled.npy")
-    assert main(["infill", str(runs / "arrays"), "--array", str(tmp_path / "a.npy"), "--n", "2", "--out", out]) == 0
+    assert main(["infill", str(runs / "arrays"), "--array", str(tmp_path / "a.npy"), "-n", "2", "--out", out]) == 0
     assert (np.load(out)[:, array >= 0] == array[array >= 0]).all() and np.load(out).min() >= 0
 
 
@@ -174,11 +175,11 @@ def test_a_learned_schedule(runs: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert (w - 1.5).abs().max() > 1e-5 and w.unique().numel() > 3, "nothing was learned"
     assert main(["evaluate", run, "--draws", "2", "--limit", "4", "--json", str(tmp_path / "m.json")]) == 0
     report = json.loads((tmp_path / "m.json").read_text())
-    assert report["objective"]["class"] == "TokenELBO" and report["network_calls"] == 8
+    assert report["protocol"]["objective"]["class"] == "TokenELBO" and report["rows"][0]["network_calls"] == 8
     assert main(["evaluate", run, "--draws", "2", "--limit", "4", "--objective", "TokenELBO"]) == 0  # with two masks
     assert "network calls            16" in capsys.readouterr().out
     for sampler in (["TokenAncestral", "--sampler.steps", "3"], ["TokenFirstHitting", "--sampler.form", "frozen"]):
-        assert main(["sample", run, "--n", "1", "--sampler", *sampler]) == 0
+        assert main(["sample", run, "-n", "1", "--sampler", *sampler]) == 0
     capsys.readouterr()
     assert main(["infill", run, "the ___ sat"]) == 0
     shown = capsys.readouterr().out
@@ -186,7 +187,7 @@ def test_a_learned_schedule(runs: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["plot", "schedules", run, "--out", str(tmp_path / "w.png")]) == 0
     assert main(["plot", "schedules", str(runs / "arrays"), "--out", str(tmp_path / "c.png")]) == 0
     for model in (run, str(runs / "text"), str(runs / "arrays")):
-        assert main(["plot", "trajectory", model, "--n", "3", "--out", str(tmp_path / "t.png")]) == 0
+        assert main(["plot", "trajectory", model, "-n", "3", "--out", str(tmp_path / "t.png")]) == 0
     assert main(["plot", "steps", "--steps", "9", "--out", str(tmp_path / "s.png")]) == 0
     assert "only schedules and trajectory take a model" in fails(capsys, "plot", str(runs / "text"), run)
     assert "plot trajectory needs a model" in fails(capsys, "plot", "trajectory")
@@ -219,8 +220,8 @@ def test_classes_are_asked_for_by_name(tmp_path: Path, capsys: pytest.CaptureFix
     data = ["--data.path", str(tmp_path / "images"), "--data.labels", "true"]
     assert main(["train", "images", *data, *small, *TINY[TINY.index("--batch_size") :]]) == 0
     x = [str(tmp_path / f"{name}.npy") for name in ("goat", "0")]
-    assert main(["sample", out, "--label", "goat", "--n", "2", "--out", x[0]]) == 0
-    assert main(["sample", out, "--label", "0", "--n", "2", "--out", x[1]]) == 0
+    assert main(["sample", out, "--label", "goat", "-n", "2", "--out", x[0]]) == 0
+    assert main(["sample", out, "--label", "0", "-n", "2", "--out", x[1]]) == 0
     assert np.array_equal(np.load(x[0]), np.load(x[1]))
     for i in range(40):
         path = tmp_path / "others" / ("goat" if i % 2 else "cow") / f"{i}.png"
@@ -237,7 +238,7 @@ def test_classes_are_asked_for_by_name(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_infill_of_counted_tokens(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = str(runs / "text")
-    assert main(["infill", text, "the [3] and_the", "--n", "4", "--seed", "2"]) == 0
+    assert main(["infill", text, "the [3] and_the", "-n", "4", "--seed", "2"]) == 0
     shown = capsys.readouterr().out
     found = re.findall(r"log p >= (-[\d.]+) ± [\d.]+ nats\n(the .{3} and.the)\n\n", shown, re.DOTALL)
     bounds = [float(bound) for bound, _ in found]
@@ -245,10 +246,10 @@ def test_infill_of_counted_tokens(runs: Path, tmp_path: Path, capsys: pytest.Cap
     assert len(found) == 4 and bounds == sorted(bounds, reverse=True)
     assert bounds[0] == pytest.approx(-4 * np.log(symbols), rel=0.1)  # it has hardly learned
     (tmp_path / "t.txt").write_text("the [3] and_the\n")
-    assert main(["infill", text, "--text_file", str(tmp_path / "t.txt"), "--n", "4", "--seed", "2"]) == 0
+    assert main(["infill", text, "--text_file", str(tmp_path / "t.txt"), "-n", "4", "--seed", "2"]) == 0
     assert capsys.readouterr().out == shown
     around = ["--prefix", "the ", "--suffix", " and", "--unknown", "3", "--score", "0"]
-    assert main(["infill", text, *around, "--n", "2"]) == 0
+    assert main(["infill", text, *around, "-n", "2"]) == 0
     assert re.fullmatch(r"the .{3} and\n\nthe .{3} and\n", capsys.readouterr().out, re.DOTALL)
 
 
@@ -264,7 +265,7 @@ def test_what_was_measured_is_on_the_card(
     assert MaskedDiffusion.from_pretrained(model).about["measured"] == [report]
     assert (tmp_path / "digits" / "model.safetensors").read_bytes() == weights
     card = (tmp_path / "digits" / "README.md").read_text()
-    value, error = report["bits_per_dimension"]
+    value, error = report["rows"][0]["bits_per_dimension"]
     assert f"{value:.4g} ± {error:.2g}" in card and "draws per example: 1" in card and "data: Digits" in card
     sent = {}
 
@@ -305,7 +306,7 @@ def test_evaluate_says_where_the_bits_go(runs: Path, tmp_path: Path, capsys: pyt
         few = ["--draws", "1", "--limit", "5", "--precision", "bf16-mixed", "--json", str(tmp_path / "m.json")]
         assert main(["evaluate", str(runs / model), "--breakdown", str(out), *few]) == 0
         assert Image.open(out).width > 1000
-        assert json.loads((tmp_path / "m.json").read_text())["precision"] == "bf16-mixed"
+        assert json.loads((tmp_path / "m.json").read_text())["protocol"]["precision"] == "bf16-mixed"
     assert "--breakdown" in fails(capsys, "evaluate", str(runs / "text"), "--breakdown", str(tmp_path))
 
 
@@ -334,9 +335,9 @@ def test_infill_refuses_images_that_hide_something(
 
 def test_frechet_distances(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     digits, target = str(runs / "digits"), tmp_path / "fid.json"
-    settings = ["--fid", "--n", "30", "--steps", "2,4", "--features", digits, "--batch_size", "20"]
+    settings = ["-n", "30", "--steps", "2,4", "--features", digits, "--batch_size", "20"]
     figure = tmp_path / "fid.png"
-    assert main(["evaluate", digits, *settings, "--json", str(target), "--figure", str(figure)]) == 0
+    assert main(["evaluate", "frechet", digits, *settings, "--json", str(target), "--figure", str(figure)]) == 0
     first = json.loads(target.read_text())
     names = [row["sampler"] for row in first["rows"]]
     assert len(names) == 10 and names[0] == "test images" and names[1] == "Linear, uniform grid, 2 steps"
@@ -344,27 +345,31 @@ def test_frechet_distances(runs: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert first["rows"][0]["distance"][1] > 0 and first["rows"][1]["distance"][1] is None  # too few of each class
     assert "1297 training images of Digits" in first["protocol"]["reference"]
     assert Image.open(figure).width > 500
-    assert main(["evaluate", digits, *settings, "--json", str(target)]) == 0  # with the statistics that were kept
+    assert main(["evaluate", "frechet", digits, *settings, "--json", str(target)]) == 0  # with kept statistics
     assert json.loads(target.read_text()) == first
     for arguments, message in (
-        ([digits, "--fid", "--n", "1"], "--n must be at least 2, got 1"),
-        ([digits, "--fid", "--steps", "x"], "--steps must be whole numbers"),
-        ([digits, "--fid", "--features", str(runs / "text")], "is of images (24,) with"),
-        ([digits, "--fid", "--features", "nowhere"], "nowhere: no such folder"),
-        ([str(runs / "text"), "--fid"], "--fid is for models of images"),
-        ([digits, "--fid", "--n", "20"], "the Inception network needs torch-fidelity: pip install"),
-        ([digits, "--fid", "--breakdown", "x.png"], "--breakdown does not go with --fid"),
-        ([digits, "--figure", "x.png"], "--figure goes with --generate or --fid alone"),
+        (["frechet", digits, "-n", "1"], "--samples must be at least 2, got 1"),
+        (["frechet", digits, "--steps", "x"], "--steps must be whole numbers"),
+        (["frechet", digits, "--features", str(runs / "text")], "is of images (24,) with"),
+        (["frechet", digits, "--features", "nowhere"], "nowhere: no such folder"),
+        (["frechet", str(runs / "text")], "Fréchet distances are for models of images"),
+        (["frechet", digits, "-n", "20"], "the Inception network needs torch-fidelity: pip install"),
         ([digits, "--breakdown", "x.xyz"], "--breakdown x.xyz: the file must end in .png, .pdf or .svg"),
-        ([str(runs / "arrays"), "--fid", "--guidance", "2"], "--fid is for models of images"),
+        (["frechet", str(runs / "arrays"), "--guidance", "2"], "Fréchet distances are for models of images"),
     ):
         assert message in fails(capsys, "evaluate", *arguments)
+    for arguments, message in (
+        (["frechet", digits, "--breakdown", "x.png"], "unknown option --breakdown of evaluate frechet: it belongs to"),
+        ([digits, "--figure", "x.png"], "it belongs to unmask evaluate generate or unmask evaluate frechet"),
+        ([digits, "--fid"], "unknown option --fid"),
+    ):
+        assert message in fails(capsys, "evaluate", *arguments, status=2)
 
 
 def test_the_live_view_leaves_the_output_alone(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["sample", str(runs / "text"), "--n", "1"]) == 0
+    assert main(["sample", str(runs / "text"), "-n", "1"]) == 0
     plain = capsys.readouterr().out
-    assert main(["sample", str(runs / "text"), "--n", "1", "--live"]) == 0
+    assert main(["sample", str(runs / "text"), "-n", "1", "--live"]) == 0
     shown = capsys.readouterr()
     assert shown.out == plain and "\x1b[38;2;" in shown.err
     assert "no view of plain symbols" in fails(capsys, "sample", str(runs / "arrays"), "--live")
@@ -486,7 +491,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
-    from unmask import checkpoint
+    from unmask.storage import checkpoint
 
     save = checkpoint.save_file
     calls = iter(range(1000))
@@ -508,10 +513,13 @@ def test_a_full_disk_keeps_the_last_checkpoint(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["sample", "{digits}", "--n", "0"], "--n must be at least 1, got 0"),
-        (["sample", "{digits}", "--label", "10"], "--label must be in 0..9, or `all`; got 10"),
-        (["sample", "{digits}", "--label", "-1"], "--label must be in 0..9"),
-        (["sample", "{digits}", "--label", "all", "--n", "7"], "--n must be a multiple of the 10 classes, got 7"),
+        (["sample", "{digits}", "-n", "0"], "--samples must be at least 1, got 0"),
+        (["sample", "{digits}", "--label", "10"], "label must be in 0..9, or `all`; got 10"),
+        (["sample", "{digits}", "--label", "-1"], "label must be in 0..9"),
+        (
+            ["sample", "{digits}", "--label", "all", "-n", "7"],
+            "label all: a multiple of the 10 classes is needed, got 7 examples",
+        ),
         (["sample", "{text}", "--label", "1"], "the model was trained without labels"),
         (["sample", "{digits}", "--temperature", "0"], "temperature must be at least 1e-6 and finite, got 0"),
         (
@@ -519,7 +527,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(
             "steps must be a whole number of at least 1, got 0",
         ),
         (["sample", "{digits}", "--seed", "-1"], "--seed must be at least 0, got -1"),
-        (["sample", "{digits}", "--out", "x.jpg"], "the file must end in .txt, .png or .npy"),
+        (["sample", "{digits}", "--out", "x.jpg"], "the file must end in .txt, .jsonl, .png or .npy"),
         (["sample", "{digits}", "--out", "x.txt"], "the samples are no text"),
         (["sample", "{digits}", "--device", "tpu9"], "device"),
         (["sample", "{arrays}", "--gif", "x.gif"], "no picture of plain symbols"),
@@ -540,7 +548,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(
         (["infill", "{text}", "the [2]", "--unknown", "2"], "--prefix and --suffix go with --unknown"),
         (["infill", "{text}", "--prefix", "the", "--unknown", "0"], "--unknown must be at least 1, got 0"),
         (["infill", "{text}", "--text_file", "gone.txt"], "gone.txt: no such file"),
-        (["infill", "{text}", "a", "--placeholder", "__"], "--placeholder must be one character"),
+        (["infill", "{text}", "a", "--placeholder", "__"], "placeholder must be one character"),
         (["infill", "{digits}", "a_"], "a text was given, but the model's tokens are Pixels(levels=17)"),
         (["infill", "{digits}", "--image", "gone.png", "--mask", "gone.png"], "gone.png: no such file"),
         (["infill", "{digits}", "--image", "gone.png"], "--image needs --mask"),
@@ -600,10 +608,10 @@ def test_resume_takes_the_settings_of_the_run_and_wants_its_data(
     assert "cannot resume on other data" in fails(capsys, "train", "textfile", "--out", out, "--resume")
     assert main(["evaluate", out, "--draws", "1", "--limit", "3"]) == 0
     assert "is not what the model was trained on" in capsys.readouterr().err
-    Path(out, "config.yaml").write_text("network: [")
-    assert "config.yaml: cannot be read" in fails(capsys, "train", "textfile", "--out", out, "--resume")
-    Path(out, "config.yaml").write_text("")
-    assert "config.yaml: is empty or damaged" in fails(capsys, "train", "textfile", "--out", out, "--resume")
+    Path(out, "run.json").write_text("{")
+    assert "run.json: cannot be read" in fails(capsys, "train", "textfile", "--out", out, "--resume")
+    Path(out, "run.json").write_text("{}")
+    assert "run.json: is empty or damaged" in fails(capsys, "train", "textfile", "--out", out, "--resume")
 
 
 def test_a_run_that_ends_by_the_clock_can_go_on(tmp_path: Path) -> None:
@@ -637,7 +645,7 @@ def test_resume_without_a_checkpoint_is_refused(runs: Path, capsys: pytest.Captu
         (["sample", "{digi}"], "digi: no such folder (did you mean 'digits'?)"),
         (["sample", "{text}", "--sampler.steps", "3"], "'steps' belongs to"),
         (["evaluate", "{digits}", "--json", "{digits}"], "is a folder, not a file"),
-        (["evaluate", "{digits}/config.yaml"], "is a file; a model is a folder"),
+        (["evaluate", "{digits}/run.json"], "is a file; a model is a folder"),
         (["infill", "{arrays}", "--array", "x.npy", "--mask", "m.png"], "--mask belongs to --image"),
     ],
 )

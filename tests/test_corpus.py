@@ -408,14 +408,13 @@ def test_prepare_train_evaluate_sample(bpe: BPE, texts: list[str], tmp_path: Pat
         capsys.readouterr()
         assert main(["evaluate", run, "--draws", "2", "--json", str(tmp_path / "e.json")]) == 0
         report = json.loads((tmp_path / "e.json").read_text())
-        assert report["data_settings"]["packing"] == packing and "perplexity_per_token" in report
-        assert report["tokens_per_example"] == 12 if packing == "concatenated" else report["tokens_per_example"] < 12
-        assert (
-            main(["sample", run, "--n", "2", "--out", str(tmp_path / "s.txt"), "--gif", str(tmp_path / "s.gif")]) == 0
-        )
-        assert main(["sample", run, "--n", "1", "--live"]) == 0
+        (row,) = report["rows"]
+        assert report["protocol"]["data_settings"]["packing"] == packing and "perplexity_per_token" in row
+        assert row["tokens_per_example"] == 12 if packing == "concatenated" else row["tokens_per_example"] < 12
+        assert main(["sample", run, "-n", "2", "--out", str(tmp_path / "s.txt"), "--gif", str(tmp_path / "s.gif")]) == 0
+        assert main(["sample", run, "-n", "1", "--live"]) == 0
         capsys.readouterr()
-        assert main(["infill", run, "the [3] in", "--n", "1"]) == 0
+        assert main(["infill", run, "the [3] in", "-n", "1"]) == 0
         assert capsys.readouterr().out.startswith("the") and not capsys.readouterr().err
         assert main(["infill", run, "the [999999999999]"]) == 1
         assert "the text has 1000000000000 tokens" in capsys.readouterr().err

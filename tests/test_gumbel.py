@@ -1,4 +1,4 @@
-"""The float32 fault: what torch's generators can give, the law that follows, and that ours has no such bound."""
+"""Gumbel-max in float32: what torch's generators can return, the resulting distribution, and that ours is exact."""
 
 import math
 
@@ -11,23 +11,30 @@ import unmask.gumbel
 from oracle import Table
 from unmask.categorical import categorical
 from unmask.forward import all_masked
-from unmask.gumbel import BOUND, LARGEST, Precision, effective_temperature, gumbel_max, truncated_law
+from unmask.gumbel import (
+    LARGEST_GUMBEL,
+    LARGEST_UNIFORM,
+    Precision,
+    effective_temperature,
+    gumbel_max,
+    truncated_probabilities,
+)
 from unmask.randomness import seeded, uniform
 from unmask.samplers.ancestral import Ancestral
 from unmask.samplers.gumbel import GumbelAncestral
 
 
 def test_the_bound_is_that_of_the_paper() -> None:
-    assert pytest.approx(16.6355, abs=1e-4) == BOUND
-    assert torch.tensor(LARGEST, dtype=torch.float32).item() == LARGEST
-    assert torch.nextafter(torch.tensor(LARGEST), torch.tensor(2.0)) == 1
+    assert pytest.approx(16.6355, abs=1e-4) == LARGEST_GUMBEL
+    assert torch.tensor(LARGEST_UNIFORM, dtype=torch.float32).item() == LARGEST_UNIFORM
+    assert torch.nextafter(torch.tensor(LARGEST_UNIFORM), torch.tensor(2.0)) == 1
 
 
 def test_what_float32_generators_give(device: torch.device) -> None:
     """torch.rand in float32 is a multiple of 2^-24: no Gumbel number above 16.6355. In float64 it has 53 bits."""
     generator = seeded(0, device=device)
     u = torch.rand(4_000_000, generator=generator, device=device)
-    assert u.max() <= LARGEST
+    assert u.max() <= LARGEST_UNIFORM
     if device.type == "cpu":
         assert torch.equal(u * 2**24, (u * 2**24).round())
     v = torch.rand(4_000_000, dtype=torch.float64, generator=generator, device=device)
@@ -102,10 +109,10 @@ def test_truncated_draws_follow_the_closed_form(precision: Precision, device: to
     """Tokens of 2e-8 to 1e-6 lose a large part of what is theirs; the closed form says how much."""
     rare = torch.tensor([2e-8, 6e-8, 2e-7, 1e-6], dtype=torch.float64).repeat_interleave(2500)
     p = torch.cat((rare, 1 - rare.sum().reshape(1))).to(device)
-    law = truncated_law(p)
-    assert law.sum().item() == pytest.approx(1, abs=1e-12)
+    q = truncated_probabilities(p)
+    assert q.sum().item() == pytest.approx(1, abs=1e-12)
     group = [slice(2500 * i, 2500 * (i + 1)) for i in range(4)]
-    expected = torch.tensor([law[g].sum() for g in group])
+    expected = torch.tensor([q[g].sum() for g in group])
     true = torch.tensor([p[g].sum() for g in group])
     assert (expected < true).all() and expected[0] < 0.35 * true[0]
     generator, counts, n = seeded(0, device=device), torch.zeros(4), 60_000
@@ -133,8 +140,8 @@ def test_the_closed_form_is_the_integral(monkeypatch: pytest.MonkeyPatch) -> Non
             q * math.exp(-z) * math.exp(-q * math.exp(-z)) / c * math.prod(cdf(z, r) for r in others)
         )
         expected.append(quad(density, -12, math.log(q) + bound, points=[e for e in ends if e < math.log(q) + bound])[0])
-    monkeypatch.setattr(unmask.gumbel, "LARGEST", c)
-    found = truncated_law(p)
+    monkeypatch.setattr(unmask.gumbel, "LARGEST_UNIFORM", c)
+    found = truncated_probabilities(p)
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-8)
     assert (found / p).diff().min() > 0, "likelier tokens gain more"
 
@@ -159,8 +166,8 @@ def test_truncation_lowers_the_temperature() -> None:
     """As in an ancestral step: the mask nearly certain, tokens sharing the rest."""
     p = torch.randn(4, 50_000, dtype=torch.float64, generator=seeded(0)).mul(2).softmax(-1) / 2048
     p = torch.cat((p, 1 - p.sum(1, keepdim=True)), 1)
-    law = truncated_law(p)[:, :-1]
-    temperature, _ = effective_temperature(p[:, :-1].log(), law / law.sum(1, keepdim=True))
+    q = truncated_probabilities(p)[:, :-1]
+    temperature, _ = effective_temperature(p[:, :-1].log(), q / q.sum(1, keepdim=True))
     assert 0.5 < temperature < 0.95
 
 
@@ -170,7 +177,7 @@ def test_tokens_that_are_all_the_likeliest_have_no_temperature() -> None:
         effective_temperature(logits, logits.argmax(1))
 
 
-def test_gumbel_ancestral_has_the_law_of_ancestral() -> None:
+def test_gumbel_ancestral_has_the_distribution_of_ancestral() -> None:
     oracle = Table(3, 3)
     canvas = all_masked(20_000, oracle.shape, oracle.mask_id)
     samplers = (Ancestral(steps=4, grid="uniform"), GumbelAncestral(steps=4, precision="float64"))

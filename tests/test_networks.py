@@ -90,8 +90,8 @@ def test_cross_entropy_is_the_plain_way(
     network: Transformer, few: bool, pieces: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if pieces:  # of 3 rows and 1
-        monkeypatch.setattr(head, "PRODUCT", 17)
-        monkeypatch.setattr(head, "SOFTMAX", 5)
+        monkeypatch.setattr(head, "LOGITS_PER_PRODUCT", 17)
+        monkeypatch.setattr(head, "LOGITS_PER_SOFTMAX", 5)
     x_t, noise, label = inputs(network)
     if few:
         x_t = torch.where(torch.arange(x_t.numel()).view_as(x_t) % 6 == 1, 5, x_t.clamp(max=4))

@@ -102,7 +102,7 @@ def test_the_discrete_bound_of_some_tokens_given_others_is_that_of_the_rest() ->
 
 def test_the_gradient_of_a_schedule_with_given_tokens_is_that_of_the_shorter_example() -> None:
     class Rest(Table):
-        """The law of the first three tokens given the last."""
+        """The distribution of the first three tokens given the last."""
 
         def marginals(self, x_t: Tensor, potential: Tensor | None = None) -> Tensor:
             if x_t.shape[1] == 4:

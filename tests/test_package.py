@@ -26,7 +26,7 @@ def test_only_training_imports_lightning_and_only_the_cli_yaml() -> None:
             assert "import yaml" not in source, path
         assert "pickle.load" not in source, path
         loads = source.count("torch.load(")  # public checkpoints' .bin: tensors and plain values, no code
-        assert loads == source.count("weights_only=True") and (not loads or path.name == "public.py"), path
+        assert loads == source.count("weights_only=True") and (not loads or path.name == "reading.py"), path
 
 
 @pytest.mark.slow

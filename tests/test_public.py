@@ -301,10 +301,10 @@ def test_everything_works_on_them(layout: Any, tmp_path: Path, capsys: pytest.Ca
     a, b = (MaskedDiffusion.from_pretrained(path) for path in (source, out))
     x_t, rate = inputs()
     assert torch.equal(a.network(x_t, rate), b.network(x_t, rate)) and a.codec == b.codec
-    assert main(["sample", source, "--n", "1"]) == 0  # as it is, too
+    assert main(["sample", source, "-n", "1"]) == 0  # as it is, too
     for sampler in ("FirstHitting", "Ancestral", "InOrder", "MostConfident", "EntropyBounded", "Remasking"):
-        assert main(["sample", out, "--n", "1", "--sampler", sampler]) == 0
-    assert main(["infill", out, "the [2] inn", "--n", "3"]) == 0
+        assert main(["sample", out, "-n", "1", "--sampler", sampler]) == 0
+    assert main(["infill", out, "the [2] inn", "-n", "3"]) == 0
     assert main(["prepare", str(tmp_path / "words.txt"), "--tokenizer", source, "--out", str(tmp_path / "c")]) == 0
 
 

@@ -1,6 +1,10 @@
 import itertools
 import math
+import re
+import textwrap
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -9,8 +13,11 @@ from scipy import stats
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from oracle import MarkovChain, Oracle, Table, law_of_parallel_draws, tied_in_pairs
+import unmask.networks
+import unmask.samplers
+from oracle import MarkovChain, Oracle, Table, pairwise_correlated, parallel_draw_probabilities
 from unmask.forward import all_masked
+from unmask.given import clean_tokens, encode_given, mark_given
 from unmask.networks.base import Network, pick
 from unmask.networks.transformer import Transformer
 from unmask.randomness import generators, seeded
@@ -288,7 +295,7 @@ def distance(oracle: Table, sampler: Sampler, n: int) -> float:
 
 
 def chance(oracle: Table, n: int) -> float:
-    """Total variation that n exact samples show in the mean."""
+    """Average total variation of n exact samples."""
     return (oracle.p * (1 - oracle.p) / n).sqrt().sum().item() * math.sqrt(2 / math.pi) / 2
 
 
@@ -325,7 +332,7 @@ def test_exact_samplers_draw_a_long_markov_chain(sampler: Sampler) -> None:
         p = p @ oracle.step
 
 
-def test_corrections_leave_the_law_of_a_partly_masked_state_unchanged() -> None:
+def test_corrections_leave_the_distribution_of_a_partly_masked_state_unchanged() -> None:
     """Exact samples, one position hidden: a correction elsewhere must leave them exact, given what is hidden."""
     oracle = Table(3, 3)
     n = 60_000
@@ -351,25 +358,25 @@ FORMS = [None, "extrapolation", "predictor-corrector"]
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("size", [2, 4])
-def test_parallel_draws_follow_their_law(size: int, form: str | None, device: torch.device) -> None:
+def test_parallel_draws_follow_their_distribution(size: int, form: str | None, device: torch.device) -> None:
     oracle = Table(2, 5, seed=1).to(device)
     settings = {} if form is None else {"order": 2, "form": form}
     x = FirstHitting(tokens_per_call=size, **settings)(oracle, blank(oracle, 50_000), generator=seeded(0))
-    counts, law = frequencies(oracle, x), law_of_parallel_draws(oracle.cpu(), size, form)
-    assert counts[law < 1e-12].sum() == 0
-    assert stats.chisquare(counts[law > 1e-12], 50_000 * law[law > 1e-12]).pvalue > 1e-3
+    counts, p = frequencies(oracle, x), parallel_draw_probabilities(oracle.cpu(), size, form)
+    assert counts[p < 1e-12].sum() == 0
+    assert stats.chisquare(counts[p > 1e-12], 50_000 * p[p > 1e-12]).pvalue > 1e-3
 
 
 def test_second_order_is_second_order() -> None:
-    """Where tokens are tied in pairs, weakly, first order is off by the strength of a tie, second by its square."""
+    """With weak pairwise correlations, the error is linear in their strength for order 1, quadratic for order 2."""
     for form in FORMS[1:]:
         errors = {}
         for strength in (0.05, 0.1):
-            oracle = tied_in_pairs(6, strength)
+            oracle = pairwise_correlated(6, strength)
             for order in (None, form):
                 for size in (3, 2):
-                    law = law_of_parallel_draws(oracle, size, order)
-                    errors[strength, order, size] = (law - oracle.p).abs().sum().item() / 2
+                    p = parallel_draw_probabilities(oracle, size, order)
+                    errors[strength, order, size] = (p - oracle.p).abs().sum().item() / 2
         for size in (3, 2):
             assert errors[0.1, form, size] < errors[0.1, None, size] / 5
             assert 1.7 < errors[0.1, None, size] / errors[0.05, None, size] < 2.5
@@ -379,7 +386,7 @@ def test_second_order_is_second_order() -> None:
 def test_pairs_of_tokens_are_right_in_second_order() -> None:
     """On a long chain the error of neighbouring pairs: the last calls alone are left uncorrected by extrapolation."""
     oracle = MarkovChain(2, 24, seed=3)
-    oracle.step = 0.6 * oracle.step + 0.2  # weak ties, where orders show
+    oracle.step = 0.6 * oracle.step + 0.2  # weak correlations, where the orders differ
     exact, p = [], oracle.start
     for _ in range(23):
         exact.append((p[:, None] * oracle.step).flatten())
@@ -389,12 +396,12 @@ def test_pairs_of_tokens_are_right_in_second_order() -> None:
     for order in (1, 2):
         x = FirstHitting(tokens_per_call=6, order=order)(oracle, blank(oracle, n), generator=seeded(0))
         pairs = torch.stack([(2 * x[:, i] + x[:, i + 1]).bincount(minlength=4) / n for i in range(23)])
-        tie = torch.tensor([1.0, -1, -1, 1], dtype=torch.float64)  # the part that drawing together loses
-        errors[order] = ((pairs - torch.stack(exact)) @ tie).mean().abs().item()
+        correlation = torch.tensor([1.0, -1, -1, 1], dtype=torch.float64)  # lost by drawing together
+        errors[order] = ((pairs - torch.stack(exact)) @ correlation).mean().abs().item()
     assert errors[2] < errors[1] / 3
 
 
-def test_remasking_comes_to_the_law_with_small_steps_whatever_sigma() -> None:
+def test_remasking_converges_to_the_distribution_with_small_steps_for_every_sigma() -> None:
     oracle = Table(3, 3)
     n = 20_000
     for settings in ({"eta": 0.1}, {"form": "rescale", "eta": 0.3}):
@@ -431,7 +438,7 @@ def test_remasking_by_confidence_makes_the_unlikely_unlikelier_and_the_plain_for
 def test_remasking_shows_as_many_tokens_as_the_schedule_says(settings: dict) -> None:
     oracle = MarkovChain(2, 20)
     sampler = Remasking(Cosine(), steps=12, **settings)
-    rate, sigma = sampler.rates(torch.device("cpu"))
+    rate, sigma = sampler.mask_rates_and_sigma(torch.device("cpu"))
     assert (sigma >= 0).all() and (sigma[0] > 0 or sampler.loop) and sigma[-1] == 0
     states = list(sampler.trajectory(oracle, blank(oracle, 4000), generator=seeded(0)))
     for state, r in zip(states, rate, strict=True):
@@ -450,7 +457,9 @@ def test_no_remasking_is_ancestral() -> None:
 def test_confidence_takes_back_what_was_least_likely() -> None:
     drawn = torch.tensor([[0.9, 0.1, 0.5, 0.0]], dtype=torch.float64)
     visible = torch.tensor([[True, True, True, False]])
-    remask, mean = Remasking(confidence=True)._shares(torch.tensor(0.2, dtype=torch.float64), visible, drawn)
+    remask, mean = Remasking(confidence=True)._remasking_probability(
+        torch.tensor(0.2, dtype=torch.float64), visible, drawn
+    )
     assert remask[0, 1] > remask[0, 2] > remask[0, 0] > 0 == remask[0, 3]
     torch.testing.assert_close(mean, torch.tensor([0.2], dtype=torch.float64))
 
@@ -491,7 +500,7 @@ def test_clocks_run_down_in_blocks(schedule: Schedule) -> None:
 def test_most_confident_reveals_as_many_as_planned() -> None:
     for n in range(2, 60):
         sampler = MostConfident(steps=n, grid="uniform")
-        left = [int(sampler._left(torch.tensor([n]), step)) for step in range(n)]
+        left = [int(sampler._masked_after(torch.tensor([n]), step)) for step in range(n)]
         assert left == list(range(n - 1, -1, -1))
 
 
@@ -610,9 +619,9 @@ def test_guidance_draws_from_the_product_of_powers(scale: float) -> None:
     )
     blank_one = blank(network, 1)
     given, free = (network.tables[i].marginals(blank_one)[0] for i in (1, 2))
-    law = (given.log() * scale + free.log() * (1 - scale)).softmax(-1)
+    p = (given.log() * scale + free.log() * (1 - scale)).softmax(-1)
     for i in range(2):
-        assert stats.chisquare(x[:, i].bincount(minlength=3), n * law[i]).pvalue > 1e-3
+        assert stats.chisquare(x[:, i].bincount(minlength=3), n * p[i]).pvalue > 1e-3
 
 
 def test_filters_cut_in_samplers_too() -> None:
@@ -681,7 +690,7 @@ class Waits(TorchDispatchMode):
 def test_planned_samplers_do_not_wait_for_the_device_in_their_loop(
     sampler: Sampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("unmask.samplers.unmasking.check_failed", lambda step: None)  # at each step on a CPU alone
+    monkeypatch.setattr("unmask.samplers.unmasking.raise_if_failed", lambda step: None)  # at each step on a CPU alone
     waits = []
     for length in (8, 24):
         network = Transformer(5, (24,), classes=2, width=16, depth=2, heads=2, time_conditioning=True).eval()
@@ -693,3 +702,61 @@ def test_planned_samplers_do_not_wait_for_the_device_in_their_loop(
             sampler(network, canvas, label, generator=seeded(0))
         waits.append(counter.count)
     assert waits[0] == waits[1] > 0
+
+
+def documented_first_hitting() -> Callable[..., Tensor]:
+    """Return the function in the docstring of `unmask.samplers`."""
+    blocks = re.findall(r"(?:^    .*\n|^\n)+", unmask.samplers.__doc__ or "", re.MULTILINE)
+    (code,) = [textwrap.dedent(block) for block in blocks if "def first_hitting" in block]
+    assert len(code.strip().splitlines()) <= 16
+    names: dict[str, Any] = {}
+    exec(compile(code, "unmask.samplers", "exec"), names)
+    return names["first_hitting"]
+
+
+def test_the_loop_of_the_documentation_is_first_hitting() -> None:
+    """The code in the docstring of `unmask.samplers`: the distribution of `FirstHitting`, with as many calls."""
+    oracle, n, counts = Table(3, 3), 30_000, []
+    for draw in (
+        lambda: documented_first_hitting()(oracle, Cosine(), n, 3, seeded(0)),
+        lambda: FirstHitting(Cosine())(oracle, blank(oracle, n), generator=seeded(1)),
+    ):
+        oracle.evaluations = 0
+        counts.append(frequencies(oracle, draw()))
+        assert oracle.evaluations == 3 * n
+        assert stats.chisquare(counts[-1], n * oracle.p).pvalue > 1e-3
+    assert stats.chi2_contingency(torch.stack(counts)).pvalue > 1e-3
+
+
+def test_the_loop_of_the_documentation_keeps_the_times_of_the_paper() -> None:
+    """It passes the same mask rates to the network as `FirstHitting` has: (r_s / r_t)^n is uniform."""
+
+    class Listener(MarkovChain):
+        def forward(self, x_t, noise=None, label=None, *, at=None):  # type: ignore[no-untyped-def]
+            self.heard = [*getattr(self, "heard", [torch.ones_like(noise)]), noise]
+            return super().forward(x_t, noise, label, at=at)
+
+    network = Listener(2, 5)
+    documented_first_hitting()(network, Cosine(), 4000, 5, seeded(0))
+    rates = torch.stack(network.heard)
+    for row in (rates[1:] / rates[:-1]) ** torch.arange(5, 0, -1)[:, None]:
+        assert stats.kstest(row.numpy(), "uniform").pvalue > 1e-3
+
+
+def test_a_given_token_is_encoded_in_one_place() -> None:
+    x = torch.tensor([[0, 3, 5]])
+    given = torch.tensor([[True, False, True]])
+    marked = mark_given(x, given)
+    assert marked.tolist() == [[encode_given(0), 3, encode_given(5)]] == [[-1, 3, -6]]
+    assert torch.equal(clean_tokens(marked), x)
+
+
+def test_what_one_needs_to_write_samplers_and_networks_is_exported_and_explained() -> None:
+    needed = {
+        unmask.samplers: "Sampler Planned Plan Unmasking State",
+        unmask.networks: "Network HeadedNetwork Positions pick UNet DDiT",
+    }
+    for module, names in needed.items():
+        assert set(names.split()) <= set(module.__all__) and module.__doc__
+        for name in module.__all__:
+            assert getattr(module, name).__doc__, name

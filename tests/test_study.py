@@ -66,7 +66,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_study_samplers(digits: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, report = tmp_path / "s.png", tmp_path / "s.json"
-    assert main(["study", "samplers", digits, "--n", "2", "--out", str(out), "--json", str(report)]) == 0
+    assert main(["study", "samplers", digits, "-n", "2", "--out", str(out), "--json", str(report)]) == 0
     shown = capsys.readouterr().out
     assert "FirstHitting(tokens_per_call=4, order=2)" in shown and "test data" in shown
     assert out.stat().st_size > 1000
@@ -74,21 +74,22 @@ def test_study_samplers(digits: str, tmp_path: Path, capsys: pytest.CaptureFixtu
     rows = {row["sampler"]: row for row in written["rows"]}
     assert rows["FirstHitting()"]["calls"] == 64 and rows["FirstHitting(tokens_per_call=4)"]["calls"] == 16
     assert set(rows["FirstHitting()"]) == {"sampler", "calls", "seconds_per_example", "entropy", "judge"}
-    assert written["protocol"]["examples"] == 2 and written["test_data"]["judge"][0] > 0
+    assert written["protocol"]["examples"] == 2 and rows["test data"]["judge"][0] > 0
 
 
 def test_study_precision(digits: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--n", "2", "--steps", "2,8", "--ngram", "0", "--out", str(tmp_path / "p.png")]
+    options = ["-n", "2", "--steps", "2,8", "--ngram", "0", "--out", str(tmp_path / "p.png")]
     assert main(["study", "precision", digits, *options]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert sum("GumbelAncestral(" in line for line in lines) == 6 and "precision=truncated" in lines[-3]
-    assert "temperature" in lines[0] and "±" in lines[1]
+    assert sum("GumbelAncestral(" in line for line in lines) == 6 and "precision=truncated" in lines[8]
+    assert lines[0].split() == ["sampler", "calls", "seconds", "per", "example", "entropy", "temperature"]
+    assert lines[1].startswith("Ancestral(") and "±" in lines[1] and lines[9].startswith("test data")
 
 
 def test_study_of_a_learned_schedule_without_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     network = Transformer(17, (8, 8, 1), width=16, depth=1, heads=2, time_conditioning=True)
     MaskedDiffusion(network, Pixels(17), TokenPolynomial(17)).save_pretrained(tmp_path / "model")
-    assert main(["study", "samplers", str(tmp_path / "model"), "--n", "2", "--out", str(tmp_path / "s.png")]) == 0
+    assert main(["study", "samplers", str(tmp_path / "model"), "-n", "2", "--out", str(tmp_path / "s.png")]) == 0
     shown = capsys.readouterr().out
     assert "TokenFirstHitting(form=frozen)" in shown and "test data" not in shown
     assert main(["study", "precision", str(tmp_path / "model")]) == 1
@@ -99,12 +100,12 @@ def test_study_refuses(digits: str, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in (
         (["everything", digits], "study everything: there are samplers and precision"),
         (["precision", digits, "--steps", "4,x"], "--steps must be whole numbers of at least 1"),
-        (["precision", digits, "--n", "1"], "--n must be at least 2, got 1"),
+        (["precision", digits, "-n", "1"], "--samples must be at least 2, got 1"),
         (["samplers", digits, "--ngram", "-1"], "--ngram must be at least 0, got -1"),
         (["samplers", digits, "--ngram", "9"], "choose a smaller order"),
         (["samplers", digits, "--data", "PyDocs"], "but the model was trained on"),
         (["samplers", "nowhere"], "nowhere: no such folder"),
-        (["samplers", "--n", "4", digits], "MODEL comes first, before any option"),
+        (["samplers", "-n", "4", digits], "MODEL comes first, before any option"),
         (["samplers", digits, "--guidance", "2"], "guidance 2 needs a label"),
     ):
         assert main(["study", *arguments]) != 0

@@ -19,7 +19,7 @@ from unmask.model import MaskedDiffusion
 from unmask.networks.base import Network
 from unmask.networks.transformer import Transformer
 from unmask.objectives.scalar import ContinuousELBO, DiscreteELBO, TimeFreeELBO
-from unmask.objectives.token import TokenELBO, draw_masks
+from unmask.objectives.token import TokenELBO, draw_time_and_masks
 from unmask.randomness import generators, seeded
 from unmask.samplers.ancestral import Ancestral
 from unmask.samplers.base import Sampler
@@ -32,10 +32,10 @@ UNEQUAL = (0.4, 1.0, 2.5)
 
 
 def schedule(powers: tuple[float, ...], learned: bool = False) -> TokenPolynomial:
-    made = TokenPolynomial(len(powers), learned=learned).double()
+    result = TokenPolynomial(len(powers), learned=learned).double()
     with torch.no_grad():
-        made.raw.copy_(torch.tensor(powers, dtype=torch.float64).expm1().log())
-    return made
+        result.raw.copy_(torch.tensor(powers, dtype=torch.float64).expm1().log())
+    return result
 
 
 def blank(network: Network, n: int) -> Tensor:
@@ -223,10 +223,10 @@ def test_pairs_of_masks_lower_the_variance_of_the_gradient() -> None:
     assert paired.var(0).sum() < 0.6 * plain.var(0).sum()
 
 
-def test_times_and_masks_follow_their_law() -> None:
+def test_times_and_masks_follow_their_distribution() -> None:
     """The time of a random position's masking; at it the other position is masked with its own rate."""
     w_x = torch.tensor([[0.5, 2.0]], dtype=torch.float64).expand(200_000, 2)
-    log_t, hidden = draw_masks(w_x, 2, w_x.shape[1], None, seeded(0))
+    log_t, hidden = draw_time_and_masks(w_x, 2, w_x.shape[1], None, seeded(0))
     t = log_t.exp()
     assert stats.kstest(t[::37].numpy(), lambda v: (v**0.5 + v**2) / 2).pvalue > 1e-3
     assert hidden.any(2).all()
@@ -317,7 +317,7 @@ def test_thinned_first_hitting_draws_a_long_markov_chain() -> None:
 
 
 def test_thinned_first_hitting_draws_the_conditional_given_a_prompt() -> None:
-    """A prompt is what was visible all along: the law of the rest is that of the posterior at t = 1, which is p's."""
+    """A prompt is visible from t = 1 on, so the other tokens follow the posterior at t = 1, which is that of p."""
     oracle = table(UNEQUAL)
     canvas = blank(oracle, 20_000)
     canvas[:, 1] = 2

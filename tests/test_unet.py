@@ -188,11 +188,11 @@ def test_the_papers_sizes(config: str, channels: int, millions: float) -> None:
     ("settings", "message"),
     [
         (dict(shape=(8, 8)), r"shape must be \(height, width, channels\) of an image, got \(8, 8\)"),
-        (dict(shape=(6, 6, 1), widths=(8, 8, 8)), "height and width are halved 2 times, which 6x6 cannot be"),
+        (dict(shape=(6, 6, 1), widths=(8, 8, 8)), "height and width must be divisible by 4, got 6x6; use fewer widths"),
         (dict(shape=(8, 8, 1), widths=()), "widths must be one or more numbers of channels"),
         (dict(shape=(8, 8, 1), heads=48), r"multiple of 2 \* heads, got 128, heads=48"),
         (dict(shape=(8, 8, 1), blocks=0), "blocks must be at least 1, got 0"),
-        (dict(shape=(8, 8, 1), middle_width=8), "give middle_depth too"),
+        (dict(shape=(8, 8, 1), middle_width=8), "set middle_depth too"),
         (dict(shape=(8, 8, 1), dropout=1.0), r"dropout must be in \[0, 1\), got 1.0"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The only place that draws tokens from logits, and what may be done to logits before."""
+"""Drawing tokens from logits, and filtering logits: temperature, top-k and top-p. Nothing else draws tokens."""
 
 import math
 
@@ -10,59 +10,60 @@ from unmask.checks import check_whole
 from unmask.types import Logits
 
 CHUNK = 256
-"""Tokens whose weights are summed before they are searched one by one."""
+"""Tokens per chunk: the chunk is found first, then the token within it."""
 
 
 def categorical(logits: Float[Tensor, "n vocab"], uniform: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
-    """Draw one token a row from softmax(logits) by inverting its distribution function at `uniform`.
+    """Draw one token per row from p = softmax(logits) by inverting its cumulative distribution function.
 
-    No tail is cut off down to 1e-16, the grain of the sums: each weight keeps the relative precision of the logits'
-    own format (at least float32), sums over more than a chunk of tokens are float64's, and `uniform` has 53 bits.
-    (Gumbel-max on float32 uniforms cuts the tails off, which lowers the temperature: FHS, section 5; see
-    `unmask.gumbel`.) It needs one random number a row, not one a vocabulary entry.
+        token = min { v : p_0 + ... + p_v > uniform }
+
+    Probabilities down to 1e-16 are drawn correctly: each keeps the relative precision of the logits' format (at least
+    float32), they are summed in float64, and `uniform` has 53 bits. (Gumbel-max on float32 uniforms truncates the
+    tails, which lowers the temperature: FHS, section 5; see `unmask.gumbel`.) One random number per row is enough.
 
     Args:
         logits: (n, V); -inf excludes a token.
         uniform: (n,) float64 in [0, 1), see `unmask.randomness.uniform`.
 
     Returns:
-        (n,) tokens in 0..V-1; V, the mask, on a row that has no finite distribution (a NaN, an +inf, all -inf).
+        (n,) tokens in 0..V-1; V, the mask, for a row that defines no distribution (a NaN, a +inf, or all -inf).
     """
     weights = logits.softmax(-1, dtype=torch.float64 if logits.dtype == torch.float64 else torch.float32)
     vocab = weights.shape[1]
     if vocab <= 2 * CHUNK:
         cumulative = weights.cumsum(1, dtype=torch.float64)
-        token = invert(cumulative, uniform)
-    else:  # find the chunk, then the token within it: one pass over the weights, and no second table of their size
+        token = first_exceeding(cumulative, uniform)
+    else:  # find the chunk, then the token within it: one pass over the weights, and no second (n, V) tensor
         whole = vocab // CHUNK * CHUNK
         sums = weights[:, :whole].unflatten(1, (-1, CHUNK)).sum(2)
         cumulative = torch.cat((sums, weights[:, whole:].sum(1, keepdim=True)), 1).cumsum(1, dtype=torch.float64)
-        chunk = invert(cumulative, uniform).clamp(max=sums.shape[1]).unsqueeze(1)
+        chunk = first_exceeding(cumulative, uniform).clamp(max=sums.shape[1]).unsqueeze(1)
         before = torch.where(chunk > 0, cumulative.gather(1, (chunk - 1).clamp(min=0)), 0)
         place = (uniform.unsqueeze(1) * cumulative[:, -1:] - before) / (cumulative.gather(1, chunk) - before)
         inside = chunk * CHUNK + torch.arange(CHUNK, device=weights.device)
         found = torch.where(inside < vocab, weights.gather(1, inside.clamp(max=vocab - 1)), 0)
         place = place.squeeze(1).clamp(max=1 - 2**-53)  # the quotient may have been rounded to 1
-        token = chunk.squeeze(1) * CHUNK + invert(found.cumsum(1, dtype=torch.float64), place)
+        token = chunk.squeeze(1) * CHUNK + first_exceeding(found.cumsum(1, dtype=torch.float64), place)
     return torch.where(cumulative[:, -1].isfinite(), token, vocab)
 
 
-def invert(cumulative: Float[Tensor, "n entries"], uniform: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
-    """Return the first entry of each row whose cumulative weight exceeds `uniform` of the row's total."""
+def first_exceeding(cumulative: Float[Tensor, "n entries"], uniform: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """Return the first entry of each row whose cumulative weight exceeds `uniform` times the row's total."""
     return torch.searchsorted(cumulative, uniform.unsqueeze(1) * cumulative[:, -1:], right=True).squeeze(1)
 
 
-def filtered(logits: Logits, temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0) -> Logits:
-    """Divide logits by the temperature, then keep the `top_k` most likely tokens, and of these the nucleus `top_p`.
+def filter_logits(logits: Logits, temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0) -> Logits:
+    """Divide logits by the temperature, then keep the `top_k` most likely tokens, then the nucleus `top_p` of these.
 
-    What is cut off becomes -inf; softmax renormalises the rest. Of tokens of equal logits at the edge, some are kept,
-    so that top_k keeps exactly k.
+    The logits of the other tokens become -inf. Of tokens with equal logits at the threshold only some are kept, so that
+    exactly k remain.
 
     Args:
         logits: (..., V).
         temperature: positive; see `check_filters`.
         top_k: number of tokens to keep, None for all.
-        top_p: keep the fewest most likely tokens whose probabilities reach this together; 1 for all.
+        top_p: keep the smallest set of most likely tokens whose total probability reaches this; 1 for all.
     """
     if temperature != 1:
         logits = logits if logits.dtype == torch.float64 else logits.float()
@@ -78,9 +79,9 @@ def filtered(logits: Logits, temperature: float = 1.0, top_k: int | None = None,
 
 
 def check_filters(temperature: float, top_k: int | None, top_p: float) -> None:
-    """Raise a ValueError for settings that `filtered` has no meaning for.
+    """Raise a ValueError unless the settings of `filter_logits` are valid.
 
-    The temperature must be at least 1e-6 (a draw is then the most likely token) and finite, top_k at least 1, and
+    The temperature must be finite and at least 1e-6 (which always draws the most likely token), top_k at least 1, and
     top_p in (0, 1].
     """
     if not 1e-6 <= temperature < math.inf:

@@ -1,4 +1,4 @@
-"""The forward process: how data becomes masks."""
+"""The forward process: masking data, and drawing the times and numbers of masks."""
 
 import torch
 from jaxtyping import Int
@@ -18,32 +18,35 @@ def mask(
     given: Where | None = None,
     generator: Generators = None,
 ) -> Tokens:
-    """Hide each token of x independently with probability 1 - alpha_t: draw x_t ~ q(x_t | x) (MD4, section 2).
+    """Mask each token of x independently: draw x_t ~ q(x_t | x) (MD4, section 2).
+
+        q(x_t,i = x_i | x) = α_t,   q(x_t,i = mask | x) = 1 − α_t
 
     Args:
-        x: clean tokens (batch, *dims).
-        t: one time per example, in [0, 1].
-        schedule: gives alpha_t.
-        mask_id: the value that hides a token, the vocabulary's size.
-        given: tokens that are never hidden.
+        x: tokens (batch, *dims).
+        t: time of each example, in [0, 1].
+        schedule: gives α_t.
+        mask_id: the value of a masked token, V.
+        given: tokens that are never masked.
         generator: see `unmask.randomness`.
     """
     rate = schedule.mask_rate(t.double()).view(-1, *[1] * (x.dim() - 1))
-    hidden = uniform(tuple(x.shape), generator, x.device) < rate
-    return torch.where(hidden if given is None else hidden & ~given, mask_id, x)
+    masked = uniform(tuple(x.shape), generator, x.device) < rate
+    return torch.where(masked if given is None else masked & ~given, mask_id, x)
 
 
 def all_masked(batch: int, dims: tuple[int, ...], mask_id: int, *, device: torch.device | str | None = None) -> Tokens:
-    """Return a canvas of nothing but masks, x at t = 1: (batch, *dims)."""
+    """Return a fully masked canvas, x_t at t = 1: (batch, *dims)."""
     return torch.full((batch, *dims), mask_id, device=device)
 
 
 def sample_times(batch: int, *, generator: Generators = None, device: torch.device | str | None = None) -> Times:
-    """Draw times in (0, 1], each uniform, together evenly spread over the batch (low discrepancy, arXiv:2107.00630).
+    """Draw times, each uniform in (0, 1], evenly spread over the batch (low discrepancy, arXiv:2107.00630).
 
-    One uniform shift u is shared: half of the times are (u + 2 i / batch) mod 1, the others 1 minus these, which
-    takes away the error that a lattice makes where the integrand differs between the ends. With one generator per
-    example the times are independent, so that an example does not depend on its batch.
+        t_i = 1 − ((u + 2 i / batch) mod 1) for half of the batch,   1 − t_i for the other half,   u ~ U[0, 1)
+
+    The second half cancels the error of a lattice for integrands that differ between the ends of [0, 1]. With one
+    generator per example the times are independent, so that an example does not depend on its batch.
     """
     device = torch.device(device or "cpu")
     if generator is None or isinstance(generator, torch.Generator):
@@ -61,10 +64,10 @@ def sample_counts(
     generator: Generators = None,
     device: torch.device | str | None = None,
 ) -> Int[Tensor, " batch"]:
-    """Draw numbers of masks n, each uniform in 1..length, spread over the batch as `sample_times` does.
+    """Draw numbers of masks, each uniform in 1..length, evenly spread over the batch: n = ⌈length · t⌉, t as above.
 
-    From one generator, example i + batch / 2 has length + 1 - n_i: for an even batch the sum is always the same. With a
-    length for each example they are spread alike, and the sum varies.
+    With one generator, example i + batch / 2 gets length + 1 − n_i, so that the sum is constant for an even batch. With
+    one length per example they are spread in the same way, but the sum varies.
     """
     n = (length * sample_times(batch, generator=generator, device=device)).ceil().long()
     if isinstance(length, int) and (generator is None or isinstance(generator, torch.Generator)):

@@ -1,6 +1,6 @@
-"""The float32 fault: Gumbel-max draws as public code makes them, their true law, and the temperature it amounts to.
+"""Gumbel-max in float32: the distribution of its draws, and their effective temperature (FHS, section 5).
 
-For study alone. Nothing else in the library draws like this; see `unmask.categorical`.
+For studying the error only. The library draws with `unmask.categorical`.
 """
 
 import math
@@ -12,23 +12,23 @@ from torch import Tensor
 
 Precision = Literal["float64", "float32", "truncated"]
 
-LARGEST = 1 - 2.0**-24
-"""The largest float32 below 1, hence the largest uniform number that a float32 generator can give."""
+LARGEST_UNIFORM = 1 - 2.0**-24
+"""The largest float32 below 1, and so the largest uniform number of a float32 generator."""
 
-BOUND = -math.log(-math.log(LARGEST))
-"""16.6355: the largest Gumbel number that can come of it."""
+LARGEST_GUMBEL = -math.log(-math.log(LARGEST_UNIFORM))
+"""16.6355, the largest Gumbel number that results from it."""
 
 
 def gumbel_max(
     logits: Float[Tensor, "n vocab"], precision: Precision, generator: torch.Generator | None = None
 ) -> Int[Tensor, " n"]:
-    """Draw one token a row as argmax(logits + g), g = -log(-log(u)), with V uniform numbers u a row.
+    """Draw one token per row as argmax(logits + g), g = −log(−log u), with V uniform numbers u per row.
 
     Args:
         logits: (n, V).
-        precision: of u and of all that follows: "float64"; "float32", in which u <= 1 - 2^-24 so that g <= 16.6355; or
-            "truncated", float64 but with u scaled into the same bound, which shows that the bound is what matters.
-        generator: of the uniform numbers.
+        precision: "float64"; "float32", where u <= 1 − 2⁻²⁴ and so g <= 16.6355; or "truncated", float64 with u scaled
+            to the same bound, which shows that only the bound matters.
+        generator: draws the uniform numbers.
 
     Returns:
         (n,) tokens in 0..V-1.
@@ -36,29 +36,30 @@ def gumbel_max(
     dtype = torch.float32 if precision == "float32" else torch.float64
     u = torch.rand(logits.shape, dtype=dtype, generator=generator, device=logits.device)
     if precision == "truncated":
-        u.mul_(LARGEST)
+        u.mul_(LARGEST_UNIFORM)
     return u.log_().neg_().log_().neg_().add_(logits).argmax(-1)
 
 
-def truncated_law(p: Float[Tensor, "*rows vocab"]) -> Float[Tensor, "*rows vocab"]:
-    """Return the probabilities with which Gumbel-max under the bound of float32 draws tokens of probabilities p.
+def truncated_probabilities(p: Float[Tensor, "*rows vocab"]) -> Float[Tensor, "*rows vocab"]:
+    """Return the probabilities p′ with which Gumbel-max under the bound of float32 draws tokens of probabilities p.
 
-    With p_1 <= ... <= p_V it is p_n times a sum of terms i = 1..n, none negative: likely tokens gain, others lose (FHS,
-    Proposition 5.2). Between p_(i-1) and p_i the Gumbel numbers of the first i - 1 tokens have all met their bound, and
-    the term is the chance, given a maximum there, of each token's share:
+    For p₁ ≤ ... ≤ p_V (FHS, Proposition 5.2):
 
-        b_i = (exp(e (V-i+1 - S_i / p_i)) - exp(e (V-i+1 - S_i / p_(i-1)))) / S_i,   S_i = p_i + ... + p_V,
-        e = -log(1 - 2^-24), p_0 = 0.
+        p′ₙ = pₙ Σ_{i ≤ n} β(i),
+        β(i) = (exp(e (V − i + 1 − Sᵢ / pᵢ)) − exp(e (V − i + 1 − Sᵢ / pᵢ₋₁))) / Sᵢ,
+        Sᵢ = pᵢ + ... + p_V,   e = −log(1 − 2⁻²⁴),   p₀ = 0.
+
+    All β are non-negative, so likely tokens gain probability and unlikely ones lose it.
 
     Args:
-        p: (..., V) in float64, of sum 1.
+        p: (..., V) in float64, summing to 1.
     """
     p, token = p.double().sort(dim=-1)
-    e = -math.log(LARGEST)
+    e = -math.log(LARGEST_UNIFORM)
     tail = p.flip(-1).cumsum(-1).flip(-1)  # S_i
-    count = torch.arange(p.shape[-1], 0, -1, dtype=p.dtype, device=p.device)
+    not_smaller = torch.arange(p.shape[-1], 0, -1, dtype=p.dtype, device=p.device)  # V - i + 1
     below = torch.cat((torch.zeros_like(p[..., :1]), p[..., :-1]), -1)
-    upper, lower = e * (count - tail / p), e * (count - tail / below)
+    upper, lower = e * (not_smaller - tail / p), e * (not_smaller - tail / below)
     term = torch.where(p > 0, upper.exp() * -torch.expm1(lower - upper) / tail, 0.0)
     return torch.empty_like(p).scatter(-1, token, p * term.nan_to_num().cumsum(-1))
 
@@ -66,17 +67,19 @@ def truncated_law(p: Float[Tensor, "*rows vocab"]) -> Float[Tensor, "*rows vocab
 def effective_temperature(
     logits: Float[Tensor, "n vocab"], token: Int[Tensor, " n"] | Float[Tensor, "n vocab"]
 ) -> tuple[float, float]:
-    """Return the temperature under which the tokens are most likely, and its standard error.
+    """Return the maximum-likelihood temperature of tokens, and its standard error.
 
-    At the maximum the mean of logits over softmax(logits / T) is that over the tokens drawn.
+    At the maximum the average of the logits ℓ under softmax(ℓ / T) equals their average over the tokens drawn:
+
+        Σ_n Σ_v softmax(ℓₙ / T)_v ℓₙ_v = Σ_n ℓₙ(tokenₙ).
 
     Args:
-        logits: (n, V) that the tokens were drawn from.
-        token: (n,) what was drawn; or (n, V), the probabilities with which tokens are drawn (the error is then that of
+        logits: (n, V), what the tokens were drawn from.
+        token: (n,) the tokens drawn; or (n, V), the probabilities with which they are drawn (the error is then that of
             n draws).
 
     Raises:
-        ValueError: no finite temperature makes them most likely (all are the most likely tokens, say).
+        ValueError: if no temperature in [0.001, 1000] is a maximum (if every token is the most likely one, say).
     """
     logits = logits.double().log_softmax(-1)
     if token.is_floating_point():

@@ -1,26 +1,25 @@
 """The bundle: a network, its schedule and its codec, saved and loaded together."""
 
-import hashlib
+import difflib
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError, safe_open
+from huggingface_hub import ModelCard, ModelHubMixin
 from safetensors.torch import save_file
 from torch import nn
 
-from unmask.checkpoints.ddit import WEIGHT_FILES, is_public
-from unmask.checkpoints.ddit import load as load_public
 from unmask.codecs.base import Codec
-from unmask.codecs.tokenizer import TOKENIZER
+from unmask.devices import find_device
 from unmask.forward import all_masked
-from unmask.networks.base import Network
+from unmask.loading import read_model
+from unmask.networks.base import Network, check_tokens
+from unmask.networks.padded import Padded
 from unmask.objectives.base import Objective
 from unmask.objectives.estimate import draw_loss
 from unmask.objectives.scalar import TimeFreeELBO
@@ -29,13 +28,13 @@ from unmask.randomness import Generators
 from unmask.samplers.base import Sampler
 from unmask.samplers.first_hitting import FirstHitting
 from unmask.samplers.token import TokenFirstHitting, TokenSampler
-from unmask.schedules import Linear, Schedule, TokenPolynomial, checked
+from unmask.schedules import Linear, Schedule, TokenPolynomial, require_schedule
 from unmask.storage.card import model_card
-from unmask.storage.description import build, describe
-from unmask.storage.files import replacing
+from unmask.storage.description import describe
+from unmask.storage.folders import CONFIG, WEIGHTS
+from unmask.storage.hub import publishing
+from unmask.storage.model_files import config_digest
 from unmask.types import Labels, Nats, Tokens, Where
-
-CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 
 
 class MaskedDiffusion(
@@ -73,7 +72,7 @@ class MaskedDiffusion(
                 f"the network has a vocabulary of {network.vocab_size} tokens, the codec one of {codec.vocab_size}"
             )
         if isinstance(schedule, TokenPolynomial):
-            checked(schedule, network.vocab_size, "a model").check()
+            require_schedule(schedule, network.vocab_size, "a model").check()
         self.network, self.codec, self.schedule, self.about = network, codec, schedule or Linear(), about or {}
         self.folder: Path | None = None
 
@@ -81,6 +80,11 @@ class MaskedDiffusion(
     def shape(self) -> tuple[int, ...]:
         """Dims of one example."""
         return self.network.shape
+
+    @property
+    def parameter_count(self) -> int:
+        """Number of parameters, those of a learned schedule among them."""
+        return sum(parameter.numel() for parameter in self.parameters())
 
     @property
     def device(self) -> torch.device:
@@ -96,15 +100,31 @@ class MaskedDiffusion(
         objective: Objective | None = None,
         given: Where | None = None,
         generator: Generators = None,
+        batch_size: int = 64,
     ) -> Nats:
         """Estimate the negative ELBO of each example in nats: the mean of `draws` low-discrepancy masks.
 
-        The objective is `fit_objective()` unless another is named. With `given` it bounds -log p of the other tokens
-        given those.
+        Args:
+            x: clean tokens (n, *dims).
+            label: class of each example, for a model with classes.
+            draws: random masks of each example.
+            objective: the bound; `fit_objective()` if None.
+            given: tokens that are conditioned on; the bound is then on -log p of the others given these.
+            generator: see `unmask.randomness`; a sequence has one for each draw of each example, draws first.
+            batch_size: examples at a time, each with all its draws.
         """
+        check_tokens(x, self.network.vocab_size)
         objective = self.fit_objective(objective)
-        drawn = draw_loss(self.network, objective, x, label, draws=draws, given=given, generator=generator)
-        return drawn.nelbo.view(draws, -1).mean(0)
+        found = []
+        for start in range(0, len(x), batch_size):
+            here = slice(start, start + batch_size)
+            labels, known = (None if part is None else part[here] for part in (label, given))
+            chosen = generator
+            if isinstance(generator, Sequence):
+                chosen = [one for i in range(draws) for one in generator[i * len(x) : (i + 1) * len(x)][here]]
+            drawn = draw_loss(self.network, objective, x[here], labels, draws=draws, given=known, generator=chosen)
+            found.append(drawn.nelbo.view(draws, -1).mean(0))
+        return torch.cat(found)
 
     def sample(
         self, n: int, label: Labels | None = None, *, sampler: Sampler | None = None, generator: Generators = None
@@ -112,14 +132,56 @@ class MaskedDiffusion(
         """Draw n examples: tokens (n, *shape), for `codec.decode`. The sampler is `fit_sampler()` unless given."""
         if n < 1:
             raise ValueError(f"n must be at least 1, got {n}")
-        canvas = all_masked(n, self.shape, self.network.mask_id, device=self.device)
-        return self.infill(canvas, label, sampler=sampler, generator=generator)
+        return self.infill(self.empty_canvas(n), label, sampler=sampler, generator=generator)
+
+    def empty_canvas(self, n: int) -> Tokens:
+        """Return n examples of which every token is masked."""
+        return all_masked(n, self.shape, self.network.mask_id, device=self.device)
 
     def infill(
         self, x: Tokens, label: Labels | None = None, *, sampler: Sampler | None = None, generator: Generators = None
     ) -> Tokens:
-        """Draw the masked tokens of a canvas (value V, `network.mask_id`), given the others, which are kept."""
-        return self.fit_sampler(sampler)(self.network, x, label, generator=generator)
+        """Draw the masked tokens of a canvas (value V, `network.mask_id`), given the others, which are kept.
+
+        A text may be shorter than the model's sequences.
+        """
+        return self.fit_sampler(sampler)(self.network_for(x), x, label, generator=generator)
+
+    def network_for(self, x: Tokens) -> Network:
+        """Return the network for a canvas: for a text that is shorter than the model's sequences one that pads it."""
+        return Padded(self.network).eval() if x.dim() == 2 and x.shape[1:] != self.shape else self.network
+
+    def labels(self, name: str | int | None, count: int) -> Labels | None:
+        """Return the label of each of `count` examples.
+
+        Args:
+            name: a class, by name or number; "all": count / classes examples of each class in turn; None: no label.
+            count: number of examples.
+
+        Raises:
+            ValueError: the model has no classes, no such class, or `count` is no multiple of their number.
+        """
+        classes, names = self.network.classes, self.about.get("class_names") or []
+        if name is None:
+            return None
+        if classes is None:
+            raise ValueError(f"label {name}: the model was trained without labels")
+        if name == "all":
+            if count % classes:
+                raise ValueError(
+                    f"label all: the number of examples must be a multiple of the {classes} classes, got {count}"
+                )
+            return torch.arange(classes, device=self.device).repeat_interleave(count // classes)
+        name = str(name)
+        number = (
+            names.index(name) if name in names else int(name) if name.isdecimal() else classes
+        )  # the name comes first
+        if number >= classes or (name not in names and any(known.isdecimal() for known in names)):
+            known = f"one of {', '.join(names)}" if names else f"in 0..{classes - 1}"
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise ValueError(f"label must be {known}, or `all`; got {name}{hint}")
+        return torch.full((count,), number, device=self.device)
 
     def fit_objective(self, objective: Objective | None = None) -> Objective:
         """Return the objective that bounds this model, or the one given with the model's schedule filled in.
@@ -177,24 +239,24 @@ class MaskedDiffusion(
                 os.replace(Path(temporary, name), folder / name)
         return url
 
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
+        """Publish the model on the Hugging Face Hub: weights, config.json, the tokenizer if any, and the card.
+
+        The keyword arguments are those of `huggingface_hub.ModelHubMixin.push_to_hub` (private, token, ...).
+
+        Raises:
+            ValueError: not a name for the Hub.
+            ConnectionError: not logged in, no such right, or no connection.
+        """
+        with publishing(repo_id):
+            return super().push_to_hub(repo_id, **{"model_card_kwargs": {"name": repo_id}} | kwargs)
+
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """Return the card: how to use the model, what was measured of it, how it was made."""
         parts = {"network": self.network, "codec": self.codec, "schedule": self.schedule}
         described = {name: describe(part) for name, part in parts.items()}
         described["codec"].pop("source", None)  # where a tokenizer lies on this machine
-        count = sum(parameter.numel() for parameter in self.parameters())
-        return model_card(kwargs.get("name", "model"), described, count, self.about)
-
-    def record(self, folder: Path | str, report: dict[str, Any]) -> None:
-        """Add a report of what was measured to the config.json and the card of the folder that the model is in."""
-        path = Path(folder, CONFIG)
-        description = _read_config(path)
-        self.about.setdefault("measured", []).append(report)
-        with replacing(path) as target:
-            content = json.dumps(description | {"about": self.about}, indent=2, ensure_ascii=False)
-            target.write_text(content + "\n", encoding="utf-8")
-        with replacing(Path(folder, CARD)) as target:
-            self.generate_model_card(name=Path(folder).resolve().name).save(target)
+        return model_card(kwargs.get("name", "model"), described, self.parameter_count, self.about)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         description = {
@@ -203,102 +265,76 @@ class MaskedDiffusion(
             "schedule": describe(self.schedule),
         }
         weights = {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
-        save_file(weights, save_directory / WEIGHTS, metadata={"config": _digest(description)})
+        save_file(weights, save_directory / WEIGHTS, metadata={"config": config_digest(description)})
         config = json.dumps(description | {"about": self.about}, indent=2, ensure_ascii=False)
         (save_directory / CONFIG).write_text(config + "\n", encoding="utf-8")
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: Path | str, *, tokenizer: str | None = None, **download: Any
+        cls,
+        pretrained_model_name_or_path: Path | str,
+        *,
+        trust: Sequence[str] = (),
+        tokenizer: str | None = None,
+        **download: Any,
     ) -> "MaskedDiffusion":
-        """Load a model in evaluation mode from a folder or from the Hugging Face Hub. No code is loaded.
-
-        Public checkpoints of MDLM, SEDD and RADD are read too (`unmask.checkpoints.ddit`): kuleshov-group/mdlm-owt,
-        louaaron/sedd-small, JingyangOu/radd-lambda-dce and others of their layouts.
+        """Load a model in evaluation mode; see `load`, which also puts it on a device.
 
         Args:
-            pretrained_model_name_or_path: a folder that `save_pretrained` wrote, or a repository's id.
-            tokenizer: for public checkpoints: what `BPE` reads; that in the folder, or GPT-2's, if None.
+            pretrained_model_name_or_path: see `load`; so are trust and tokenizer.
             download: passed to `huggingface_hub.snapshot_download` (revision, token, cache_dir, ...).
-
-        Raises:
-            FileNotFoundError: no such folder, nor such a repository within reach; or a file is missing.
-            ValueError: a file is damaged, or config.json does not belong to the weights; names the file.
         """
-        folder = Path(pretrained_model_name_or_path)
-        if not folder.is_dir():
-            folder = _download(str(pretrained_model_name_or_path), **download)
-        description = _read_config(folder / CONFIG)
-        if is_public(description):
-            network, codec, about = load_public(folder, tokenizer)
-            model = cls(network, codec, about=about | {"source": str(pretrained_model_name_or_path)})
-            model.folder = folder
-            return model.eval()
-        where = str(folder / CONFIG)
-        parts: dict[str, Any] = {
-            "network": build(Network, description.get("network"), f"{where}: network"),
-            "codec": build(Codec, description.get("codec"), f"{where}: codec").opened(folder),
-            "schedule": build((Schedule, TokenPolynomial), description.get("schedule"), f"{where}: schedule"),
-        }
-        model = cls(**parts, about=description.get("about"))
-        _load_weights(model, folder / WEIGHTS, _digest({name: description[name] for name in parts}))
-        model.folder = folder
+        found = read_model(str(pretrained_model_name_or_path), trust, tokenizer, **download)
+        model = cls(found.network, found.codec, found.schedule, found.about)
+        if found.weights is not None:
+            try:
+                model.load_state_dict(found.weights)
+                if isinstance(model.schedule, TokenPolynomial):
+                    model.schedule.check()
+            except ValueError as error:
+                raise ValueError(f"{found.path}: {error}") from None
+            except RuntimeError as error:
+                message = " ".join(str(error).split())
+                raise ValueError(f"{found.path}: does not fit its description: {message}") from error
+        model.folder = found.folder
         return model.eval()
 
 
-def _digest(description: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+def load(
+    name: Path | str,
+    *,
+    trust: Sequence[str] = (),
+    tokenizer: str | None = None,
+    dtype: torch.dtype | None = None,
+    device: str | None = None,
+    **download: Any,
+) -> MaskedDiffusion:
+    """Load a model, ready to be evaluated and sampled.
 
+    Args:
+        name: one of
 
-def _download(repo_id: str, **download: Any) -> Path:
-    try:
-        folder = Path(snapshot_download(repo_id, allow_patterns=[CONFIG, WEIGHTS, TOKENIZER], **download))
-        if not (folder / WEIGHTS).is_file():  # some public checkpoints have none
-            snapshot_download(repo_id, allow_patterns=[CONFIG, *WEIGHT_FILES], **download)
-        return folder
-    except HFValidationError:
-        raise FileNotFoundError(f"{repo_id}: no such folder") from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise FileNotFoundError(f"{repo_id}: no such folder, and not to be had from the Hub ({reason})") from error
+            - a model's folder, as `MaskedDiffusion.save_pretrained` writes it;
+            - a run's folder: its model or, if it did not finish, the averaged weights of its last checkpoint;
+            - a public checkpoint of MDLM, SEDD or RADD, as it was published;
+            - the name of a model or of a public checkpoint on the Hugging Face Hub, such as kuleshov-group/mdlm-owt.
+        trust: modules of your own whose classes the model may use; they are imported. Without it no code is ever
+            imported because a file names it.
+        tokenizer: for public checkpoints: what `BPE` reads; that in the folder, or GPT-2's, if None.
+        dtype: of the weights; as they were saved if None.
+        device: cpu, cuda, cuda:1, ...; a GPU where there is one if None.
+        download: passed to `huggingface_hub.snapshot_download` (revision, token, cache_dir, ...).
 
+    Raises:
+        FileNotFoundError: no such folder, nor such a repository within reach; or a file is missing.
+        ValueError: a file is damaged, config.json does not belong to the weights, or names a class of a module that is
+            not trusted; names the file.
+        ImportError: a module of `trust` cannot be imported.
 
-def _read_config(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; a model's folder holds {CONFIG} and {WEIGHTS}")
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(description, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {type(description).__name__}")
-    about = description.get("about", {})
-    if not isinstance(about, dict) or not all(isinstance(about.get(name, {}), dict) for name in ("data", "run")):
-        raise ValueError(f"{path}: about, about.data and about.run must be JSON objects")
-    if not isinstance(about.get("measured", []), list):
-        raise ValueError(f"{path}: about.measured must be a list of reports")
-    names = about.get("class_names") or []
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{path}: about.class_names must be a list of names")
-    return description
-
-
-def _load_weights(model: nn.Module, path: Path, digest: str) -> None:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; a model's folder holds {CONFIG} and {WEIGHTS}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: damaged or truncated safetensors file: {error}") from error
-    try:
-        model.load_state_dict(weights)
-        if isinstance(model.schedule, TokenPolynomial):
-            model.schedule.check()
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    except RuntimeError as error:
-        raise ValueError(f"{path}: does not fit {CONFIG}: {' '.join(str(error).split())}") from error
-    if metadata.get("config", digest) != digest:
-        raise ValueError(f"{path}: {CONFIG} beside it was changed after the weights were saved; restore it")
+    Example:
+        model = unmask.load("runs/digits")
+        images = model.codec.decode(model.sample(4))
+    """
+    target = find_device(device)
+    model = MaskedDiffusion.from_pretrained(name, trust=trust, tokenizer=tokenizer, **download)
+    return model.to(device=target, dtype=dtype)

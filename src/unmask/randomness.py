@@ -7,21 +7,24 @@ import torch
 from torch import Tensor
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
-"""One generator for the whole batch, or one per example so that an example does not depend on its batch."""
+"""One generator for the whole batch; or one per example, so that an example does not depend on the others."""
 
 
 def generators(seed: int, count: int, first: int = 0) -> list[torch.Generator]:
-    """Make one generator per example, from the example number `first` on; that of i depends on (seed, i) alone."""
+    """Return one generator per example, for example numbers first, ..., first + count - 1.
+
+    The generator of example i depends on (seed, i) only, not on `count` or `first`.
+    """
     return [seeded(seed, i) for i in range(first, first + count)]
 
 
 def seeded(*entropy: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Make a generator that is a pure function of some integers, such as (seed, step): nothing to save or restore.
+    """Return a generator seeded by integers such as (seed, step), so that no state needs to be saved or restored.
 
-    Neighbouring integers give unrelated streams (`numpy.random.SeedSequence`).
+    Neighbouring integers give independent streams (`numpy.random.SeedSequence`).
 
     Raises:
-        ValueError: an integer below 0.
+        ValueError: if an integer is negative.
     """
     if min(entropy) < 0:
         raise ValueError(f"a seed must be at least 0, got {min(entropy)}")
@@ -30,15 +33,15 @@ def seeded(*entropy: int, device: torch.device | str = "cpu") -> torch.Generator
 
 
 def uniform(shape: tuple[int, ...], generator: Generators, device: torch.device) -> Tensor:
-    """Draw uniforms in [0, 1) with all 53 bits of a float64.
+    """Draw uniform numbers in [0, 1) with all 53 bits of a float64.
 
     Args:
         shape: (batch, ...).
-        generator: see `Generators`; None draws from torch's global one.
-        device: where the result is wanted; a generator of another device is followed by a copy.
+        generator: see `Generators`; None uses torch's global generator.
+        device: of the result; numbers from a generator on another device are copied.
 
     Raises:
-        ValueError: a sequence of generators that has not one per example.
+        ValueError: if the number of generators is not the batch size.
     """
     if generator is None:
         return torch.rand(shape, dtype=torch.float64, device=device)

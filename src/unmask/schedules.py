@@ -1,7 +1,7 @@
-"""Masking schedules: alpha_t, the chance that a token is still visible at time t (MD4, section 2 and figure 1).
+"""Masking schedules: α_t, the probability that a token is not masked at time t (MD4, section 2 and figure 1).
 
-Everything that the objectives and samplers need is a ratio of mask rates r_t = 1 - alpha_t, so each schedule
-gives r_t in a form that keeps its relative precision as t goes to 0.
+Objectives and samplers use ratios of mask rates r_t = 1 − α_t only, so each schedule computes r_t in a form that keeps
+its relative precision as t → 0.
 """
 
 import math
@@ -15,50 +15,49 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Schedule(ABC):
-    """Decrease alpha_t from exactly 1 at t = 0 to exactly 0 at t = 1.
+    """Decrease α_t from exactly 1 at t = 0 to exactly 0 at t = 1.
 
-    A new schedule writes `alpha` and `inverse`; the rest follows. It overrides `mask_rate` where 1 - alpha
-    would subtract near-equal numbers, and `weight` where a closed form is at hand. Times and the results are
-    tensors of any one shape.
+    A subclass implements `alpha` and `inverse`. It overrides `mask_rate` if 1 − α would subtract nearly equal numbers,
+    and `weight` if there is a closed form. Arguments and results are tensors of the same, arbitrary shape.
     """
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
-        """Return the chance that a token is visible at t."""
+        """Return α_t, the probability that a token is visible at t."""
 
     @abstractmethod
     def inverse(self, alpha: Tensor) -> Tensor:
-        """Return the time at which the chance of being visible is alpha."""
+        """Return the time t at which α_t = alpha."""
 
     def dalpha(self, t: Tensor) -> Tensor:
-        """Differentiate alpha in t (by automatic differentiation)."""
+        """Return α′_t = dα_t / dt (by automatic differentiation)."""
         with torch.enable_grad():
             t = t.detach().requires_grad_()
             return torch.autograd.grad(self.alpha(t).sum(), t)[0]
 
     def mask_rate(self, t: Tensor) -> Tensor:
-        """Return r_t = 1 - alpha_t, the chance that a token is masked at t."""
+        """Return r_t = 1 − α_t, the probability that a token is masked at t."""
         return 1 - self.alpha(t)
 
     def weight(self, t: Tensor) -> Tensor:
-        """Return -alpha'_t / (1 - alpha_t) = d log r_t / dt, the weight of the continuous-time ELBO at t > 0."""
+        """Return −α′_t / (1 − α_t) = d log r_t / dt, the weight of the continuous-time ELBO at t > 0."""
         return -self.dalpha(t) / self.mask_rate(t)
 
     def unmask_prob(self, t: Tensor, s: Tensor) -> Tensor:
-        """Return (alpha_s - alpha_t) / (1 - alpha_t) = 1 - r_s / r_t, for s < t.
+        """Return (α_s − α_t) / (1 − α_t) = 1 − r_s / r_t for s < t.
 
-        It is the chance that a token masked at t is revealed by s, whatever the token.
+        This is the probability that a token masked at t is unmasked at s in the reverse process.
         """
         return 1 - self.mask_rate(s) / self.mask_rate(t)
 
     def log_snr(self, t: Tensor) -> Tensor:
-        """Return log alpha_t / (1 - alpha_t), the log signal-to-noise ratio."""
+        """Return log(α_t / (1 − α_t)), the log signal-to-noise ratio."""
         return self.alpha(t).log() - self.mask_rate(t).log()
 
 
 @dataclass(frozen=True)
 class Linear(Schedule):
-    """Mask at a constant pace: alpha_t = 1 - t, weight 1 / t."""
+    """Mask at a constant rate: α_t = 1 − t, weight 1 / t."""
 
     def alpha(self, t: Tensor) -> Tensor:
         return 1 - t
@@ -75,7 +74,7 @@ class Linear(Schedule):
 
 @dataclass(frozen=True)
 class Polynomial(Schedule):
-    """Mask as a power of time: alpha_t = 1 - t^power, weight power / t.
+    """Mask polynomially in time: α_t = 1 − t^power, weight power / t.
 
     Args:
         power: the exponent, positive; 1 is `Linear`.
@@ -102,7 +101,7 @@ class Polynomial(Schedule):
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """Mask along a cosine: alpha_t = 1 - cos(pi/2 (1 - t)), weight pi/2 cot(pi/2 t)."""
+    """Mask along a cosine: α_t = 1 − cos(π/2 (1 − t)), weight π/2 · cot(π/2 · t)."""
 
     def alpha(self, t: Tensor) -> Tensor:
         return 1 - torch.sin(math.pi / 2 * t)
@@ -119,63 +118,66 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True)
 class Geometric(Schedule):
-    """Mask at a geometrically growing rate: alpha_t proportional to exp(-sigma_t), sigma_t = beta_min^(1-t) beta_max^t.
+    """Mask at a geometrically growing rate: α_t = exp(−σ_t), shifted and scaled, with σ_t = beta_min^(1−t) beta_max^t.
 
-    The paper's alpha_t = exp(-sigma_t) ends near 1 and 0; here it is shifted and scaled to end there exactly:
-    r_t = (1 - exp(-(sigma_t - sigma_0))) / (1 - exp(-(sigma_1 - sigma_0))).
+    The paper's α_t = exp(−σ_t) is only close to 1 and 0 at the ends; here they are exact:
+
+        1 − α_t = (1 − exp(−(σ_t − σ_0))) / (1 − exp(−(σ_1 − σ_0))).
 
     Args:
-        beta_min: rate at t = 0, positive.
-        beta_max: rate at t = 1, larger than beta_min.
+        beta_min: σ at t = 0, positive.
+        beta_max: σ at t = 1, larger than beta_min.
     """
 
     beta_min: float = 1e-5
     beta_max: float = 20.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.beta_min < self.beta_max <= 700:  # exp(-700) is about the least that a float64 holds
+        if not 0 < self.beta_min < self.beta_max <= 700:  # exp(-700) is close to the smallest float64
             raise ValueError(f"0 < beta_min < beta_max <= 700 is needed, got {self.beta_min} and {self.beta_max}")
 
     @property
-    def _growth(self) -> float:
+    def _log_ratio(self) -> float:
         return math.log(self.beta_max / self.beta_min)
 
     @property
-    def _full(self) -> float:
+    def _scale(self) -> float:
         return -math.expm1(self.beta_min - self.beta_max)
 
-    def _rise(self, t: Tensor) -> Tensor:
-        """Return sigma_t - sigma_0."""
-        return self.beta_min * torch.expm1(self._growth * t)
+    def _sigma_difference(self, t: Tensor) -> Tensor:
+        """Return σ_t − σ_0."""
+        return self.beta_min * torch.expm1(self._log_ratio * t)
 
     def alpha(self, t: Tensor) -> Tensor:
         return 1 - self.mask_rate(t)
 
     def inverse(self, alpha: Tensor) -> Tensor:
-        rise = -torch.log1p((alpha - 1) * self._full)
-        time = torch.log1p(rise / self.beta_min) / self._growth
+        difference = -torch.log1p((alpha - 1) * self._scale)
+        time = torch.log1p(difference / self.beta_min) / self._log_ratio
         return torch.where(alpha > 0, time, torch.ones_like(time)).clamp(max=1)
 
     def mask_rate(self, t: Tensor) -> Tensor:
-        rate = -torch.expm1(-self._rise(t)) / self._full
+        rate = -torch.expm1(-self._sigma_difference(t)) / self._scale
         return torch.where(t < 1, rate, torch.ones_like(rate))  # exactly 1 at the end, in every precision
 
     def weight(self, t: Tensor) -> Tensor:
-        rise = self._rise(t)
-        return (rise + self.beta_min) * self._growth / torch.expm1(rise)
+        difference = self._sigma_difference(t)
+        return (difference + self.beta_min) * self._log_ratio / torch.expm1(difference)
 
 
 class TokenPolynomial(nn.Module):
-    """Mask each token value i at a pace of its own: alpha_{t,i} = 1 - t^{w_i}, with w = softplus(raw) learned.
+    """Mask each token value i at its own rate: the state-dependent schedule of GenMD4 (MD4, section 6).
 
-    The state-dependent schedule of GenMD4 (MD4, section 6): a sibling of `Schedule` with the same method names, whose
-    results have a trailing axis V. A value of large w is masked late, so it is revealed early.
+        α_{t,i} = 1 − t^{w_i},   w = softplus(raw)
+
+    It has the methods of `Schedule`, with a trailing axis V in the results. A token value with a large w is masked
+    late, and so revealed early.
 
     Args:
-        vocab_size: V, number of clean token values.
-        power: where every w_i starts, positive; all equal is `Polynomial(power)` exactly.
-        groups: the group of each token value, V entries in 0..G-1; a group shares one w. None: each value its own.
-        learned: whether w is trained; False keeps it as it is.
+        vocab_size: V, number of token values.
+        power: initial value of every w_i, positive; with equal w this is `Polynomial(power)`.
+        groups: group of each token value, V entries in 0..G-1; a group shares one w. None: one w per token value.
+        learned: whether w is trained.
     """
 
     def __init__(
@@ -204,52 +206,52 @@ class TokenPolynomial(nn.Module):
         return torch.logaddexp(raw, torch.zeros_like(raw))[self.group]
 
     def check(self) -> "TokenPolynomial":
-        """Return self; raise a ValueError if an exponent is 0, infinite or NaN, where nothing is defined."""
-        wrong = ~((self.powers > 0) & self.powers.isfinite())
-        if wrong.any():
-            value = int(wrong.nonzero()[0])
+        """Return self; raise a ValueError if an exponent is 0, infinite or NaN."""
+        invalid = ~((self.powers > 0) & self.powers.isfinite())
+        if invalid.any():
+            value = int(invalid.nonzero()[0])
             raise ValueError(f"the exponent of token value {value} is {self.powers[value].item()}: not a schedule")
         return self
 
     def alpha(self, t: Tensor) -> Tensor:
-        """Return the chance that a token of each value is visible at t: (..., V)."""
+        """Return α_{t,i}, the probability that token value i is visible at t: (..., V)."""
         return 1 - self.mask_rate(t)
 
     def inverse(self, alpha: Tensor) -> Tensor:
-        """Return the time at which the chance of being visible is alpha (..., V), for each value."""
+        """Return the times t at which α_{t,i} = alpha: (..., V)."""
         return (1 - alpha) ** (1 / self.powers)
 
     def dalpha(self, t: Tensor) -> Tensor:
-        """Return the derivative of alpha in t: (..., V)."""
+        """Return α′_{t,i} = −w_i t^{w_i − 1}: (..., V)."""
         return -self.powers * t.unsqueeze(-1) ** (self.powers - 1)
 
     def mask_rate(self, t: Tensor) -> Tensor:
-        """Return r_{t,i} = t^{w_i}, the chance that a token of each value is masked at t: (..., V)."""
+        """Return r_{t,i} = t^{w_i}, the probability that token value i is masked at t: (..., V)."""
         return t.unsqueeze(-1) ** self.powers
 
     def weight(self, t: Tensor) -> Tensor:
-        """Return -alpha'_{t,i} / (1 - alpha_{t,i}) = w_i / t: (..., V)."""
+        """Return −α′_{t,i} / (1 − α_{t,i}) = w_i / t: (..., V)."""
         return self.powers / t.unsqueeze(-1)
 
     def unmask_prob(self, t: Tensor, s: Tensor) -> Tensor:
-        """Return 1 - r_{s,i} / r_{t,i} = 1 - (s / t)^{w_i}, for s < t: (..., V)."""
+        """Return 1 − r_{s,i} / r_{t,i} = 1 − (s / t)^{w_i} for s < t: (..., V)."""
         return -torch.expm1(self.powers * (s / t).log().unsqueeze(-1))
 
     def log_snr(self, t: Tensor) -> Tensor:
-        """Return log alpha_{t,i} / (1 - alpha_{t,i}): (..., V)."""
+        """Return log(α_{t,i} / (1 − α_{t,i})): (..., V)."""
         return self.alpha(t).log() - self.mask_rate(t).log()
 
 
 def check_kind(schedule: object, kind: type[Schedule] | type[TokenPolynomial], user: str) -> None:
-    """Raise a ValueError unless a schedule is of the kind, scalar or state-dependent, that its user computes with."""
+    """Raise a ValueError unless the schedule is of the kind, scalar or state-dependent, that `user` needs."""
     if not isinstance(schedule, kind):
-        other = "TokenELBO, TokenAncestral or TokenFirstHitting" if kind is Schedule else "those without Token"
-        what = "a schedule that treats all tokens alike" if kind is Schedule else "a TokenPolynomial"
-        raise ValueError(f"{user} needs {what}, got {schedule!r}; for other schedules see {other}")
+        other = "TokenELBO, TokenAncestral or TokenFirstHitting" if kind is Schedule else "the classes without Token"
+        needed = "a schedule that treats all tokens alike" if kind is Schedule else "a TokenPolynomial"
+        raise ValueError(f"{user} needs {needed}, got {schedule!r}; for other schedules use {other}")
 
 
-def checked(schedule: TokenPolynomial | None, vocab_size: int, user: str) -> TokenPolynomial:
-    """Return the schedule; raise a ValueError if there is none, or it is for another vocabulary than a network's."""
+def require_schedule(schedule: TokenPolynomial | None, vocab_size: int, user: str) -> TokenPolynomial:
+    """Return the schedule; raise a ValueError if there is none, or if its vocabulary is not of size `vocab_size`."""
     if schedule is None:
         raise ValueError(f"{user} needs a schedule, as in {user}(schedule=model.schedule)")
     if schedule.vocab_size != vocab_size:

@@ -1,70 +1,240 @@
-"""What the commands share."""
+"""What the commands share: parsing in two steps, and what can be said of a model before it is loaded.
 
-import difflib
-import inspect
+Names, plain values and files are checked first, which takes no time. Only then is torch imported, for the options whose
+values are objects: `--sampler Ancestral --sampler.steps 8`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
 import re
 import sys
 import traceback
-from argparse import ArgumentError
-from collections.abc import Iterable
+from argparse import SUPPRESS, ArgumentError
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-from unmask.data.base import DataSet
-from unmask.data.cifar10 import CIFAR10  # noqa: F401
-from unmask.data.corpus import Corpus  # noqa: F401
-from unmask.data.digits import Digits  # noqa: F401
-from unmask.data.imagenet64 import ImageNet64  # noqa: F401
-from unmask.data.images import Images  # noqa: F401
-from unmask.data.mnist import MNIST  # noqa: F401
-from unmask.data.pydocs import PyDocs  # noqa: F401
-from unmask.data.text8 import Text8  # noqa: F401
-from unmask.data.textfile import TextFile  # noqa: F401
-from unmask.model import MaskedDiffusion
-from unmask.networks.base import Network
-from unmask.networks.transformer import Transformer  # noqa: F401
-from unmask.networks.unet import UNet  # noqa: F401
-from unmask.objectives.base import Objective
-from unmask.samplers.ancestral import Ancestral  # noqa: F401
-from unmask.samplers.base import Sampler
-from unmask.samplers.confidence import EntropyBounded, MostConfident  # noqa: F401
-from unmask.samplers.first_hitting import FirstHitting  # noqa: F401
-from unmask.samplers.ordered import InOrder  # noqa: F401
-from unmask.samplers.remasking import Remasking  # noqa: F401
-from unmask.samplers.token import TokenAncestral, TokenFirstHitting  # noqa: F401
-from unmask.schedules import Schedule, TokenPolynomial
-from unmask.storage.description import subclasses
+from unmask.cli.names import check_names, flattened, given_options
+from unmask.storage.folders import CONFIG, RUN, find_folder
+from unmask.storage.plugins import import_installed, import_named, installed_modules
+from unmask.storage.signatures import BASES, choices_of, explain, nearest
+
+if TYPE_CHECKING:
+    from unmask.model import MaskedDiffusion
+
+HOMES = {
+    "data": ("unmask.data", "DataSet"),
+    "network": ("unmask.networks", "Network"),
+    "objective": ("unmask.objectives", "Objective"),
+    "sampler": ("unmask.samplers", "Sampler"),
+}
+"""Where the base class of each kind of object is: importing the package makes all its classes known."""
+IMPORT = "import"
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return " (did you mean 'x'?)" where some known name is close, else nothing."""
-    close = difflib.get_close_matches(name, set(known) - {name}, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+class Choice(NamedTuple):
+    """An option whose value is an object of a class that is named; see `Parser.choose`."""
+
+    help: str
+    default: Any
+    required: bool
 
 
-def new_parser(command: str, **settings: Any) -> ArgumentParser:
-    """Make the parser of a command; its errors are raised, not printed."""
-    return ArgumentParser(prog=f"unmask {command}", exit_on_error=False, allow_abbrev=False, **settings)
+class Parser(ArgumentParser):
+    """The parser of a command; its errors are raised, not printed.
+
+    Args:
+        command: after `unmask`; None for a parser that jsonargparse makes for the settings of a class.
+        settings: of jsonargparse.ArgumentParser.
+    """
+
+    def __init__(self, command: str | None = None, **settings: Any) -> None:
+        own: dict[str, Any] = {"prog": f"unmask {command}", "exit_on_error": False, "allow_abbrev": False}
+        super().__init__(**(own if command else {}) | settings)
+        self.choices: dict[str, Choice] = {}
+        self.hidden: tuple[str, ...] = ()
+        self.links: dict[str, tuple[str, Callable[[Any], Any]]] = {}
+
+    def choose(self, name: str, help: str, default: Any = None, required: bool = False) -> None:
+        """Add an option that names a class, `--sampler Ancestral`, and those of its arguments, `--sampler.steps 8`."""
+        self.choices[name] = Choice(help, default, required)
+
+    def add_classes(self) -> None:
+        """Add the options whose values are objects; this imports torch."""
+        for name, choice in self.choices.items():
+            module, base = HOMES[name]
+            cls = getattr(importlib.import_module(module), base)
+            settings = {"default": choice.default} if not choice.required or choice.default is not None else {}
+            self.add_subclass_arguments(cls, name, required=choice.required, help=choice.help, **settings)
+        for target, (source, find) in self.links.items():
+            self.link_arguments(source, target, compute_fn=find, apply_on="instantiate")
+
+    def explain(self, everything: bool) -> None:
+        """Print the help, and exit."""
+        for name, choice in self.choices.items():
+            classes = ", ".join(choices_of(name))
+            text = f"{choice.help}: {classes}, or module.Class of your own. --{name}.help CLASS explains its settings"
+            self.add_argument(f"--{name}", metavar="CLASS", help=text)
+        for action in self._actions:
+            if not everything and action.dest.startswith(self.hidden or ("\0",)):
+                action.help = SUPPRESS
+        self.print_help()
+        raise SystemExit(0)
 
 
-def parse(parser: ArgumentParser, arguments: list[str], config: Path | None = None) -> Namespace:
-    """Parse the arguments, on top of the defaults that the parser reads from `config`.
+def parse(
+    parser: Parser,
+    arguments: list[str],
+    tree: Mapping[str, Any] | None = None,
+    source: Path | None = None,
+    check: Callable[[Namespace], None] | None = None,
+) -> Namespace:
+    """Parse a command line on top of the settings of a file, cheap checks first.
+
+    Args:
+        parser: with all its options.
+        arguments: of the command line.
+        tree: settings that were read from a file; those of the command line replace them.
+        source: that file.
+        check: raises an error for plain values and files that are known to be wrong before anything is loaded.
 
     Raises:
         ArgumentError: in one line, with the nearest known name for one that is not known.
+        ImportError: a module of the user's cannot be imported.
     """
+    parser.add_argument(f"--{IMPORT}", action="append", metavar="MODULE", help="a module of your own, with classes")
+    _answer_help(parser, arguments)
+    plain = {option[2:] for action in parser._actions for option in action.option_strings if option.startswith("--")}
+    given = [*given_options(arguments)]
+    defaults = {name: choice.default for name, choice in parser.choices.items() if choice.default}
+    written = [*flattened(defaults | dict(tree or {}), plain)]
+    modules = [value for name, value in given if name == IMPORT and value]
+    own = [*_unknown_classes(given), *_unknown_classes(written)]
+    foreign = bool(own) and bool(modules or installed_modules())
+    with naming(source):
+        check_names(written, plain, parser.choices, foreign)
+    check_names([*written, *given], plain, parser.choices, foreign)
+    from_file = arguments[:1] + as_arguments(tree or {}, parser.choices, plain)
+    everything = from_file + arguments[1:] if tree else arguments
+    if tree:
+        with naming(source):
+            _parse(parser, _without_choices(from_file, parser.choices))
+    settings = _parse(parser, _without_choices(everything, parser.choices))
+    if check is not None:
+        check(settings)
+    allow_classes([*modules, *_named_modules(given)])
+    if foreign:
+        _check_short_names(own)
     try:
-        parser.get_defaults()
-    except (ArgumentError, TypeError) as error:  # jsonargparse raises either for a bad file
-        message = error.message if isinstance(error, ArgumentError) else str(error)
-        raise ArgumentError(None, f"{config}: {_explain(message, parser)}") from None
+        parser.add_classes()
+    except (ImportError, ValueError) as error:  # a default, read from a model's folder, that names another's class
+        raise ImportError(_in_short(str(error))) from None
+    if tree:
+        with naming(source):
+            _parse(parser, from_file)
+    return _parse(parser, everything)
+
+
+@contextmanager
+def naming(source: Path | None) -> Iterator[None]:
+    """Put the name of a file before the errors that its settings cause."""
+    try:
+        yield
+    except ArgumentError as error:
+        raise ArgumentError(None, f"{source}: {error.message}") from None
+
+
+def as_arguments(
+    tree: Mapping[str, Any], choices: Collection[str], plain: Collection[str], prefix: str = ""
+) -> list[str]:
+    """Write the settings of a file as options of a command line."""
+    found = []
+    for name, value in tree.items():
+        option = f"{prefix}{name}"
+        if isinstance(value, dict) and option not in choices and option not in plain:
+            found += as_arguments(value, choices, plain, f"{option}.")
+        else:
+            found.append(f"--{option}={value if isinstance(value, str) else json.dumps(value, default=str)}")
+    return found
+
+
+def _parse(parser: Parser, arguments: list[str]) -> Namespace:
     try:
         return parser.parse_args(arguments)
     except ArgumentError as error:
-        raise ArgumentError(None, _explain(error.message, parser)) from None
+        raise ArgumentError(None, _in_short(error.message)) from None
+
+
+def _answer_help(parser: Parser, arguments: list[str]) -> None:
+    """Print the help that is asked for, if any, and exit."""
+    if {"-h", "--help", "--help-all"} & set(arguments):
+        parser.explain("--help-all" in arguments)
+    for name, value in given_options(arguments):
+        option, _, last = name.rpartition(".")
+        if last != "help" or option.partition(".")[0] not in parser.choices:
+            continue
+        if value is None or value.startswith("-"):
+            print(f"--{option} is one of: {', '.join(choices_of(option))}; --{option}.help CLASS explains one")
+        elif value in choices_of(option):
+            print(explain(value))
+        elif "." in value:
+            print(_explain_own(value))
+        else:
+            raise ArgumentError(None, f"--{name}: unknown class {value!r}{nearest(value, choices_of(option))}")
+        raise SystemExit(0)
+
+
+def _explain_own(name: str) -> str:
+    import inspect
+
+    module, _, title = name.rpartition(".")
+    import_named([module])
+    cls = getattr(sys.modules[module], title, None)
+    if cls is None:
+        raise ArgumentError(None, f"the module {module} has no class {title!r}")
+    return f"{title}{inspect.signature(cls)}\n\n{inspect.getdoc(cls) or ''}"
+
+
+def _without_choices(arguments: list[str], choices: Mapping[str, Choice]) -> list[str]:
+    """Leave out the options whose values are objects, and what follows each."""
+    kept: list[str] = []
+    skip = False
+    for argument in arguments:
+        if argument.startswith("--"):
+            skip = argument[2:].partition("=")[0].partition(".")[0] in choices
+            if not skip:
+                kept.append(argument)
+            elif "=" in argument:
+                skip = False
+        elif skip:
+            skip = False
+        else:
+            kept.append(argument)
+    return kept
+
+
+def _named_modules(given: Iterable[tuple[str, str | None]]) -> list[str]:
+    """Return the modules of the classes that a command line names as module.Class: typing that is consent."""
+    classes = [value for name, value in given if value and name.removesuffix(".class_path").rpartition(".")[2] in BASES]
+    return [value.rpartition(".")[0] for value in classes if re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", value)]
+
+
+def _unknown_classes(given: Iterable[tuple[str, str | None]]) -> list[str]:
+    """Return the names, without a module, of classes that are not unmask's."""
+    options = [(name, value) for name, value in given if value and name.rpartition(".")[2] in BASES]
+    return [value for name, value in options if value and value.isidentifier() and value not in choices_of(name)]
+
+
+def allow_classes(modules: Iterable[str]) -> None:
+    """Import modules, and let settings name the classes of these and of unmask, and no others."""
+    names = [name for name in dict.fromkeys(modules) if name.split(".")[0] != "unmask"]
+    allowed = ["unmask", *import_named(names), *installed_modules()]
+    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=allowed)
 
 
 def instantiate(parser: ArgumentParser, settings: Namespace) -> Namespace:
@@ -86,77 +256,25 @@ def _raised_in(error: BaseException) -> str:
     return frames[-1].f_globals.get("__name__", "") if frames else ""
 
 
-def _explain(message: str, parser: ArgumentParser) -> str:
-    """Say in a few words what jsonargparse says in many, and add what was probably meant."""
+def _in_short(message: str) -> str:
+    """Say in a few words what jsonargparse says in many of a value that is wrong."""
     message = re.sub(r"Problem in default config file '[^']*': ", "", " ".join(message.split()))
-    bases = (DataSet, Network, Objective, Sampler, Schedule, TokenPolynomial)
-    classes = {name: cls for base in bases for name, cls in subclasses(base).items()}
-    names = {name for cls in classes.values() for name in inspect.signature(cls).parameters}
-    options = [option for action in parser._actions for option in action.option_strings]
     keys = re.findall(r'Parser key "([^"]+)"', message)
     where = f"{'.'.join(keys)}: " if keys else ""
+    if found := re.search(r"Importing '([^']+)' is not allowed", message):
+        module = found[1].rpartition(".")[0]
+        return f"{where}the class {found[1]} is no part of unmask: its module is imported only with --import {module}"
     if found := re.search(r"Expected a dot import path string: (\S+)", message):
-        return f"{where}unknown class {found[1]!r}{nearest(found[1], classes)}"
+        return f"{where}unknown class {found[1]!r}"
     if found := re.search(r"[Oo]ption '([^']+)' is not accepted|does not accept option '([^']+)'", message):
-        name = found[1] or found[2]
-        if owners := [title for title, cls in classes.items() if name in inspect.signature(cls).parameters]:
-            how = f"name the class first, as in --sampler Ancestral{nearest(name, names)}"
-            return f"{where}{name!r} belongs to {', '.join(owners)}: {how}"
-        known = names | {option.rpartition(".")[2].lstrip("-") for option in options}
-        return f"{where or message.split(' does not')[0] + ': '}unknown option {name!r}{nearest(name, known)}"
+        return f"{where}unknown option {found[1] or found[2]!r}"
     if found := re.search(r"[Uu]nrecognized arguments: (\S+)", message):
-        return f"unknown option {found[1]}{nearest(found[1], [*options, *(f'--{name}' for name in names)])}"
+        return f"unknown option {found[1]}"
     if found := re.search(r"Expected a typing.Literal\[(.+?)\]\. Got value: (\S+)", message):
         return f"{where}expected one of {found[1]}, got {found[2]!r}"
     if found := re.search(r"Expected an? (.+?)\. Got value: (\S+)", message):
         return f"{where}expected {found[1].removeprefix('<class ').rstrip('>')}, got {found[2]!r}"
-    if found := re.search(r"Given value: NestedArg\(key='(?:init_args\.)?([^'.]+)", message):
-        owners = [title for title, cls in classes.items() if found[1] in inspect.signature(cls).parameters]
-        belongs = f"{where}{found[1]!r} belongs to {', '.join(owners) or 'no class'}"
-        return f"{belongs}: name the class first, and give a value of its type"
     return message
-
-
-def find_model(path: str) -> str:
-    """Return the folder of a model: `path`, or `path`/model for the folder of a run, or a name for the Hub."""
-    if Path(path).is_file():
-        raise ValueError(f"{path}: is a file; a model is a folder, of a run or as save_pretrained writes it")
-    siblings = Path(path).parent
-    if not Path(path).exists() and siblings.is_dir() and (hint := nearest(Path(path).name, _names(siblings))):
-        raise FileNotFoundError(f"{path}: no such folder{hint}")
-    inner = Path(path, "model")
-    return str(inner) if inner.is_dir() and not Path(path, "config.json").exists() else path
-
-
-def _names(folder: Path) -> list[str]:
-    return [entry.name for entry in folder.iterdir() if entry.is_dir()]
-
-
-def load_model(path: str, device: str | None) -> MaskedDiffusion:
-    """Load a model onto a device, a GPU where there is one if none is named."""
-    target = find_device(device)
-    return MaskedDiffusion.from_pretrained(find_model(path)).to(target)
-
-
-def find_device(device: str | None) -> torch.device:
-    """Return the device of that name, a GPU where there is one if none is named."""
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        target = torch.device(device)
-    except RuntimeError:
-        raise ValueError(f"unknown device {device!r}; for example cpu, cuda or cuda:1") from None
-    if target.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {device!r}: no GPU that torch can use is here")
-    if target.type not in ("cpu", "cuda"):
-        raise ValueError(f"device {device!r}: cpu and cuda are supported (exact draws need float64)")
-    return target
-
-
-def at_least(settings: Namespace, **least: int) -> None:
-    """Raise a ValueError for a setting that is below the least that it may be."""
-    for name, value in least.items():
-        if settings[name] is not None and settings[name] < value:
-            raise ValueError(f"--{name} must be at least {value}, got {settings[name]}")
 
 
 def first(arguments: list[str], what: str) -> str | None:
@@ -167,30 +285,67 @@ def first(arguments: list[str], what: str) -> str | None:
     """
     if arguments and not arguments[0].startswith("-"):
         return arguments[0]
-    if {"-h", "--help"} & set(arguments):
+    if {"-h", "--help", "--help-all"} & set(arguments) or any(
+        name.endswith("help") for name, _ in given_options(arguments)
+    ):
         return None
     raise ArgumentError(None, f"{what} comes first, before any option" + (f"; got {arguments[0]}" if arguments else ""))
 
 
-def own_data(model: MaskedDiffusion | None) -> dict[str, Any] | None:
-    """Return the data that a model was trained with, as jsonargparse wants it."""
-    described = dict(model.about.get("data", {})) if model else {}
-    name = described.pop("class", None)
-    return {"class_path": name, "init_args": described} if name in subclasses(DataSet) else None
+def trained_with(path: str | None) -> dict[str, Any] | None:
+    """Return the data that a model was trained with, as a default of `--data`; None where its folder does not say."""
+    folder = find_folder(path) if path else None
+    described = {}
+    for name, *keys in ((CONFIG, "about", "data"), (RUN, "data")):
+        if folder is not None and (folder / name).is_file():
+            try:
+                described = json.loads((folder / name).read_text(encoding="utf-8"))
+                for key in keys:
+                    described = described.get(key) or {}
+            except (ValueError, AttributeError):
+                described = {}  # an error belongs to whoever loads the model
+            break
+    name = str(described.get("class", "")) if isinstance(described, dict) else ""
+    return as_setting(described) if name in choices_of("data") or "." in name else None
 
 
-def check_fits(model: MaskedDiffusion, data: DataSet) -> None:
-    """Raise a ValueError unless the data have the model's tokens, in examples of its shape, and its classes if any."""
-    if data.codec != model.codec:
-        raise ValueError(f"{data.name} has the tokens {data.codec}, but the model was trained on {model.codec}")
-    if data.shape != model.shape and (len(data.shape) > 1 or len(model.shape) > 1):
-        raise ValueError(f"{data.name} has examples of shape {data.shape}, the model of shape {model.shape}")
-    classes, names = model.network.classes, model.about.get("class_names")
-    if data.classes is not None and classes is None:
-        raise ValueError(f"{data.name} has classes, but the model was trained without: give --data.labels false")
-    if data.classes is None and classes is not None:
-        print(f"unmask: note: the model knows classes, but is not told those of {data.name}", file=sys.stderr)
-    known = names and data.class_names and list(names) != list(data.class_names)
-    if data.classes is not None and (data.classes != classes or known):
-        has, wants = ", ".join(data.class_names or [str(data.classes)]), ", ".join(names or [str(classes)])
-        raise ValueError(f"{data.name} has other classes ({has}) than the model was trained on ({wants})")
+def as_setting(described: Any, left_out: Collection[str] = (), prefix: str = "") -> Any:
+    """Turn the description of an object (`unmask.storage.description`) into the form that settings have.
+
+    Arguments whose dotted names are in `left_out` are not settings: the data decide them.
+    """
+    if not isinstance(described, dict) or not isinstance(described.get("class"), str):
+        return described
+    arguments = {
+        name: as_setting(value, left_out, f"{prefix}{name}.")
+        for name, value in described.items()
+        if name != "class" and f"{prefix}{name}" not in left_out
+    }
+    return {"class_path": described["class"], "init_args": arguments}
+
+
+def load_model(path: str, device: str | None) -> MaskedDiffusion:
+    """Load a model onto a device, a GPU where there is one if none is named."""
+    find_folder(path)  # before torch is imported
+    from unmask.model import load
+
+    return load(path, device=device)
+
+
+def at_least(settings: Namespace, **least: int) -> None:
+    """Raise a ValueError for a setting that is below the least that it may be."""
+    for name, value in least.items():
+        if settings[name] is not None and settings[name] < value:
+            raise ValueError(f"--{name} must be at least {value}, got {settings[name]}")
+
+
+def _check_short_names(names: Iterable[str]) -> None:
+    """Make the classes of installed plug-ins known, and raise an ArgumentError for a name that two modules have."""
+    from unmask.storage.description import subclasses
+
+    import_installed()
+    bases = [getattr(importlib.import_module(module), base) for module, base in HOMES.values()]
+    for name in names:
+        homes = sorted({cls.__module__ for base in bases for cls in subclasses(base) if cls.__name__ == name})
+        if len(homes) > 1:
+            raise ArgumentError(None, f"{name} is in {' and in '.join(homes)}: give the whole name, {homes[0]}.{name}")

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from unmask.cli.common import new_parser, parse
-from unmask.model import MaskedDiffusion
+from unmask.cli.common import Parser, parse
+from unmask.storage.folders import find_folder
 
 
 def run(arguments: list[str]) -> None:
     """Run `unmask import`."""
-    parser = new_parser(
+    parser = Parser(
         "import",
         description="Convert a public checkpoint of MDLM, SEDD or RADD into a model of unmask: tensors are renamed, a "
         "modulation that is constant is folded into the weights, and the tokenizer is put beside them. Every command "
@@ -21,12 +21,14 @@ def run(arguments: list[str]) -> None:
     settings = parse(parser, arguments)
     if Path(settings.out).exists():
         raise ValueError(f"{settings.out}: is there already; name another folder")
+    find_folder(settings.source)
+    from unmask.model import MaskedDiffusion
+
     model = MaskedDiffusion.from_pretrained(settings.source, tokenizer=settings.tokenizer)
     if "layout" not in model.about or model.about.get("imported"):
         raise ValueError(f"{settings.source}: is a model of unmask already")
     model.about["imported"] = True
     model.save_pretrained(settings.out)
-    count = sum(parameter.numel() for parameter in model.parameters())
     folded = ", its constant modulation folded into the weights" if model.about["folded"] else ""
-    print(f"{settings.out}: {model.about['layout']}, {count:,} parameters{folded}. Next:")
+    print(f"{settings.out}: {model.about['layout']}, {model.parameter_count:,} parameters{folded}. Next:")
     print(f"  unmask sample {settings.out}\n  unmask evaluate {settings.out} --data TextFile --data.path FILE")

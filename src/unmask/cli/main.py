@@ -1,4 +1,4 @@
-"""The entry point: pick the command, run it, and turn what users can mend into one line."""
+"""The entry point: pick the command, run it, and turn what users can fix into one line."""
 
 import importlib
 import sys
@@ -7,24 +7,26 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from keyword import iskeyword
 
-from unmask.cli.common import nearest
+from unmask.storage.signatures import nearest
 
 COMMANDS = {
-    "prepare": "cut documents into tokens, once: files of text, JSON or Parquet, or a data set of the Hub",
-    "train": "train a model from a shipped or own YAML file; every field can be overridden",
-    "import": "convert a public checkpoint of MDLM, SEDD or RADD",
-    "evaluate": "measure a model: likelihood, zero-shot, samples, Fréchet distance; with error and protocol",
+    "prepare": "tokenise documents once: files of text, JSON or Parquet, or a data set of the Hub",
+    "train": "train a model from a shipped configuration or a YAML file of yours; every field can be overridden",
+    "evaluate": "measure a model: likelihood, zero-shot perplexity, samples; each figure with error and protocol",
     "sample": "draw new examples from a model: text, images or arrays",
     "infill": "draw the unknown part of a text, an image or an array, and keep the rest",
-    "push": "publish a model on the Hugging Face Hub, with a card of what was measured",
     "study": "compare all samplers on a model, or what float32 draws do to its samples",
-    "plot": "draw the masking schedules side by side, or the loss curve of a run",
+    "info": "say what a model, a run or a corpus is, and what was measured of it",
+    "plot": "draw the masking schedules, how samples are unmasked, or the loss curve of a run",
+    "import": "convert a public checkpoint of MDLM, SEDD or RADD",
+    "push": "publish a model on the Hugging Face Hub, with a card of what was measured",
+    "doctor": "check this machine: versions, devices, speed, and what is missing for which command",
 }
 
 USAGE = (
     "usage: unmask COMMAND ...\n\nMasked diffusion on discrete data.\n\ncommands:\n"
     + "".join(f"  {name:10} {text}\n" for name, text in COMMANDS.items())
-    + "\nunmask COMMAND --help explains a command, unmask train CONFIG --help every field of an experiment.\n"
+    + "\nunmask COMMAND --help explains a command. --import MODULE, with every command, imports classes of your own.\n"
     "Start with: unmask train digits\n"
 )
 
@@ -42,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         return _fail(f"unknown command {name!r}{nearest(name, COMMANDS)}; the commands are {', '.join(COMMANDS)}", 2)
     try:
-        importlib.import_module(f"unmask.cli.{name}{'_' * iskeyword(name)}").run(rest)
+        importlib.import_module(f"unmask.cli.{name}{'_' * iskeyword(name)}").run(imports_last(rest))
     except KeyboardInterrupt as error:
         return _fail(str(error) or "interrupted", 130)
     except ArgumentError as error:
@@ -52,6 +54,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ImportError, ValueError, OSError, FloatingPointError) as error:
         return _fail(str(error), 1)
     return 0
+
+
+def imports_last(arguments: list[str]) -> list[str]:
+    """Move `--import MODULE`, wherever it stands, to the end: models and configurations come first."""
+    rest: list[str] = []
+    imports: list[str] = []
+    left = iter(arguments)
+    for argument in left:
+        if argument == "--import":
+            module = next(left, "")
+            if not module or module.startswith("-"):
+                raise ArgumentError(None, "--import needs the name of a module, or of a .py file")
+            imports += [argument, module]
+        else:
+            (imports if argument.startswith("--import=") else rest).append(argument)
+    return [*rest, *imports]
 
 
 def _fail(message: str, status: int) -> int:

@@ -4,18 +4,16 @@ import time
 from pathlib import Path
 from typing import Literal
 
-from jsonargparse import ArgumentParser
-
-from unmask.cli.common import new_parser, parse
+from unmask.cli.common import Parser, parse
 from unmask.codecs.tokenizer import BPE
 from unmask.data.documents import Files, Hub
 from unmask.data.formats import Format
 from unmask.data.prepare import SKIPPED, Index, prepare, replace_corpus, verify
 
 
-def prepare_parser() -> ArgumentParser:
+def prepare_parser() -> Parser:
     """Return the parser of the command."""
-    parser = new_parser(
+    parser = Parser(
         "prepare",
         description="Cut documents into tokens, once, into a folder of memory-mapped shards with an index and "
         "checksums. What was interrupted goes on where it was when the same command is given again.",

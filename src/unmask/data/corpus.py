@@ -17,6 +17,7 @@ from unmask.codecs.tokenizer import BPE, TOKENIZER
 from unmask.data.base import DataSet, Part, Split
 from unmask.data.index import Index, Shard, check_sizes, corpus_checksum
 from unmask.data.text import check_lengths
+from unmask.given import encode_given
 from unmask.types import Tokens
 
 Packing = Literal["concatenated", "wrapped", "padded"]
@@ -152,7 +153,7 @@ class Padded(Packed):
 
     def row(self, i: int) -> Integer[np.ndarray, " length"]:
         start, stop = self.rows[i]
-        filled = np.full(self.length, -1 - self.shards.index.end, dtype=np.int64)
+        filled = np.full(self.length, encode_given(self.shards.index.end), dtype=np.int64)
         filled[: stop - start] = self.shards.read(int(start), int(stop))
         return filled
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,6 @@ import torch
 
 from unmask.codecs.base import Codec
 from unmask.codecs.text import Characters
-from unmask.evaluation.likelihood import Breakdown
 from unmask.schedules import Cosine, Geometric, Linear, Polynomial, Schedule, TokenPolynomial
 
 if TYPE_CHECKING:
@@ -97,8 +95,13 @@ def trajectory_figure(states: Sequence[torch.Tensor], vocab_size: int, symbols: 
     return figure
 
 
+def _values(figures: Sequence[Sequence[Any]]) -> tuple[list[float], list[float]]:
+    """Return the values of figures [value, standard error], and their errors, 0 where they are not known."""
+    return [value for value, _ in figures], [error or 0.0 for _, error in figures]
+
+
 def study_figure(rows: Sequence[dict[str, Any]], real: dict[str, Any], unit: str) -> Figure:
-    """Draw the figures of `unmask study` against network calls, and those of test data as a line.
+    """Draw the figures of a study of samplers against network calls, and those of test data as a line.
 
     Args:
         rows: `sampler`, `calls`, and `entropy`, `judge`, `temperature` where known, as [value, standard error].
@@ -124,10 +127,9 @@ def study_figure(rows: Sequence[dict[str, Any]], real: dict[str, Any], unit: str
         for i, (kind, members) in enumerate(kinds.items()):
             known = sorted((row["calls"], *row[name]) for row in members if row.get(name))
             if known:
-                calls, values, errors = zip(*known, strict=True)
+                values, spread = _values([(value, error) for _, value, error in known])
                 style = {"color": colormaps["tab20"](i % 20), "marker": "osv^D*"[i % 6], "linewidth": 0.8}
-                spread = [error or 0 for error in errors]
-            axes.errorbar(calls, values, spread, label=kind, capsize=2, **style)
+                axes.errorbar([row[0] for row in known], values, spread, label=kind, capsize=2, **style)
         if real.get(name):
             axes.axhline(real[name][0], color="black", linestyle=":", label="test data")
         axes.set(xscale="log", xlabel="network calls an example", title=titles[name])
@@ -141,23 +143,25 @@ def symbols(codec: Codec) -> list[str] | None:
     return [visible.get(c, c) for c in codec.alphabet] if isinstance(codec, Characters) else None
 
 
-def breakdown_figure(breakdown: Breakdown, shape: tuple[int, ...], codec: Codec) -> Figure:
+def breakdown_figure(
+    position: torch.Tensor, value: torch.Tensor, counts: torch.Tensor, shape: tuple[int, ...], codec: Codec
+) -> Figure:
     """Draw where the bits go: at each position, as a map for images, and for each token value, with how often it comes.
 
     Args:
-        breakdown: of at least one example.
+        position: mean bits at each position, (L,).
+        value: mean bits of a token of each value, (V,).
+        counts: number of tokens of each value, (V,).
         shape: dims of an example.
         codec: says what a token is.
     """
     from matplotlib.figure import Figure
 
-    position = breakdown.by_position.numpy() / (breakdown.examples * math.log(2))
-    counts = breakdown.counts.numpy()
-    mean = breakdown.by_value.numpy() / (np.maximum(counts, 1) * math.log(2))
+    bits, mean, many = position.numpy(), value.numpy(), counts.numpy()
     if len(shape) == 3:
         figure = Figure(figsize=(4 * shape[2] + 6, 3.6), layout="constrained")
         *maps, right = figure.subplots(1, shape[2] + 1, width_ratios=[1] * shape[2] + [1.6])
-        image = position.reshape(shape)
+        image = bits.reshape(shape)
         for channel, axes in enumerate(maps):
             drawn = axes.imshow(image[..., channel], vmin=0, vmax=image.max())
             named = {1: "", 3: f", {('red', 'green', 'blue')[channel % 3]}"}.get(shape[2], f", channel {channel}")
@@ -166,9 +170,9 @@ def breakdown_figure(breakdown: Breakdown, shape: tuple[int, ...], codec: Codec)
     else:
         figure = Figure(figsize=(10, 3.6), layout="constrained")
         left, right = figure.subplots(1, 2)
-        left.plot(position, linewidth=0.8)
+        left.plot(bits, linewidth=0.8)
         left.set(xlabel="position", ylabel=f"bits per {codec.unit}", ylim=(0, None))
-    seen = np.flatnonzero(counts)
+    seen = np.flatnonzero(many)
     names = symbols(codec)
     if names is None:
         right.plot(seen, mean[seen], ".", markersize=4)
@@ -179,7 +183,7 @@ def breakdown_figure(breakdown: Breakdown, shape: tuple[int, ...], codec: Codec)
         right.set_xticks(range(len(seen)), [names[i] for i in seen], fontsize=min(10, 300 / len(seen)))
     right.set(ylabel=f"bits per {codec.unit} of that value", ylim=(0, None))
     share = right.twinx()
-    share.plot(range(len(seen)) if names else seen, counts[seen] / counts.sum(), color="grey", linewidth=0.8)
+    share.plot(range(len(seen)) if names else seen, many[seen] / many.sum(), color="grey", linewidth=0.8)
     share.set(ylabel="share of the tokens (grey)", yscale="log")
     return figure
 
@@ -199,12 +203,11 @@ def distance_figure(rows: Sequence[dict[str, Any]]) -> Figure:
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for i, (kind, members) in enumerate(kinds.items()):
-        values, errors = zip(*(row["distance"] for row in members), strict=True)
+        values, spread = _values([row["distance"] for row in members])
         if members[0]["calls"] is None:
             axes.axhline(values[0], color="black", linestyle=":", label=kind)
         else:
             calls = [row["calls"] for row in members]
-            spread = [error or 0 for error in errors]
             axes.errorbar(calls, values, spread, label=kind, marker="osv^D*"[i % 6], linewidth=0.8, capsize=2)
     axes.set(xscale="log", yscale="log", xlabel="network calls an image", ylabel="Fréchet distance")
     axes.legend(fontsize=8)
@@ -224,7 +227,7 @@ def frontier_figure(rows: Sequence[dict[str, Any]], data: dict[str, Any] | None,
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     points = sorted(rows, key=lambda row: row["temperature"])
-    (x, dx), (y, dy) = (zip(*(row[name] for row in points), strict=True) for name in ("entropy", "perplexity_micro"))
+    (x, dx), (y, dy) = (_values([row[name] for row in points]) for name in ("entropy", "perplexity_micro"))
     axes.errorbar(x, y, dy, dx, marker="o", linewidth=0.8, capsize=2, label="samples, by temperature")
     for row in points:
         place = (row["entropy"][0], row["perplexity_micro"][0])

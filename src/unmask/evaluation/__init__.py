@@ -1,1 +1,31 @@
-"""Measures of a model."""
+"""Measures of a model. Each is a function of it that returns a `Report`: figures with standard errors, and a protocol.
+
+report = unmask.evaluation.likelihood(model, draws=4)
+print(report)
+report.record("runs/digits")
+"""
+
+from unmask.evaluation.frechet import frechet
+from unmask.evaluation.generative import generative
+from unmask.evaluation.judge import Judge
+from unmask.evaluation.likelihood import Breakdown, Likelihood, evaluate, likelihood
+from unmask.evaluation.statistics import Extractor
+from unmask.evaluation.study import study_precision, study_samplers
+from unmask.evaluation.zeroshot import zeroshot
+from unmask.report import Figure, Report
+
+__all__ = [
+    "Breakdown",
+    "Extractor",
+    "Figure",
+    "Judge",
+    "Likelihood",
+    "Report",
+    "evaluate",
+    "frechet",
+    "generative",
+    "likelihood",
+    "study_precision",
+    "study_samplers",
+    "zeroshot",
+]

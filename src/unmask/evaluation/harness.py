@@ -1,6 +1,6 @@
 """An adapter for lm-evaluation-harness.
 
-    python -m unmask.evaluation.harness --model unmask --model_args pretrained=MODEL,draws=64 --tasks arc_easy,lambada_openai
+    python -m unmask.evaluation.harness --model unmask --model_args pretrained=MODEL,draws=64 --tasks arc_easy
 
 Log-likelihoods are lower bounds, estimated with `draws` masks each. They are of a continuation given its context: what
 is given is never masked.
@@ -15,10 +15,9 @@ from lm_eval.api.registry import register_model
 from torch import Tensor
 from tqdm import tqdm
 
-from unmask.cli.common import find_device, find_model
 from unmask.codecs.text import Text
 from unmask.codecs.tokenizer import BPE
-from unmask.model import MaskedDiffusion
+from unmask.model import MaskedDiffusion, load
 from unmask.networks.base import Network
 from unmask.networks.padded import Padded
 from unmask.objectives.estimate import draw_loss
@@ -65,7 +64,7 @@ class Harness(LM):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if isinstance(pretrained, str):
-            pretrained = MaskedDiffusion.from_pretrained(find_model(pretrained)).to(find_device(device))
+            pretrained = load(pretrained, device=device)
         self.model = pretrained
         if not isinstance(self.model.codec, Text):
             raise ValueError(f"the harness is for models of texts; this one's tokens are {self.model.codec}")

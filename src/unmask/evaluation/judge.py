@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -12,9 +12,16 @@ from tqdm import tqdm
 from unmask.codecs.tokenizer import BPE
 from unmask.evaluation.perplexity import Counted, causal_nll
 
+JudgePrecision = Literal["float32", "bfloat16"]
+
 
 class Judge:
     """A causal language model, and its tokens.
+
+    Args:
+        name: its folder, or its name on the Hub.
+        precision: of its weights.
+        device: that it runs on.
 
     Raises:
         ImportError: `transformers` is not installed.
@@ -22,17 +29,17 @@ class Judge:
         ValueError: it is no causal language model, or has weights that only code could read.
     """
 
-    def __init__(self, name: str, precision: str, device: torch.device) -> None:
+    def __init__(self, name: str, precision: JudgePrecision = "float32", device: torch.device | str = "cpu") -> None:
         try:
             from transformers import AutoModelForCausalLM
             from transformers.utils import logging
         except ImportError:
-            raise ImportError("--generate needs the package transformers: pip install 'unmask[causal]'") from None
+            raise ImportError("a judge needs the package transformers: pip install 'unmask[causal]'") from None
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         here = Path(name).is_dir()
         if not here and (Path(name).is_absolute() or name.startswith(".")):
-            raise FileNotFoundError(f"--judge {name}: no such folder")
+            raise FileNotFoundError(f"judge {name}: no such folder")
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 name,
@@ -44,26 +51,26 @@ class Judge:
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, json.JSONDecodeError) as error:
             reason = str(error).strip().splitlines()[0]
             if here:
-                raise ValueError(f"--judge {name}: no causal language model with safetensors: {reason}") from None
+                raise ValueError(f"judge {name}: no causal language model with safetensors: {reason}") from None
             raise FileNotFoundError(
-                f"--judge {name}: no such folder, and not to be had from the Hub ({reason}); without a network name "
+                f"judge {name}: no such folder, and not to be had from the Hub ({reason}); without a network name "
                 "the folder of a copy"
             ) from None
         network, info = loaded
         if missing := sorted(info["missing_keys"]):
-            raise ValueError(f"--judge {name}: its weights lack {missing[0]} and {len(missing) - 1} more")
+            raise ValueError(f"judge {name}: its weights lack {missing[0]} and {len(missing) - 1} more")
         self.network: Any = network.to(device).eval()
-        self.device = device
+        self.name, self.precision, self.device = name, precision, device
         self.codec = BPE(name)
         self.context = int(getattr(network.config, "max_position_embeddings", None) or 1024)
         self.commit = getattr(network.config, "_commit_hash", None)
         rows = network.get_input_embeddings().weight.shape[0]
         if self.codec.vocab_size > rows:
-            raise ValueError(f"--judge {name}: its tokenizer has {self.codec.vocab_size} tokens, its embedding {rows}")
+            raise ValueError(f"judge {name}: its tokenizer has {self.codec.vocab_size} tokens, its embedding {rows}")
         with torch.no_grad():
             one, other = (self.network(input_ids=torch.tensor([[0, 1, last]], device=device)).logits for last in (0, 1))
         if not torch.allclose(one[:, :2], other[:, :2], rtol=1e-6, atol=1e-6):
-            raise ValueError(f"--judge {name}: not left to right: what it says of a token depends on those that follow")
+            raise ValueError(f"judge {name}: not left to right: what it says of a token depends on those that follow")
 
     def nll(self, rows: Iterable[list[int]], counted: Counted) -> list[torch.Tensor]:
         """Return -log p of the tokens of texts, in nats."""

@@ -1,18 +1,35 @@
 """Likelihood: the negative ELBO of a data set, with its standard error and its protocol."""
 
+from __future__ import annotations
+
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from tqdm import tqdm
 
+from unmask.checks import check_choice, check_whole
+from unmask.codecs.base import Codec
+from unmask.data.base import DataSet, Part, Split
+from unmask.evaluation.data import measured_data
+from unmask.evaluation.protocol import Precision, evaluation_mode, versions, weights
 from unmask.given import given_and_clean
+from unmask.model import MaskedDiffusion
 from unmask.networks.base import Network
 from unmask.objectives.base import Objective
 from unmask.objectives.estimate import draw_loss
+from unmask.objectives.scalar import DiscreteELBO
 from unmask.randomness import seeded
+from unmask.report import Figure, Report
+from unmask.schedules import TokenPolynomial
+from unmask.storage.description import describe
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Picture
 
 
 @dataclass(frozen=True)
@@ -36,7 +53,7 @@ class Likelihood:
     calls: int
 
     @classmethod
-    def of(cls, nats: Float[Tensor, " n"], tokens: Int[Tensor, " n"], calls: int) -> "Likelihood":
+    def of(cls, nats: Float[Tensor, " n"], tokens: Int[Tensor, " n"], calls: int) -> Likelihood:
         """Average over examples of the given numbers of tokens; the error of the ratio is by the delta method."""
         count, length = len(nats), tokens.double().mean().item()
         mean, rate = nats.mean().item(), nats.sum().item() / int(tokens.sum())
@@ -76,7 +93,7 @@ class Breakdown:
     counts: Float[Tensor, " vocab"]
 
     @classmethod
-    def empty(cls, length: int, vocab_size: int) -> "Breakdown":
+    def empty(cls, length: int, vocab_size: int) -> Breakdown:
         """Return one to which nothing has been added."""
         zeros = [torch.zeros(count, dtype=torch.float64) for count in (length, vocab_size, vocab_size)]
         return cls(0, *zeros)
@@ -132,3 +149,169 @@ def evaluate(
     if not nats.isfinite().all():
         raise FloatingPointError(f"example {int((~nats.isfinite()).nonzero()[0])} has a likelihood that is not finite")
     return Likelihood.of(nats.cpu(), torch.cat(tokens), draws * objective.calls * len(nats))
+
+
+@dataclass(frozen=True)
+class LikelihoodReport(Report):
+    """Negative ELBOs of a data set.
+
+    Args:
+        rows, protocol: see `Report`.
+        breakdown: where the bits go, if that was asked for.
+        shape: dims of an example.
+        codec: says what a token is.
+    """
+
+    breakdown: Breakdown | None = None
+    shape: tuple[int, ...] = ()
+    codec: Codec | None = None
+
+    def figure(self) -> Picture:
+        """Draw where the bits go: at each position, and for each token value.
+
+        Raises:
+            ValueError: the report was made without `breakdown`.
+        """
+        from unmask.display.figures import breakdown_figure
+
+        if self.breakdown is None or self.codec is None:
+            raise ValueError("a likelihood has a figure where it was measured with breakdown=True")
+        found = self.breakdown
+        position = found.by_position / (found.examples * math.log(2))
+        value = found.by_value / (found.counts.clamp(min=1) * math.log(2))
+        return breakdown_figure(position, value, found.counts, self.shape, self.codec)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How likelihoods are estimated; the settings are those of `likelihood`.
+
+    Raises:
+        ValueError: a setting that is out of range.
+    """
+
+    draws: int
+    limit: int | None
+    batch_size: int
+    seed: int
+    precision: Precision
+
+    def __post_init__(self) -> None:
+        check_whole(1, draws=self.draws, limit=self.limit, batch_size=self.batch_size)
+        check_whole(0, seed=self.seed)
+        check_choice("precision", self.precision, get_args(Precision))
+
+    def average(
+        self, model: MaskedDiffusion, objective: Objective, split: Split, title: str, breakdown: Breakdown | None = None
+    ) -> Likelihood:
+        """Average the negative ELBO over a part of data, with a progress bar of that title."""
+        batches = split.batches(self.batch_size, self.limit)
+        count = min(self.limit or len(split), len(split))
+        bar = tqdm(batches, desc=title, total=-(-count // self.batch_size), unit="batch", delay=2)
+        moved = ((x.to(model.device), None if label is None else label.to(model.device)) for x, label in bar)
+        mixed = torch.autocast(model.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed")
+        with evaluation_mode(model), mixed:
+            return evaluate(model.network, objective, moved, draws=self.draws, seed=self.seed, breakdown=breakdown)
+
+
+def likelihood(
+    model: MaskedDiffusion,
+    data: DataSet | None = None,
+    *,
+    split: Part = "test",
+    objective: Objective | None = None,
+    steps: Sequence[int | float] | None = None,
+    draws: int = 16,
+    limit: int | None = None,
+    batch_size: int = 16,
+    seed: int = 0,
+    precision: Precision = "32-true",
+    breakdown: bool = False,
+) -> LikelihoodReport:
+    """Measure the negative ELBO of data, an upper bound on their -log p, with its standard error.
+
+        report = unmask.evaluation.likelihood(model, Digits(), draws=4)
+        report.rows[0]["bits_per_dimension"].value
+
+    Args:
+        model: to be measured.
+        data: what to measure; None: what the model was trained with.
+        split: part of the data.
+        objective: the bound; None: the model's own (`MaskedDiffusion.fit_objective`).
+        steps: numbers T of steps, a row for the bound of each; `math.inf` is the limit, the model's own bound.
+        draws: random masks per example.
+        limit: use so many examples, evenly spread; None: all.
+        batch_size: examples at a time.
+        seed: of the masks.
+        precision: bf16-mixed multiplies in bfloat16, which is faster where the processor has it.
+        breakdown: whether to record where the bits go, for `figure()`.
+
+    Raises:
+        ValueError: a setting out of range, data that do not fit the model, or a model that does not name its data.
+        FloatingPointError: an estimate that is not finite.
+    """
+    check_choice("split", split, get_args(Part))
+    estimate = Estimate(draws, limit, batch_size, seed, precision)
+    if steps is not None and (objective is not None or breakdown):
+        raise ValueError("steps name the bounds: give neither objective nor breakdown with them")
+    objectives = bounds(model, objective, steps)
+    data = measured_data(model, data)
+    part = data.split(split)
+    places = Breakdown.empty(math.prod(data.shape), model.network.vocab_size) if breakdown else None
+    rows = []
+    for name, bound in objectives:
+        result = estimate.average(model, bound, part, f"T = {name}" if name else "evaluating", places)
+        rows.append(({"steps": name} if name else {}) | _figures(result, model))
+    bounded = {"objective": describe(objectives[0][1])} if steps is None else {"schedule": describe(model.schedule)}
+    protocol = {
+        "data": data.name,
+        "data_settings": describe(data.resolved()),
+        "split": split,
+        "data_sha256": part.checksum,
+        **bounded,
+        "draws_per_example": draws,
+        "limit": limit,
+        "batch_size": batch_size,
+        "seed": seed,
+        **weights(model),
+        "precision": precision,
+        **versions(model),
+    }
+    return LikelihoodReport(tuple(rows), protocol, places, data.shape, model.codec)
+
+
+def bounds(
+    model: MaskedDiffusion, objective: Objective | None, steps: Sequence[int | float] | None
+) -> list[tuple[str | None, Objective]]:
+    """Return what is to be estimated: one objective, or that of every number T of steps, with its name.
+
+    Infinity is the limit of many steps: the objective that bounds the model by itself.
+
+    Raises:
+        ValueError: a number below 1, or a model with a state-dependent schedule.
+    """
+    if steps is None:
+        return [(None, model.fit_objective(objective))]
+    if isinstance(model.schedule, TokenPolynomial):
+        raise ValueError("steps need a scalar schedule; the model has a state-dependent one")
+    if not steps:
+        raise ValueError("steps must name at least one number of steps")
+    found: list[tuple[str | None, Objective]] = []
+    for count in steps:
+        if count == math.inf:
+            found.append(("inf", model.fit_objective()))
+        elif count < 1 or count != int(count):
+            raise ValueError(f"steps must be whole numbers of at least 1, or infinity; got {count}")
+        else:
+            found.append((str(int(count)), DiscreteELBO(model.schedule, int(count))))
+    return found
+
+
+def _figures(result: Likelihood, model: MaskedDiffusion) -> dict[str, Any]:
+    """Return the figures of a likelihood in the units that fit the data."""
+    found = {"nats_per_example": (result.nats, result.nats_error), f"bits_per_{model.codec.unit}": result.bits}
+    if model.codec.unit != "dimension":
+        found[f"perplexity_per_{model.codec.unit}"] = result.perplexity
+    length = int(result.length) if result.length.is_integer() else round(result.length, 2)
+    counts = {"examples": result.examples, "tokens_per_example": length, "network_calls": result.calls}
+    return {name: Figure.of(pair) for name, pair in found.items()} | counts

@@ -1,4 +1,4 @@
-"""Published zero-shot perplexities, for the table of `unmask evaluate MODEL --suite zeroshot`.
+"""Published zero-shot perplexities, for the table of `unmask evaluate zeroshot MODEL`.
 
 From the MD4 paper's zero-shot table (arXiv:2406.04329); upper bounds but for GPT-2's. Every one is under its authors'
 protocol, which differs from ours in what stands for the tokenised text and where texts end.

@@ -1,0 +1,15 @@
+"""Networks: they read partly masked tokens and predict every masked one.
+
+`Network` is the interface: `forward(x_t, noise, label, at=...)` returns logits over the V token values at the
+positions `at`. `HeadedNetwork` is a network that ends in a linear map; it computes logits at these positions only, and
+never holds all of them at once. `Transformer` is the default network, `UNet` is for images, and `DDiT` is the
+architecture of public checkpoints.
+"""
+
+from unmask.networks.base import Network, Positions, pick
+from unmask.networks.ddit import DDiT
+from unmask.networks.head import HeadedNetwork
+from unmask.networks.transformer import Transformer
+from unmask.networks.unet import UNet
+
+__all__ = ["Network", "HeadedNetwork", "Positions", "pick", "Transformer", "UNet", "DDiT"]

@@ -1,4 +1,4 @@
-"""What a network is: it reads partly masked tokens and predicts every hidden one."""
+"""The base class of networks, which read partly masked tokens and predict every masked one."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from unmask.types import Labels, Logits, Times, Tokens, Where
 
 @dataclass(frozen=True)
 class Positions:
-    """Some positions of each example: what flags say, in the form that networks compute with.
+    """N selected positions of a batch, as indices rather than flags.
 
-    Made beforehand it spares a GPU the synchronisation that counting flags costs.
+    Building it from flags counts them, which synchronises a GPU; built in advance, it avoids that.
 
     Attributes:
-        example: (N,) which example each is of; examples and then positions in increasing order.
-        position: (N,) its place in the flattened dims.
-        index: (batch, M) where every example has few: the positions packed to the left, M the most that an example
-            has; any position fills the rest. None where packing would not pay.
-        kept: which entries of the flattened index are meant, in increasing order; None: all of them.
+        example: (N,) index of the example of each position, in increasing order.
+        position: (N,) index into the flattened dims, increasing within each example.
+        index: (batch, M) the positions of each example, packed to the left and filled up with arbitrary ones, where M
+            is the largest number per example. None if examples have many positions, so that packing saves nothing.
+        kept: which entries of the flattened `index` are selected positions, in increasing order; None: all of them.
     """
 
     example: Int[Tensor, " n"]
@@ -32,11 +32,11 @@ class Positions:
 
     @classmethod
     def of(cls, at: "Where | Positions", count: int | None = None) -> "Positions":
-        """Turn flags (batch, *dims) into positions; what is that already is returned as it is.
+        """Convert flags (batch, *dims) to positions; `Positions` are returned unchanged.
 
         Args:
-            at: flags.
-            count: their number where it is known, which spares counting.
+            at: flags, or positions.
+            count: number of set flags, if known, which avoids counting them.
         """
         if isinstance(at, Positions):
             return at
@@ -47,17 +47,17 @@ class Positions:
             return cls(rows // length, rows % length)
         rows = flags.flatten().nonzero().squeeze(1)
         example, position = rows // length, rows % length
-        many = flags.sum(1)
-        most = int(many.max()) if batch else 0
+        per_example = flags.sum(1)
+        most = int(per_example.max()) if batch else 0
         if 2 * most > length:
             return cls(example, position)
-        kept = torch.arange(len(rows), device=rows.device) - (many.cumsum(0) - many)[example] + example * most
-        return cls(
-            example, position, position.new_zeros(batch * most).scatter(0, kept, position).view(batch, most), kept
-        )
+        first = (per_example.cumsum(0) - per_example)[example]
+        kept = torch.arange(len(rows), device=rows.device) - first + example * most
+        index = position.new_zeros(batch * most).scatter(0, kept, position).view(batch, most)
+        return cls(example, position, index, kept)
 
     def repeat(self, times: int, batch: int) -> "Positions":
-        """Return the same positions in a batch that is repeated."""
+        """Return the positions of a batch that is repeated `times` times."""
         shift = torch.arange(times, device=self.example.device).unsqueeze(1)
         kept = None if self.kept is None or self.index is None else (self.kept + shift * self.index.numel()).flatten()
         index = None if self.index is None else self.index.repeat(times, 1)
@@ -68,21 +68,21 @@ class Positions:
         return x.flatten(0, 1).index_select(0, self.example * x.shape[1] + self.position)
 
     def spread(self, x: Tensor) -> Tensor:
-        """Repeat what there is one of per example (batch, ...) to its positions: (N, ...)."""
+        """Repeat x (batch, ...), one entry per example, for each of its positions: (N, ...)."""
         return x.index_select(0, self.example)
 
     def put(self, x: Tensor, batch: int, length: int) -> Tensor:
-        """Undo `pick` for values (N,): (batch, length), 0 elsewhere."""
+        """Scatter values (N,) to their positions, the inverse of `pick`: (batch, length), 0 elsewhere."""
         rows = self.example * length + self.position
         return x.new_zeros(batch * length).scatter(0, rows, x).view(batch, length)
 
 
 At = Where | Positions
-"""Positions of a batch, in either form."""
+"""Positions of a batch, as flags or as indices."""
 
 
 def pick(logits: Tensor, at: At | None) -> Tensor:
-    """Return logits (batch, *dims, V) at the positions `at`, (N, V) in row-major order; all of them for None."""
+    """Return logits (batch, *dims, V) at the positions `at`: (N, V) in row-major order; all of them if `at` is None."""
     if at is None:
         return logits
     return at.pick(logits.flatten(1, -2)) if isinstance(at, Positions) else logits[at]
@@ -91,14 +91,14 @@ def pick(logits: Tensor, at: At | None) -> Tensor:
 class Network(nn.Module, ABC):
     """Predict p(x_i | x_t) at masked positions.
 
-    A subclass keeps each of its constructor's arguments as an attribute of the same name (that is how it is
-    saved), takes `vocab_size`, `shape` and `classes` among them, and writes `forward`.
+    A subclass implements `forward`. Its constructor takes `vocab_size`, `shape` and `classes`, and keeps every argument
+    as an attribute of the same name, which is how a network is saved.
 
     Attributes:
-        vocab_size: V; the network embeds V + 1 symbols, the last of which is the mask, and predicts V.
+        vocab_size: V; the network embeds V + 1 values, the last of which is the mask, and predicts V.
         shape: dims of one example.
-        classes: number of class labels, None if the network takes no label. The label `classes` is the null
-            label, and stands for no label at all.
+        classes: number of classes, or None for a network without labels. The label `classes` is the null label, which
+            stands for an unknown class.
     """
 
     vocab_size: int
@@ -107,7 +107,7 @@ class Network(nn.Module, ABC):
 
     @property
     def mask_id(self) -> int:
-        """The value that hides a token."""
+        """The value of a masked token, V."""
         return self.vocab_size
 
     @abstractmethod
@@ -119,22 +119,22 @@ class Network(nn.Module, ABC):
         *,
         at: At | None = None,
     ) -> Logits:
-        """Return logits over the V clean values.
+        """Return logits over the V token values.
 
         Args:
             x_t: partly masked tokens (batch, *dims).
-            noise: the mask rate 1 - alpha_t of each example, or t itself under a state-dependent schedule; a network
-                without time conditioning ignores it.
+            noise: mask rate 1 − α_t of each example, or t itself under a state-dependent schedule; ignored by networks
+                without time conditioning.
             label: class of each example.
-            at: positions that are wanted, as flags or packed. Given, the output head runs only there; a network
-                that computes all logits anyway ends with `pick(logits, at)`.
+            at: return logits at these positions only. A network that computes all logits anyway ends with
+                `pick(logits, at)`.
 
         Returns:
             (batch, *dims, V), or (N, V) for the N positions of `at` in row-major order.
         """
 
     def compile_body(self) -> None:
-        """Compile the part whose shapes stay the same from step to step, in place; by default all of `forward`."""
+        """Compile the parts whose shapes do not change between steps, in place; by default all of `forward`."""
         self.compile()
 
     def cross_entropy(
@@ -147,9 +147,9 @@ class Network(nn.Module, ABC):
         at: Positions,
         weight: Float[Tensor, " n"],
     ) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
-        """Return the sum of weight * nll, and nll = -log p(x_i | x_t) in nats at the N positions.
+        """Return Σ weight · nll, and nll = −log p(x_i | x_t) in nats at the N positions.
 
-        The sum has a gradient in the network's parameters; the nll and the weights have none.
+        The sum has a gradient in the network's parameters; the nll has none, and the weights get none.
         """
         logits = self(x_t, noise, label, at=at)
         logits = logits if logits.dtype.itemsize >= 4 else logits.float()
@@ -158,18 +158,18 @@ class Network(nn.Module, ABC):
 
 
 def check_tokens(x: Tensor, count: int, name: str = "tokens") -> None:
-    """Raise a ValueError unless x is of int64, not empty, and every value in 0..count-1."""
+    """Raise a ValueError unless x is an int64 tensor, not empty, with values in 0..count-1."""
     if x.dtype != torch.long:
-        raise ValueError(f"{name} must be of dtype torch.int64, got {x.dtype}; x.long() converts them")
+        raise ValueError(f"{name} must be of dtype torch.int64, got {x.dtype}; use x.long()")
     if not x.numel():
         raise ValueError(f"{name} are empty: shape {tuple(x.shape)}")
     if x.min() < 0 or x.max() >= count:
-        wrong = ((x < 0) | (x >= count)).nonzero()[0].tolist()
-        raise ValueError(f"{name} must be in 0..{count - 1}, got {x[tuple(wrong)].item()} at index {wrong}")
+        first = ((x < 0) | (x >= count)).nonzero()[0].tolist()
+        raise ValueError(f"{name} must be in 0..{count - 1}, got {x[tuple(first)].item()} at index {first}")
 
 
 def check_label(label: Tensor | None, classes: int | None, batch: int) -> None:
-    """Raise a ValueError unless `label` fits a network with that many classes and a batch of that size."""
+    """Raise a ValueError unless `label` is None or valid for a network with `classes` classes and a batch."""
     if label is None:
         return
     if classes is None:

@@ -1,4 +1,4 @@
-"""The transformer of the public checkpoints of SEDD, MDLM and RADD."""
+"""DDiT, the transformer of the public checkpoints of SEDD, MDLM and RADD."""
 
 import math
 
@@ -14,9 +14,9 @@ FREQUENCIES = 128
 
 
 class TotalNoise(nn.Module):
-    """Embed sigma = -log alpha, which mask rates are turned into: sinusoids, cosines first, then a perceptron.
+    """Embed the total noise σ = −log α = −log(1 − mask rate): cosines and sines, then a two-layer perceptron.
 
-    Mask rates above 1 - eps count as 1 - eps, the highest that those models saw (their noise is log-linear).
+    Mask rates are clipped to 1 − eps, the largest that these models were trained on (their noise is log-linear).
     """
 
     def __init__(self, width: int, eps: float) -> None:
@@ -34,7 +34,7 @@ class TotalNoise(nn.Module):
 
 
 class DDiTBlock(Block):
-    """A block with GELU in place of a gate, biases in the perceptron, and norms with gains, and biases if time-free."""
+    """A block with a GELU perceptron instead of a gated MLP, and norms with gains (and biases if time-free)."""
 
     def __init__(self, width: int, heads: int, hidden: int, dropout: float, condition: int | None) -> None:
         super().__init__(width, heads, hidden, dropout, conditioned=False)
@@ -44,22 +44,22 @@ class DDiTBlock(Block):
 
 
 class DDiT(HeadedNetwork):
-    """GPT-2's sizes without its causal mask: what SEDD (arXiv:2310.16834), MDLM and RADD published weights of.
+    """A transformer of GPT-2's sizes without a causal mask: SEDD (arXiv:2310.16834), MDLM and RADD.
 
-    Two forms. Time-free, as RADD, and as MDLM is once its constant modulation is folded into the weights. Or modulated
-    by the noise, as SEDD. It is for `MaskedDiffusion.from_pretrained`; new models are better off with `Transformer`.
+    It has two forms: time-free (RADD, and MDLM after folding its constant modulation into the weights), and modulated
+    by the noise (SEDD). It serves to load public checkpoints; prefer `Transformer` for new models.
 
     Args:
-        vocab_size: V, number of clean token values.
+        vocab_size: V, number of token values.
         shape: (length,). Texts may be longer or shorter when the network is called.
         classes: not supported; None.
-        width: of the residual stream; a multiple of 2 * heads.
+        width: width of the residual stream; a multiple of 2 * heads.
         depth: number of blocks.
-        heads: of each attention.
+        heads: number of attention heads.
         hidden: width inside the perceptrons; 4 * width if None.
         condition: width of the embedding of the noise; None for the time-free form.
-        eps: the noise is cut off at a mask rate of 1 - eps.
-        dropout: chance to drop an entry of a residual branch in training.
+        eps: mask rates are clipped to 1 − eps.
+        dropout: probability of dropping an entry of a residual branch in training.
     """
 
     def __init__(

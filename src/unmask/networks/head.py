@@ -1,4 +1,4 @@
-"""The last product of a network and its cross-entropy as one: logits exist a piece at a time, and never all."""
+"""A linear head fused with its cross-entropy, so that the logits are never held all at once."""
 
 from abc import abstractmethod
 from typing import Any
@@ -11,10 +11,10 @@ from torch.autograd.function import once_differentiable
 from unmask.networks.base import At, Network, Positions
 from unmask.types import Labels, Logits, Times, Tokens
 
-PRODUCT = 2**25
-"""Most logits that one product makes: enough rows for a fast product, few enough to be held."""
-SOFTMAX = 2**21
-"""Most logits in float32 at a time on a CPU, so that they stay in its caches."""
+LOGITS_PER_PRODUCT = 2**25
+"""Largest number of logits per matrix product: enough rows for a fast product, few enough to hold in memory."""
+LOGITS_PER_SOFTMAX = 2**21
+"""Largest number of float32 logits per softmax on a CPU, so that they stay in its caches."""
 
 
 def linear_cross_entropy(
@@ -23,59 +23,61 @@ def linear_cross_entropy(
     target: Int[Tensor, " n"],
     weight: Float[Tensor, " n"],
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
-    """Return sum of weight * nll and the nll, -log softmax(head(h)) at the targets; the sum alone has a gradient.
+    """Return Σ weight · nll and nll = −log softmax(head(h))_target; only the sum has a gradient.
 
-    The gradient, in h and the head, is made on the way forward, from the same logits: no second product, and no (N, V)
-    tensor is kept. (`torch.nn.functional.linear_cross_entropy` does so too, but weighs values of the target, not
-    positions.) Under autocast the products are made in its type; softmax, weights and sums in float32 or better.
+    The gradient in h and the head is computed in the forward pass from the same logits, so the backward pass needs no
+    second product, and no (N, V) tensor is kept. (`torch.nn.functional.linear_cross_entropy` does the same, but its
+    weights are per target value, not per position.) Under autocast, matrix products use its dtype; softmax, weights and
+    sums use float32 or better.
     """
     parts = (h, head.weight, head.bias)
-    wanted = [torch.is_grad_enabled() and part is not None and part.requires_grad for part in parts]
-    loss, nll = _LinearCrossEntropy.apply(*parts, target, weight.detach(), wanted)
+    needs_grad = [torch.is_grad_enabled() and part is not None and part.requires_grad for part in parts]
+    loss, nll = _LinearCrossEntropy.apply(*parts, target, weight.detach(), needs_grad)
     return loss, nll
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, h: Tensor, matrix: Tensor, bias: Tensor | None, target: Tensor, weight: Tensor, wanted: list[bool]
+        ctx: Any, h: Tensor, matrix: Tensor, bias: Tensor | None, target: Tensor, weight: Tensor, needs_grad: list[bool]
     ) -> tuple[Tensor, Tensor]:
         kind = h.device.type
-        autocast = torch.is_autocast_enabled(kind) and h.dtype != torch.float64  # which autocast leaves alone
+        autocast = torch.is_autocast_enabled(kind) and h.dtype != torch.float64  # autocast does not apply to float64
         dtype = torch.get_autocast_dtype(kind) if autocast else h.dtype
         precise = torch.promote_types(dtype, torch.float32)
         nll = h.new_empty(len(h), dtype=precise)
-        of_h, of_matrix, of_bias = (
-            torch.zeros_like(part, dtype=precise) if want and part is not None else None
-            for part, want in zip((h, matrix, bias), wanted, strict=True)
+        grad_h, grad_matrix, grad_bias = (
+            torch.zeros_like(part, dtype=precise) if needed and part is not None else None
+            for part, needed in zip((h, matrix, bias), needs_grad, strict=True)
         )
         with torch.autocast(kind, enabled=False):
             m, b = matrix.to(dtype), None if bias is None else bias.to(dtype)
-            many = max(1, PRODUCT // len(m))
-            few = max(1, SOFTMAX // len(m)) if kind == "cpu" else many
-            for start in range(0, len(h), many):
-                here = slice(start, start + many)
+            rows = max(1, LOGITS_PER_PRODUCT // len(m))
+            rows_per_softmax = max(1, LOGITS_PER_SOFTMAX // len(m)) if kind == "cpu" else rows
+            for start in range(0, len(h), rows):
+                here = slice(start, start + rows)
                 x = h[here].to(dtype)
                 logits = nn.functional.linear(x, m, b)
                 pieces = zip(
-                    *(t.split(few) for t in (logits, target[here], weight[here], nll[here])),
+                    *(t.split(rows_per_softmax) for t in (logits, target[here], weight[here], nll[here])),
                     strict=True,
                 )
                 for z, y, w, out in pieces:
-                    law = z.log_softmax(-1, dtype=precise)
+                    log_p = z.log_softmax(-1, dtype=precise)
                     y = y.unsqueeze(1)
-                    out.copy_(law.gather(1, y).squeeze(1).neg_())
-                    if any(wanted):  # weight * (softmax - one-hot), in place of the logits
+                    out.copy_(log_p.gather(1, y).squeeze(1).neg_())
+                    grad_z = log_p
+                    if any(needs_grad):  # weight * (softmax - one-hot), which overwrites the logits
                         w = w.to(precise).unsqueeze(1)
-                        law.exp_().mul_(w).scatter_add_(1, y, -w)
-                        z.copy_(law)
-                    if of_bias is not None:
-                        of_bias += law.sum(0)
-                if of_h is not None:
-                    of_h[here] = (logits @ m).to(precise)
-                if of_matrix is not None:
-                    of_matrix += logits.T @ x
-        ctx.grads = [None if grad is None else grad.to(h.dtype) for grad in (of_h, of_matrix, of_bias)]
+                        grad_z.exp_().mul_(w).scatter_add_(1, y, -w)
+                        z.copy_(grad_z)
+                    if grad_bias is not None:
+                        grad_bias += grad_z.sum(0)
+                if grad_h is not None:
+                    grad_h[here] = (logits @ m).to(precise)
+                if grad_matrix is not None:
+                    grad_matrix += logits.T @ x
+        ctx.grads = [None if grad is None else grad.to(h.dtype) for grad in (grad_h, grad_matrix, grad_bias)]
         ctx.mark_non_differentiable(nll)
         return (weight.double() * nll).sum(), nll
 
@@ -83,15 +85,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         if not ctx.grads:
-            raise RuntimeError("linear_cross_entropy goes backward once: its gradients were given away")
+            raise RuntimeError("linear_cross_entropy goes backward once: its gradients have been freed")
         grads, ctx.grads = ctx.grads, []
         return *(None if part is None else part.mul_(grad) for part in grads), None, None, None
 
 
 class HeadedNetwork(Network):
-    """A network that ends in one linear map, `head`, of the same features at every position.
+    """A network that ends in a linear map `head`, applied to the features of every position.
 
-    A subclass writes `features` in place of `forward`.
+    A subclass implements `features` instead of `forward`.
     """
 
     head: nn.Linear
@@ -100,7 +102,7 @@ class HeadedNetwork(Network):
     def features(
         self, x_t: Tokens, noise: Times | None = None, label: Labels | None = None, at: Positions | None = None
     ) -> Tensor:
-        """Return what the head reads: (batch, L, width), or (N, width) at the N positions."""
+        """Return the features, the input of `head`: (batch, L, width), or (N, width) at the N positions."""
 
     def compile_body(self) -> None:
         """Compile `features`."""
@@ -128,6 +130,6 @@ class HeadedNetwork(Network):
         at: Positions,
         weight: Float[Tensor, " n"],
     ) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
-        """See `Network.cross_entropy`. The logits are never held all at once."""
+        """See `Network.cross_entropy`. The logits are never all held at once."""
         h = self.features(x_t, noise, label, at)
         return linear_cross_entropy(h, self.head, at.pick(x.flatten(1)), weight)

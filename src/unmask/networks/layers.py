@@ -1,4 +1,4 @@
-"""The parts that networks are built from: rotary positions, attention, gated MLP, embedding of the mask rate."""
+"""Layers that networks are built from: rotary positions, attention, gated MLP, embedding of the mask rate."""
 
 import math
 from functools import lru_cache
@@ -11,13 +11,16 @@ from unmask.networks.base import Positions
 
 
 @lru_cache(maxsize=32)
-@torch.inference_mode(False)  # what is cached must serve training too
+@torch.inference_mode(False)  # cached tensors are used in training too
 def rotary_angles(
     dims: tuple[int, ...], frequencies: int, base: float, device: torch.device, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Tabulate cos and sin of the rotary angles of every position of a grid (RoFormer, arXiv:2104.09864).
+    """Return cos and sin of the rotary angles of every position of a grid (RoFormer, arXiv:2104.09864).
 
-    Each axis longer than one position gets an equal share of the frequencies: text has one axis, grey images two.
+    Each axis longer than one position gets an equal share of the frequencies: text has one axis, grey images two. The
+    angle of position m on an axis with F frequencies is
+
+        θ_j = m · base^(−j / F),   j = 0, ..., F − 1.
 
     Returns:
         Two tensors (L, frequencies), positions in row-major order.
@@ -36,19 +39,19 @@ def rotary_angles(
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate x (..., L, head) by the angles of each position: entry j turns with entry j + head / 2.
+    """Rotate the pairs of entries (j, j + head / 2) of x (..., L, head) by the angles of each position.
 
-    The angles may be more precise than x: the result is rounded to the type of x.
+    The angles may have a higher precision than x; the result has the dtype of x.
     """
     a, b = x.chunk(2, dim=-1)
     return torch.cat(((a * cos - b * sin).to(x.dtype), (b * cos + a * sin).to(x.dtype)), dim=-1)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Return softmax(q k^T / sqrt(head)) v, each (..., L, head), the fastest way.
+    """Return softmax(q kᵀ / √head) v for q, k, v (..., L, head).
 
-    That is the library's fused kernel, but for short sequences in bfloat16 on a CPU: there three plain products are
-    faster (docs/performance.md), at the cost of keeping the (L, L) weights and of scores rounded to bfloat16.
+    Uses PyTorch's fused kernel, except for up to 512 positions in bfloat16 on a CPU: there matrix products and a
+    softmax are faster (docs/performance.md), but keep the (L, L) weights and round the scores to bfloat16.
     """
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[-2] <= 512:
         return (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(-1) @ v
@@ -56,7 +59,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Let every position look at every other: scaled dot products, rotary positions, no causal mask."""
+    """Multi-head attention with rotary positions and without a causal mask."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -65,7 +68,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width, bias=False)
 
     def forward(self, h: Tensor, cos: Tensor, sin: Tensor, at: Positions | None = None) -> Tensor:
-        """Attend from h (batch, L, width), or with `at` from its N positions alone: (N, width)."""
+        """Map h (batch, L, width) to the same shape; with `at`, return its N positions only: (N, width)."""
         if at is None or at.index is None:
             q, k, v = self._split(self.qkv(h), 3)
             mixed = self._join(attend(rotate(q, cos, sin), rotate(k, cos, sin), v))
@@ -74,12 +77,12 @@ class Attention(nn.Module):
         here = h.gather(1, index.unsqueeze(-1).expand(-1, -1, width))
         (q,) = self._split(F.linear(here, self.qkv.weight[:width]), 1)
         k, v = self._split(F.linear(h, self.qkv.weight[width:]), 2)
-        turned = rotate(q, cos[index].unsqueeze(1), sin[index].unsqueeze(1))
-        mixed = self._join(attend(turned, rotate(k, cos, sin), v)).flatten(0, 1)
+        rotated = rotate(q, cos[index].unsqueeze(1), sin[index].unsqueeze(1))
+        mixed = self._join(attend(rotated, rotate(k, cos, sin), v)).flatten(0, 1)
         return self.out(mixed if at.kept is None else mixed.index_select(0, at.kept))
 
     def _split(self, x: Tensor, parts: int) -> Tensor:
-        """Turn (batch, L, parts * width) into (parts, batch, heads, L, head)."""
+        """Reshape (batch, L, parts * width) to (parts, batch, heads, L, head)."""
         return x.unflatten(-1, (parts, self.heads, -1)).permute(2, 0, 3, 1, 4)
 
     def _join(self, x: Tensor) -> Tensor:
@@ -87,7 +90,7 @@ class Attention(nn.Module):
 
 
 class GatedMLP(nn.Module):
-    """Compute out(silu(a) * b), (a, b) = up(h), on each position alone (GLU variants, arXiv:2002.05202)."""
+    """Compute out(silu(a) * b), (a, b) = up(h), at every position (GLU variants, arXiv:2002.05202)."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -100,7 +103,7 @@ class GatedMLP(nn.Module):
 
 
 class NoiseEmbedding(nn.Module):
-    """Embed mask rates in [0, 1] as sinusoids of growing frequency, then a two-layer perceptron."""
+    """Embed mask rates in [0, 1]: sinusoids of geometrically spaced frequencies, then a two-layer perceptron."""
 
     def __init__(self, width: int, frequencies: int = 64) -> None:
         super().__init__()
@@ -115,7 +118,7 @@ class NoiseEmbedding(nn.Module):
 
 
 class Condition(nn.Module):
-    """Sum the embeddings of the mask rate and of the label (the null label if none is given): (batch, width)."""
+    """Sum the embeddings of the mask rate and the label (the null label if there is none): (batch, width)."""
 
     def __init__(self, width: int, classes: int | None, timed: bool) -> None:
         super().__init__()
@@ -137,17 +140,17 @@ class Condition(nn.Module):
 
 
 def modulate(x: Tensor, shift: Tensor | None, scale: Tensor | None) -> Tensor:
-    """Return x * (1 + scale) + shift; x itself without a condition."""
+    """Return x * (1 + scale) + shift, or x if these are None."""
     return x if shift is None or scale is None else torch.addcmul(shift, x, 1 + scale)
 
 
 def gate(x: Tensor, factor: Tensor | None) -> Tensor:
-    """Return x * factor; x itself without a condition."""
+    """Return x * factor, or x if the factor is None."""
     return x if factor is None else x * factor
 
 
 class Modulation(nn.Module):
-    """Turn the condition (batch, its width) into `parts` vectors (batch, 1, width), all zero at first (adaLN-zero)."""
+    """Map a condition (batch, condition width) to `parts` vectors (batch, 1, width), initially zero (adaLN-zero)."""
 
     def __init__(self, width: int, parts: int, condition: int | None = None) -> None:
         super().__init__()
@@ -159,10 +162,10 @@ class Modulation(nn.Module):
 
 
 class Block(nn.Module):
-    """Attend, then think: a pre-norm residual block.
+    """A pre-norm residual block of attention and an MLP.
 
-    With a condition each branch is shifted and scaled before it and gated after it by a linear map of the condition
-    that starts at zero, so that the block starts as the identity (adaLN-zero, DiT, arXiv:2212.09748).
+    With a condition, the input of each branch is shifted and scaled and its output gated by a linear map of the
+    condition, initialised to zero, so that the block starts as the identity (adaLN-zero; DiT, arXiv:2212.09748).
     """
 
     def __init__(self, width: int, heads: int, hidden: int, dropout: float, conditioned: bool) -> None:
@@ -177,7 +180,7 @@ class Block(nn.Module):
     def forward(
         self, h: Tensor, cos: Tensor, sin: Tensor, condition: Tensor | None, at: Positions | None = None
     ) -> Tensor:
-        """Map (batch, L, width) to the same, or with `at` to its N positions: (N, width)."""
+        """Map (batch, L, width) to the same shape; with `at`, return the N positions only: (N, width)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = (
             (None,) * 6 if self.modulation is None else self.modulation(condition)
         )

@@ -1,4 +1,4 @@
-"""Run a network on texts that are shorter than those it was trained on."""
+"""Running a network on texts shorter than its own length."""
 
 import torch.nn.functional as F
 
@@ -7,12 +7,12 @@ from unmask.types import Labels, Logits, Times, Tokens
 
 
 class Padded(Network):
-    """Continue every text with masks to the network's own length, which is what it knows, and look at the text alone.
+    """Append masks to every text up to the network's length, and return the predictions for the text only.
 
-    What stands after the text is left open: the law of the text is the network's own, with the rest summed out.
+    The distribution of the text is then the network's, with the tokens after it marginalised out.
 
     Args:
-        network: of sequences (length,).
+        network: a network for sequences (length,).
     """
 
     def __init__(self, network: Network) -> None:

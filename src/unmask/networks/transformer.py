@@ -13,24 +13,23 @@ from unmask.types import Labels, Times, Tokens
 class Transformer(HeadedNetwork):
     """Pre-norm transformer with rotary positions on every axis of the data, gated MLPs and a zero-initialised head.
 
-    It starts as the uniform distribution: its first loss is log V a token.
+    It initially predicts the uniform distribution, so the first loss is log V per token.
 
     Args:
-        vocab_size: V, number of clean token values.
+        vocab_size: V, number of token values.
         shape: dims of one example, (length,) for text or (height, width, channels) for images. Text may be longer
-            or shorter than that when the network is called, unless positions are absolute.
-        classes: number of class labels; None for a network without labels.
-        width: of the residual stream; a multiple of 2 * heads.
+            or shorter when the network is called, unless positions are absolute.
+        classes: number of classes; None for a network without labels.
+        width: width of the residual stream; a multiple of 2 * heads.
         depth: number of blocks.
-        heads: of each attention.
+        heads: number of attention heads.
         hidden: width inside the gated MLP; 8/3 of `width`, rounded to a multiple of 32, if None.
-        time_conditioning: whether the network reads the mask rate. Off by default: it is not needed (FHS,
-            section 3), except for state-dependent schedules.
-        dropout: chance to drop an entry of a residual branch in training.
-        absolute_positions: whether to learn an embedding of each position too. Rotary positions are relative: of a
-            canvas that is all masks they tell nothing, not even where its border is. Images want it; text cut
-            anywhere does not.
-        rotary_base: the slowest rotary frequency turns once in about 2 pi * rotary_base positions.
+        time_conditioning: whether the network is conditioned on the mask rate. Off by default, since it is not needed
+            (FHS, section 3) except for state-dependent schedules.
+        dropout: probability of dropping an entry of a residual branch in training.
+        absolute_positions: whether to also learn an embedding of each position. Rotary positions are relative, and on a
+            fully masked canvas cannot tell positions apart. Recommended for images, not for windows of a long text.
+        rotary_base: the lowest rotary frequency has a period of about 2π * rotary_base positions.
     """
 
     def __init__(
@@ -98,7 +97,7 @@ class Transformer(HeadedNetwork):
     def features(
         self, x_t: Tokens, noise: Times | None = None, label: Labels | None = None, at: Positions | None = None
     ) -> Tensor:
-        """See `HeadedNetwork.features`. With `at`, the last block's MLP too runs only there, and few queries alone."""
+        """See `HeadedNetwork.features`. With `at`, the last block's MLP runs at these positions only."""
         h = self.embed(x_t.flatten(1))
         if self.embed_position is not None:
             if tuple(x_t.shape[1:]) != self.shape:

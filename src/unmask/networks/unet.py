@@ -1,4 +1,4 @@
-"""A U-Net over images whose every channel of every pixel is a token."""
+"""A U-Net for images in which every channel of every pixel is a token."""
 
 import math
 from typing import Any
@@ -17,14 +17,14 @@ ROTARY_BASE = 100.0
 
 
 def group_norm(width: int) -> nn.GroupNorm:
-    """Return the norm of groups of channels, 32 where the width allows."""
+    """Return a group norm with 32 groups, or the largest common divisor of 32 and the width."""
     return nn.GroupNorm(math.gcd(32, width), width)
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions beside a skip: norm, silu, convolve, twice; the second norm is modulated by the condition.
+    """A residual block of two 3x3 convolutions, each after norm and silu; the condition modulates the second norm.
 
-    It starts as the skip alone.
+    The residual branch is initially zero.
     """
 
     def __init__(self, wide: int, width: int, dropout: float, condition: int | None) -> None:
@@ -37,7 +37,7 @@ class ResidualBlock(nn.Module):
         self.modulation = None if condition is None else Modulation(width, 2, condition)
 
     def forward(self, h: Tensor, condition: Tensor | None) -> Tensor:
-        """Map (batch, wide, height, width) to as many channels as the block has."""
+        """Map (batch, channels, height, width) to the number of channels of the block."""
         x = self.norm2(self.enter(F.silu(self.norm1(h))))
         if self.modulation is not None:
             shift, scale = (part.squeeze(1)[..., None, None] for part in self.modulation(condition))
@@ -46,7 +46,7 @@ class ResidualBlock(nn.Module):
 
 
 class GlobalAttention(nn.Module):
-    """Let every place look at every other, beside a skip. It starts as the skip alone."""
+    """A residual block of attention over all pixels; the residual branch is initially zero."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -54,13 +54,13 @@ class GlobalAttention(nn.Module):
         self.attention = Attention(width, heads)
 
     def forward(self, h: Tensor, condition: Tensor | None) -> Tensor:
-        """Map (batch, width, height, width) to the same; the condition is not looked at."""
+        """Map (batch, channels, height, width) to the same shape; the condition is not used."""
         x = self.norm(h).permute(0, 2, 3, 1)
-        return h + self.attention(x.flatten(1, 2), *angles(x, self.heads)).view_as(x).permute(0, 3, 1, 2)
+        return h + self.attention(x.flatten(1, 2), *pixel_angles(x, self.heads)).view_as(x).permute(0, 3, 1, 2)
 
 
 class Places(nn.Module):
-    """A transformer on the places of an image, each a token (the middle of a U-ViT, arXiv:2301.11093)."""
+    """A transformer over the pixels of a feature map (the middle of a U-ViT, arXiv:2301.11093)."""
 
     def __init__(
         self, width: int, depth: int, heads: int, dropout: float, condition: int | None, checkpointing: bool
@@ -72,59 +72,59 @@ class Places(nn.Module):
         self.blocks = nn.ModuleList(Block(width, heads, hidden, dropout, condition is not None) for _ in range(depth))
 
     def forward(self, h: Tensor, condition: Tensor | None) -> Tensor:
-        """Map (batch, width, height, width) to the same."""
+        """Map (batch, channels, height, width) to the same shape."""
         x = h.permute(0, 2, 3, 1)
         condition = None if self.condition is None else self.condition(condition)
-        y, turns = x.flatten(1, 2), angles(x, self.heads)
+        y, rotations = x.flatten(1, 2), pixel_angles(x, self.heads)
         for block in self.blocks:
-            y = run(block, self.checkpointing and self.training, y, *turns, condition)
+            y = run_block(block, self.checkpointing and self.training, y, *rotations, condition)
         return y.view_as(x).permute(0, 3, 1, 2)
 
 
-def run(block: nn.Module, again: bool, *inputs: Any) -> Tensor:
-    """Return block(*inputs); keep nothing of its inside, which the backward pass computes again, if asked to."""
-    return checkpoint(block, *inputs, use_reentrant=False) if again else block(*inputs)
+def run_block(block: nn.Module, checkpointing: bool, *inputs: Any) -> Tensor:
+    """Return block(*inputs); with checkpointing, its activations are recomputed in the backward pass."""
+    return checkpoint(block, *inputs, use_reentrant=False) if checkpointing else block(*inputs)
 
 
-def angles(x: Tensor, heads: int) -> tuple[Tensor, Tensor]:
-    """Return the rotary angles of the places of x (batch, height, width, channels)."""
+def pixel_angles(x: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+    """Return the rotary angles of the pixels of x (batch, height, width, channels)."""
     return rotary_angles(
         tuple(x.shape[1:3]), x.shape[3] // heads // 2, ROTARY_BASE, x.device, torch.promote_types(x.dtype, torch.float)
     )
 
 
 class Level(nn.ModuleList):
-    """Residual blocks at one resolution."""
+    """The residual blocks at one resolution."""
 
     def __init__(self, wide: int, width: int, blocks: int, dropout: float, condition: int | None) -> None:
         super().__init__(ResidualBlock(wide, width, dropout, condition) for _ in range(blocks))
 
 
 class UNet(HeadedNetwork):
-    """Residual blocks on the way down and up, joined by skips, around a middle that sees the whole image.
+    """A U-Net: residual blocks down and up the resolutions, joined by skip connections, around a global middle.
 
-    Every level of every channel has an embedding of its own, and no order: the network does not know that 7 is near 8.
-    A pixel is the sum of its channels' embeddings; at the end each channel is read from the pixel's features.
+    Every level of every channel has its own embedding, without an order of the levels. The embedding of a pixel is the
+    sum over its channels; in the end, each channel is predicted from the features of its pixel.
 
-    Two forms. With one width and no `middle_depth` the resolution is the same throughout, and the middle is attention
-    between two residual blocks, as in VDM (arXiv:2107.00630) and MD4 on CIFAR-10. With `middle_depth`, every width is
-    followed by a halving, and the middle is a transformer (U-ViT), as MD4 has for ImageNet 64x64.
+    It has two forms. With one width and no `middle_depth`, the resolution is constant, and the middle is attention
+    between two residual blocks, as in VDM (arXiv:2107.00630) and MD4 on CIFAR-10. With `middle_depth`, the resolution
+    is halved after every width, and the middle is a transformer (U-ViT), as in MD4 on ImageNet 64x64.
 
-    It starts as the uniform distribution.
+    It initially predicts the uniform distribution.
 
     Args:
         vocab_size: V, number of levels.
         shape: (height, width, channels); height and width must be divisible by 2 for every halving.
-        classes: number of class labels; None for a network without labels.
-        widths: channels at each resolution, from the image's own to the coarsest outside the middle.
-        blocks: residual blocks on the way down at each resolution; one more on the way up.
+        classes: number of classes; None for a network without labels.
+        widths: channels at each resolution, from that of the image to the coarsest outside the middle.
+        blocks: residual blocks per resolution on the way down; one more on the way up.
         middle_depth: blocks of the transformer in the middle; 0 for attention between residual blocks.
-        middle_width: of that transformer; the last of `widths` if None.
-        heads: of each attention; the width there must be a multiple of 2 * heads.
-        time_conditioning: whether the network reads the mask rate; see `Transformer`.
-        dropout: chance to drop an entry of a residual branch in training.
-        checkpointing: whether training computes the blocks' insides twice rather than keep them: slower by a third,
-            with much less memory.
+        middle_width: width of that transformer; the last of `widths` if None.
+        heads: number of attention heads; the width of the attention must be a multiple of 2 * heads.
+        time_conditioning: whether the network is conditioned on the mask rate; see `Transformer`.
+        dropout: probability of dropping an entry of a residual branch in training.
+        checkpointing: whether to recompute the blocks' activations in the backward pass: a third slower, with much less
+            memory.
     """
 
     def __init__(
@@ -156,13 +156,13 @@ class UNet(HeadedNetwork):
         if middle_depth < 0:
             raise ValueError(f"middle_depth must be at least 0, got {middle_depth}")
         if middle_width is not None and not middle_depth:
-            raise ValueError("middle_width is of a transformer in the middle: give middle_depth too")
+            raise ValueError("middle_width is the width of the transformer in the middle: set middle_depth too")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {dropout}")
         halvings = len(widths) - (not middle_depth)
         if shape[0] % 2**halvings or shape[1] % 2**halvings:
             raise ValueError(
-                f"height and width are halved {halvings} times, which {shape[0]}x{shape[1]} cannot be: fewer widths"
+                f"height and width must be divisible by {2**halvings}, got {shape[0]}x{shape[1]}; use fewer widths"
             )
         middle = middle_width or widths[-1]
         if middle % (2 * heads):
@@ -215,7 +215,7 @@ class UNet(HeadedNetwork):
         nn.init.zeros_(self.head.bias)
 
     def compile_body(self) -> None:
-        """Compile the blocks. They share their code; the number of shapes for which torch compiles a code is raised."""
+        """Compile the blocks. They share their code, so torch's limit of compilations per function is raised."""
         blocks = [module for module in self.modules() if isinstance(module, ResidualBlock | Block)]
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 2 * len(blocks))
         for block in blocks:
@@ -228,17 +228,17 @@ class UNet(HeadedNetwork):
         if tuple(x_t.shape[1:]) != self.shape:
             raise ValueError(f"the network takes images {self.shape}, got {tuple(x_t.shape[1:])}")
         condition = None if self.condition is None else self.condition(noise, label, len(x_t))
-        own = torch.arange(self.shape[2], device=x_t.device) * (self.vocab_size + 1)
-        h = self.embed(x_t + own).sum(3).permute(0, 3, 1, 2)
-        if h.device.type == "cpu":  # there norms want pixels, and not their features, side by side
+        channel_offset = torch.arange(self.shape[2], device=x_t.device) * (self.vocab_size + 1)
+        h = self.embed(x_t + channel_offset).sum(3).permute(0, 3, 1, 2)
+        if h.device.type == "cpu":  # group norms are faster with the pixels of a channel contiguous
             h = h.contiguous()
         h = self.enter(h)
         skips: list[Tensor] = []
-        again = self.checkpointing and self.training
+        checkpointing = self.checkpointing and self.training
         for i, level in enumerate(self.down):
             skips.append(h)
             for block in level.children():
-                h = run(block, again, h, condition)
+                h = run_block(block, checkpointing, h, condition)
                 skips.append(h)
             if i < len(self.coarser):
                 h = self.coarser[i](h)
@@ -248,7 +248,7 @@ class UNet(HeadedNetwork):
             if i < len(self.finer):
                 h = self.finer[i](h)
             for block in level.children():
-                h = run(block, again, torch.cat((h, skips.pop()), 1), condition)
+                h = run_block(block, checkpointing, torch.cat((h, skips.pop()), 1), condition)
         h = F.silu(self.norm(h)).permute(0, 2, 3, 1)
-        of_channels = F.silu(self.channels(h)).view(len(x_t), -1, self.widths[0])
-        return of_channels if at is None else at.pick(of_channels)
+        features = F.silu(self.channels(h)).view(len(x_t), -1, self.widths[0])
+        return features if at is None else at.pick(features)

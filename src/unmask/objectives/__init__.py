@@ -1,4 +1,4 @@
-"""Objectives: bounds on -log p(x), in nats per example."""
+"""Objectives: upper bounds on -log p(x), in nats per example."""
 
 from unmask.objectives.base import Loss, Objective
 from unmask.objectives.estimate import draw_loss

@@ -1,4 +1,4 @@
-"""What an objective is: a bound on -log p(x), in nats per example, from a network's predictions at masked positions."""
+"""The base class of objectives: upper bounds on -log p(x) from the network's predictions at masked positions."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from unmask.types import Labels, Nats, Tokens, Where
 
 
 class Loss(NamedTuple):
-    """What an objective returns.
+    """The result of an objective.
 
     Attributes:
         loss: the scalar to backpropagate.
-        nelbo: an unbiased estimate of the negative ELBO, an upper bound on -log p(x); nats per example, detached.
-        parts: what each token adds to `nelbo`, (batch, L) with the dims flattened.
+        nelbo: unbiased estimate of the negative ELBO, an upper bound on −log p(x), in nats per example; detached.
+        parts: contribution of each token to `nelbo`, (batch, L).
     """
 
     loss: Float[Tensor, ""]
@@ -28,11 +28,11 @@ class Loss(NamedTuple):
 
 @dataclass(frozen=True)
 class Objective(ABC):
-    """Estimate a bound on -log p(x) from random masks of x. It owns its randomness and calls the network."""
+    """Estimate an upper bound on −log p(x): mask x at random, call the network, weight its cross-entropies."""
 
     @property
     def calls(self) -> int:
-        """Network evaluations an example."""
+        """Network evaluations per example."""
         return 1
 
     @abstractmethod
@@ -45,19 +45,18 @@ class Objective(ABC):
         given: Where | None = None,
         generator: Generators = None,
     ) -> Loss:
-        """Mask x at random and weigh the network's cross-entropies.
+        """Return the loss and the bound of a batch.
 
         Args:
-            network: predicts the masked tokens; it is told the mask rate, or the time where the schedule depends on
-                the token.
-            x: clean tokens (batch, *dims).
-            label: class of each example, for a network that takes one.
-            given: tokens that are conditioned upon: never masked, and not part of the bound, which is on -log p of the
-                others given these. At least one of an example must not be given. None: no token is.
+            network: predicts the masked tokens, given the mask rate, or the time under a state-dependent schedule.
+            x: tokens (batch, *dims).
+            label: class of each example, for networks with classes.
+            given: tokens to condition on, which are never masked: the bound is on −log p(other tokens | given tokens).
+                At least one token of each example must not be given. None: no token is given.
             generator: see `unmask.randomness`.
         """
 
 
-def open_length(x: Tokens, given: Where | None) -> int | Int[Tensor, " batch"]:
-    """Return L: the number of tokens that are not given, of each example where some are."""
+def length_without_given(x: Tokens, given: Where | None) -> int | Int[Tensor, " batch"]:
+    """Return L, the number of tokens that are not given; one number per example if some are."""
     return x[0].numel() if given is None else (~given).flatten(1).sum(1)

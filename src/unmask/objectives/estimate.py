@@ -1,4 +1,4 @@
-"""Several draws of a bound on the same examples."""
+"""Estimate the bound on the same examples from several draws."""
 
 import torch
 
@@ -19,13 +19,13 @@ def draw_loss(
     given: Where | None = None,
     generator: Generators = None,
 ) -> Loss:
-    """Estimate the negative ELBO of each example from several masks each, in nats: entry draw * batch + example.
+    """Estimate the negative ELBO of each example several times, in nats: entry draw * batch + example.
 
-    All draws go through the objective as one batch, so that its low-discrepancy times are spread over the draws of
-    each example as well as over the examples. Each single estimate is unbiased.
+    All draws form one batch of the objective, so that its low-discrepancy times are spread over the draws of each
+    example as well as over the examples. Every single estimate is unbiased.
 
     Raises:
-        ValueError: draws below 1, tokens or labels out of range, or an example of which every token is given.
+        ValueError: if draws is below 1, tokens or labels are out of range, or every token of an example is given.
     """
     if draws < 1:
         raise ValueError(f"draws must be at least 1, got {draws}")

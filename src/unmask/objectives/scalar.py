@@ -1,4 +1,4 @@
-"""Objectives under a schedule that treats all tokens alike: continuous time, discrete time, and none."""
+"""Objectives for scalar schedules: in continuous time, in discrete time, and without time."""
 
 import math
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ import torch
 
 from unmask.forward import mask, sample_counts, sample_times
 from unmask.networks.base import Network, Positions
-from unmask.objectives.base import Loss, Objective, open_length
+from unmask.objectives.base import Loss, Objective, length_without_given
 from unmask.randomness import Generators, uniform
 from unmask.schedules import Linear, Schedule, check_kind
 from unmask.types import Labels, Times, Tokens, Where
@@ -24,15 +24,16 @@ def masked_cross_entropy(
     weight: Times,
     power: float = 1.0,
 ) -> Loss:
-    """Weigh the sum over masked positions i of -log p(x_i | x_t) of each example: what every scalar objective does.
+    """Return weight · Σ_{i masked} −log p(x_i | x_t) for each example, which all scalar objectives consist of.
 
     Args:
-        network: see `Objective`; so is label.
+        network: predicts the masked tokens.
         x_t: partly masked tokens.
         x: clean tokens.
-        noise: what the network is told.
-        at: the positions that are masked.
-        weight: of each example in the bound; to this power in the loss.
+        noise: mask rate, passed to the network.
+        label: class of each example.
+        at: the masked positions.
+        weight: weight of each example in the bound; weight ** power in the loss.
         power: see `TimeFreeELBO`.
     """
     batch, length = len(x), x[0].numel()
@@ -43,10 +44,15 @@ def masked_cross_entropy(
 
 @dataclass(frozen=True)
 class ContinuousELBO(Objective):
-    """Bound -log p(x) by E_t [ -alpha'_t / (1 - alpha_t) * sum over masked i of -log p(x_i | x_t) ], t ~ U(0, 1].
+    """Bound −log p(x) by the continuous-time ELBO (MD4, section 3).
 
-    The continuous-time ELBO (MD4, section 3). Its value does not depend on the schedule, its variance does (for
-    `Linear` it grows with the log of the smallest time drawn; prefer `TimeFreeELBO` where no schedule is needed).
+        −log p(x) ≤ E_{t ~ U(0, 1]} [ −α′_t / (1 − α_t) · Σ_{i masked} −log p(x_i | x_t) ]
+
+    Its value does not depend on the schedule, but its variance does; with `Linear` it is infinite. Prefer
+    `TimeFreeELBO` unless a schedule is needed.
+
+    Args:
+        schedule: gives α.
     """
 
     schedule: Schedule = field(default_factory=Linear)
@@ -72,13 +78,15 @@ class ContinuousELBO(Objective):
 
 @dataclass(frozen=True)
 class DiscreteELBO(Objective):
-    """Bound -log p(x) by T E_k [ (alpha_s - alpha_t) / (1 - alpha_t) * sum over masked i of -log p(x_i | x_t) ].
+    """Bound −log p(x) by the ELBO of T discrete steps (MD4, section 3).
 
-    Here t = k / T, s = (k - 1) / T and k ~ U{1..T}: the ELBO of T discrete steps (MD4, section 3). With T = 1 it is
-    the sum of the marginal cross-entropies; it falls to `ContinuousELBO` as 1 / T.
+        −log p(x) ≤ T · E_{k ~ U{1..T}} [ (α_s − α_t) / (1 − α_t) · Σ_{i masked} −log p(x_i | x_t) ],
+        t = k / T,   s = (k − 1) / T
+
+    With T = 1 this is the sum of the marginal cross-entropies; it converges to `ContinuousELBO` from above as 1 / T.
 
     Args:
-        schedule: gives alpha.
+        schedule: gives α.
         steps: T, at least 1.
     """
 
@@ -109,15 +117,18 @@ class DiscreteELBO(Objective):
 
 @dataclass(frozen=True)
 class TimeFreeELBO(Objective):
-    """Bound -log p(x) by E_n [ L / n * sum over a uniformly random n-subset of -log p(x_i | the rest) ], n ~ U{1..L}.
+    """Bound −log p(x) by a masked cross-entropy without a time (FHS, Proposition 3.1).
 
-    Equal to the continuous-time ELBO of every schedule, without a time (FHS, proposition 3.1), and to the any-order
-    autoregressive bound. n is spread evenly over the batch, so the estimate varies little. A network with time
-    conditioning is told the mask rate n / L.
+        −log p(x) ≤ E_{n ~ U{1..L}} E_{M, |M| = n} [ L / n · Σ_{i in M} −log p(x_i | x without M) ],
+
+    with M a uniformly random set of n positions. This equals the continuous-time ELBO under every schedule, and the
+    bound of any-order autoregressive models. The n are evenly spread over the batch, which reduces the variance. A
+    network with time conditioning is given the mask rate n / L.
 
     Args:
-        power: of L / n in `.loss`, in [0, 1]; `.nelbo` is always the bound, which 1 minimises. With less, examples of
-            few masks, whose gradients are the noisiest, count less, and training is faster at first.
+        power: exponent of L / n in `.loss`, in [0, 1]; 1 minimises the bound. With less, examples with few masks, whose
+            gradients have the largest variance, have less weight, and training is faster at first. `.nelbo` is always
+            the bound.
     """
 
     power: float = 1.0
@@ -135,15 +146,15 @@ class TimeFreeELBO(Objective):
         given: Where | None = None,
         generator: Generators = None,
     ) -> Loss:
-        length = open_length(x, given)
+        length = length_without_given(x, given)
         n = sample_counts(len(x), length, generator=generator, device=x.device)
         v = uniform((len(x), x[0].numel()), generator, x.device)
         v = v if given is None else v.masked_fill(given.flatten(1), math.inf)
-        last = v.sort(dim=1).values.gather(1, n[:, None] - 1)
-        hidden = (v <= last).view_as(x)
+        nth_smallest = v.sort(dim=1).values.gather(1, n[:, None] - 1)
+        masked = (v <= nth_smallest).view_as(x)
         shared = generator is None or isinstance(generator, torch.Generator)
-        known = isinstance(length, int) and shared and len(x) % 2 == 0
-        count = len(x) // 2 * (x[0].numel() + 1) if known else None
-        at, rate = Positions.of(hidden, count), n.double() / length
-        x_t = x.masked_fill(hidden, network.mask_id)
+        constant = isinstance(length, int) and shared and len(x) % 2 == 0  # see `sample_counts`
+        total = len(x) // 2 * (x[0].numel() + 1) if constant else None
+        at, rate = Positions.of(masked, total), n.double() / length
+        x_t = x.masked_fill(masked, network.mask_id)
         return masked_cross_entropy(network, x_t, x, rate, label, at=at, weight=1 / rate, power=self.power)

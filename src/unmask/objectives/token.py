@@ -1,4 +1,4 @@
-"""The objective under a state-dependent schedule, which it learns (GenMD4)."""
+"""The objective for state-dependent schedules, which also trains the schedule (GenMD4)."""
 
 import itertools
 import math
@@ -10,35 +10,35 @@ from torch import Tensor
 
 from unmask.forward import sample_counts
 from unmask.networks.base import Network
-from unmask.objectives.base import Loss, Objective, open_length
+from unmask.objectives.base import Loss, Objective, length_without_given
 from unmask.randomness import Generators, uniform
-from unmask.schedules import TokenPolynomial, check_kind, checked
+from unmask.schedules import TokenPolynomial, check_kind, require_schedule
 from unmask.types import Labels, Tokens, Where
 
 
 @dataclass(frozen=True, eq=False)
 class TokenELBO(Objective):
-    """Bound -log p(x) under a state-dependent schedule: the continuous-time ELBO of GenMD4 (MD4, section 6).
+    """Bound −log p(x) by the continuous-time ELBO under a state-dependent schedule (GenMD4; MD4, section 6).
 
-    With w the exponents, p the network's prediction at a masked position and x its token, it is the integral over t of
+    With w the exponents of the schedule and p_l the prediction at masked position l,
 
-        (1 / t) E[ sum over masked of g ],   g = w_x (-log p_x - 1) + sum_i w_i p_i.
+        −log p(x) ≤ ∫₀¹ (1 / t) E[ Σ_{l masked} g_l ] dt,   g_l = w_{x_l} (−log p_l(x_l) − 1) + Σ_i w_i p_l(i).
 
-    A uniform t would give an estimate without a finite variance wherever w <= 1. So t is drawn where something happens:
-    position l is masked from tau_l = u^(1 / w_x) on, and t is the n-th smallest of these, n ~ U{1..L}. Given t and the
-    set that is masked then, position l of it is the one masked at t with probability w_x / (sum over masked of w_x), so
+    A uniform t gives an estimate of infinite variance if any w ≤ 1. Instead, t is drawn at the time at which a position
+    becomes masked. Position l is masked from τ_l on, and t is the n-th smallest of these times:
 
-        nelbo = L (sum over masked of g) / (sum over masked of w_x)
+        τ_l = u_l^(1 / w_{x_l}),   u_l ~ U(0, 1],   n ~ U{1..L},   t = τ_(n),
+        nelbo = L · Σ_{l masked} g_l / Σ_{l masked} w_{x_l}.
 
-    is unbiased, has no singularity in t, and is `TimeFreeELBO` for equal w. Several sets are drawn with the same t and
-    the same position masked at it. They give the gradient in w: pathwise where w stands in the bound, by the score of
-    the position and its time, and by REINFORCE where w moves the rest of the set, from what two sets say of the
-    positions that both hold.
+    This is unbiased, has no singularity in t, and equals `TimeFreeELBO` for equal w (docs/mathematics.md).
+
+    For the gradient in w, several masks are drawn that share t and the position masked at t. It has three parts: the
+    derivative of g, the score of the position and its time, and REINFORCE for the other positions (`reinforce_pairs`).
 
     Args:
-        schedule: gives w, and learns it. None: that of the model (`MaskedDiffusion.nelbo` fills it in).
-        masks: K, sets of an example at the same time, evaluated in one network call; at least 2 to learn w.
-        power: as in `TimeFreeELBO`, in the loss of the network alone; w always follows the bound.
+        schedule: gives w, and is trained. None: the schedule of the model (see `MaskedDiffusion.nelbo`).
+        masks: K, masks per example with the same t, evaluated in one network call; at least 2 to learn w.
+        power: as in `TimeFreeELBO`, in the loss of the network only; w is always trained on the bound.
     """
 
     schedule: TokenPolynomial | None = None
@@ -67,56 +67,56 @@ class TokenELBO(Objective):
         given: Where | None = None,
         generator: Generators = None,
     ) -> Loss:
-        w, many = checked(self.schedule, network.vocab_size, "TokenELBO").powers, self.masks
-        if w.requires_grad and many < 2:
+        w, masks = require_schedule(self.schedule, network.vocab_size, "TokenELBO").powers, self.masks
+        if w.requires_grad and masks < 2:
             raise ValueError("to learn a schedule, TokenELBO needs masks of at least 2, got 1")
         w_x = w[x.flatten(1)]
-        length, given = open_length(x, given), None if given is None else given.flatten(1)
-        log_t, hidden = draw_masks(w_x.detach(), many, length, given, generator)
-        at = hidden.view(many * len(x), *x.shape[1:])
-        x = x.repeat(many, *[1] * (x.dim() - 1))
-        label = None if label is None else label.repeat(many)
-        logits = network(x.masked_fill(at, network.mask_id), log_t.exp().repeat(many), label, at=at)
+        length, given = length_without_given(x, given), None if given is None else given.flatten(1)
+        log_t, masked = draw_time_and_masks(w_x.detach(), masks, length, given, generator)
+        at = masked.view(masks * len(x), *x.shape[1:])
+        x = x.repeat(masks, *[1] * (x.dim() - 1))
+        label = None if label is None else label.repeat(masks)
+        logits = network(x.masked_fill(at, network.mask_id), log_t.exp().repeat(masks), label, at=at)
         log_p = (logits if logits.dtype.itemsize >= 4 else logits.float()).log_softmax(-1)
         nll, p = -log_p.gather(1, x[at].unsqueeze(1)).squeeze(1), log_p.exp()
 
         def integrand(nll: Tensor, p: Tensor, w: Tensor, w_x: Tensor) -> Float[Tensor, "masks batch length"]:
             """Return g where masked, else 0."""
-            g = w_x.expand_as(hidden)[hidden] * (nll - 1) + (p * w.to(p.dtype)).sum(
-                -1
-            )  # not @: autocast would round it
-            return g.new_zeros(hidden.shape).masked_scatter(hidden, g)
+            expected_w = (p * w.to(p.dtype)).sum(-1)  # not p @ w, which autocast would round
+            g = w_x.expand_as(masked)[masked] * (nll - 1) + expected_w
+            return g.new_zeros(masked.shape).masked_scatter(masked, g)
 
-        scale = length / torch.where(hidden, w_x.detach(), 0).sum(-1)
+        scale = length / torch.where(masked, w_x.detach(), 0).sum(-1)
         parts = scale.unsqueeze(-1) * integrand(nll, p, w.detach(), w_x.detach())
-        of_network = parts.sum(-1)
-        loss = (of_network * hidden.double().mean(-1) ** (1 - self.power)).mean()
+        nelbo = parts.sum(-1)
+        loss = (nelbo * masked.double().mean(-1) ** (1 - self.power)).mean()
         if w.requires_grad:
             g = integrand(nll.detach(), p.detach(), w, w_x)
             pathwise = scale * (g + g.detach() * w_x * log_t.unsqueeze(1)).sum(-1)
-            of_w = pathwise.mean() + reinforce(g.detach() / w_x.detach(), w_x, log_t, hidden, length).mean()
-            loss = loss + of_w - of_w.detach()
-        return Loss(loss, of_network.detach().mean(0), parts.detach().mean(0))
+            score = reinforce_pairs(g.detach() / w_x.detach(), w_x, log_t, masked, length)
+            surrogate = pathwise.mean() + score.mean()  # only its gradient matters
+            loss = loss + surrogate - surrogate.detach()
+        return Loss(loss, nelbo.detach().mean(0), parts.detach().mean(0))
 
 
-def draw_masks(
+def draw_time_and_masks(
     w_x: Float[Tensor, "batch length"],
     masks: int,
     length: int | Int[Tensor, " batch"],
     given: Bool[Tensor, "batch length"] | None,
     generator: Generators,
 ) -> tuple[Float[Tensor, " batch"], Bool[Tensor, "masks batch length"]]:
-    """Draw for each example a position, the time at which it is masked, and several sets that are masked then.
+    """Draw for each example a position, the time t at which it becomes masked, and several masks at t.
 
     Args:
         w_x: exponent of each position's token.
-        masks: number of sets.
+        masks: number of masks.
         length: number of tokens that are not given.
-        given: tokens that are in no set.
+        given: tokens that are never masked.
         generator: see `unmask.randomness`.
 
     Returns:
-        log t, and the sets: each holds the position, and any other with probability t^(w_x), independently.
+        log t, and the masks: each contains the position, and every other one independently with probability t^(w_x).
     """
     batch = len(w_x)
     n = sample_counts(batch, length, generator=generator, device=w_x.device)
@@ -127,25 +127,38 @@ def draw_masks(
     return log_t.squeeze(1), (log_tau <= log_t).scatter(2, position.expand(masks, -1, -1), True)
 
 
-def reinforce(
+def reinforce_pairs(
     h: Float[Tensor, "masks batch length"],
     w_x: Float[Tensor, "batch length"],
     log_t: Float[Tensor, " batch"],
-    hidden: Bool[Tensor, "masks batch length"],
+    masked: Bool[Tensor, "masks batch length"],
     length: int | Int[Tensor, " batch"],
 ) -> Float[Tensor, "pairs batch"]:
-    """Return what has the gradient in w that comes from the law of the sets, given the position and its time.
+    """Return a surrogate whose gradient in w is that of the distribution of the masks, given the position and its time.
 
-    For two sets of `draw_masks` it is (h - h') / 2 times the difference of the scores, at the position that they were
-    drawn with. Of those that both hold, l is that one with probability proportional to w_l t^(-w_l). Tokens that are
-    given are in neither set, and drop out of the difference.
+    For two masks B and B′ of `draw_time_and_masks` with shared position l, and h = g / w,
+
+        ½ L (h_l(B) − h_l(B′)) ∇ (log P(B) − log P(B′)),   P(B) = ∏_{j in B} t^{w_j} ∏_{j not in B} (1 − t^{w_j}),
+
+    is unbiased, and 0 where the masks agree. It is averaged over the positions l that are in both, each of which is the
+    shared one with probability ∝ w_l t^{−w_l}. Given tokens are in neither mask and cancel.
+
+    Args:
+        h: g / w where masked, else 0.
+        w_x: exponent of each position's token, with a gradient.
+        log_t: log of the time.
+        masked: the masks.
+        length: L, number of tokens that are not given.
+
+    Returns:
+        One term for each pair of masks.
     """
     log_rate = w_x * log_t.unsqueeze(1)
     visible = (-torch.expm1(log_rate)).clamp(min=torch.finfo(log_rate.dtype).tiny).log()
-    log_law = torch.where(hidden, log_rate, visible).sum(-1)
+    log_p = torch.where(masked, log_rate, visible).sum(-1)
     weight = (w_x.log() - log_rate).detach()
     terms = []
-    for a, b in itertools.combinations(range(len(hidden)), 2):
-        chance = weight.masked_fill(~(hidden[a] & hidden[b]), -math.inf).softmax(-1)
-        terms.append(length * (chance * (h[a] - h[b])).sum(-1) * (log_law[a] - log_law[b]) / 2)
+    for a, b in itertools.combinations(range(len(masked)), 2):
+        shared = weight.masked_fill(~(masked[a] & masked[b]), -math.inf).softmax(-1)
+        terms.append(length * (shared * (h[a] - h[b])).sum(-1) * (log_p[a] - log_p[b]) / 2)
     return torch.stack(terms)

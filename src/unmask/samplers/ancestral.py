@@ -14,11 +14,11 @@ from unmask.schedules import Linear, Schedule, check_kind
 from unmask.types import Times, Where
 
 Grid = Literal["uniform", "cosine"]
-"""Times i / steps, or sin(pi/2 i / steps)."""
+"""Times i / steps ("uniform") or sin(π/2 · i / steps) ("cosine")."""
 
 
 def check_grid(steps: int, grid: Grid) -> None:
-    """Raise a ValueError unless there is such a grid."""
+    """Raise a ValueError unless steps and grid are valid."""
     check_whole(1, steps=steps)
     if grid not in ("uniform", "cosine"):
         raise ValueError(f"grid must be uniform or cosine, got {grid!r}")
@@ -32,17 +32,21 @@ def grid_times(steps: int, grid: Grid, device: torch.device | str = "cpu") -> Fl
 
 @dataclass(frozen=True)
 class Ancestral(Planned):
-    """Go from t = 1 to 0 in `steps` steps, revealing in each the positions whose moment it holds (MD4, section 4).
+    """Simulate the reverse process on a grid of times (ancestral sampling; MD4, section 4).
 
-    A masked position is revealed between t and s < t with probability `schedule.unmask_prob(t, s)`, and all that
-    are revealed in one step are drawn from the same prediction, independently: the error of a finite grid. A step
-    that reveals nothing in an example costs it no network call. Other settings: see `Sampler` and `Unmasking`.
+    From t to s < t a masked position i becomes
+
+        token v      with probability (α_s − α_t) / (1 − α_t) · p_v(x_t, i),
+        still masked with probability (1 − α_s) / (1 − α_t).
+
+    Tokens revealed in the same step are drawn independently from one prediction, which is the error of a finite grid.
+    An example for which a step reveals nothing takes no network call. Other settings: see `Sampler` and `Unmasking`.
 
     Args:
-        schedule: gives the mask rate at each time of the grid.
-        steps: number of steps, at least 1 (in each block); 1 draws every token independently.
-        grid: times i / steps ("uniform") or sin(pi/2 i / steps) ("cosine": the first steps are small, so that few
-            tokens are drawn together while the context is poor).
+        schedule: gives α at each time of the grid.
+        steps: number of steps (per block), at least 1; 1 draws every token independently.
+        grid: times i / steps ("uniform") or sin(π/2 · i / steps) ("cosine": the first steps are small, so that few
+            tokens are drawn together while there is little context).
     """
 
     schedule: Schedule = field(default_factory=Linear)
@@ -55,9 +59,9 @@ class Ancestral(Planned):
         check_grid(self.steps, self.grid)
 
     def plan(self, v: Float[Tensor, "batch *dims"], wanted: Where) -> Plan:
-        """See `Planned.plan`. A position is masked while v < the mask rate."""
+        """See `Planned.plan`. A position is masked while v is below the mask rate."""
         rate = self.schedule.mask_rate(grid_times(self.steps, self.grid, v.device))
-        # Revealed by the first step that ends at a rate <= v.
+        # The first step that ends at a mask rate <= v reveals the position.
         step = self.steps - torch.searchsorted(rate[1:].flip(0), v.contiguous(), right=True)
         return Plan(torch.where(wanted, step, -1), rate[:-1].expand(len(v), -1), rate[1:].expand(len(v), -1))
 

@@ -1,4 +1,4 @@
-"""What every sampler has: a trajectory of states, and the law from which it draws a token."""
+"""The base class of samplers: a trajectory of states, and the logits from which tokens are drawn."""
 
 import math
 from abc import ABC, abstractmethod
@@ -10,14 +10,20 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from unmask.categorical import check_filters, filtered
+from unmask.categorical import check_filters, filter_logits
 from unmask.networks.base import At, Network, Positions, check_label, check_tokens
 from unmask.randomness import Generators, uniform
 from unmask.types import Labels, Logits, Times, Tokens, Where
 
 
 class State(NamedTuple):
-    """A moment of a trajectory: the tokens, each example's clock, and the network evaluations it has cost so far."""
+    """One point of a trajectory.
+
+    Attributes:
+        x: tokens, masked where nothing is revealed yet.
+        t: time of each example, from 1 down to 0.
+        calls: network evaluations per example so far.
+    """
 
     x: Tokens
     t: Times
@@ -26,15 +32,18 @@ class State(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Sampler(ABC):
-    """Reveal the masked positions of a canvas; what the canvas shows is never written.
+    """Reveal the masked positions of a canvas; tokens that the canvas shows are never changed.
+
+    Classifier-free guidance of scale s replaces the logits by
+
+        ℓ(x_i | label) + (s − 1) (ℓ(x_i | label) − ℓ(x_i)).
 
     Args:
         temperature: divides the logits; positive.
-        top_k: draw among the k most likely tokens only.
-        top_p: draw among the most likely tokens that together have this probability, in (0, 1] (nucleus sampling).
-        guidance: scale s of classifier-free guidance: logits + (s - 1) (logits - logits without the label). 1: none;
-            0: the label is ignored. Any other value evaluates the network twice an example, in one batch; what has
-            no chance with the label keeps none.
+        top_k: draw from the k most likely tokens only.
+        top_p: draw from the most likely tokens that together have this probability, in (0, 1] (nucleus sampling).
+        guidance: scale s of classifier-free guidance. 1: no guidance; 0: the label is ignored. Any other value takes
+            two network evaluations per example, in one batch.
     """
 
     temperature: float = 1.0
@@ -51,34 +60,34 @@ class Sampler(ABC):
     def trajectory(
         self, network: Network, x: Tokens, label: Labels | None = None, *, generator: Generators = None
     ) -> Iterator[State]:
-        """Yield the canvas, then the state after each step.
+        """Yield the initial state, then the state after each step.
 
         Args:
             network: predicts the masked tokens.
-            x: any canvas, masked (x = network.mask_id) where tokens are wanted.
-            label: class of each example, for a network that takes one.
+            x: canvas (batch, *dims), `network.mask_id` where tokens are to be drawn.
+            label: class of each example, for networks with classes.
             generator: see `unmask.randomness`; with one per example, an example does not depend on its batch.
 
         Raises:
-            ValueError: tokens or labels out of range, a canvas without masks, or guidance without labels.
-            FloatingPointError: the network's logits give no distribution; names the step.
+            ValueError: if tokens or labels are out of range, nothing is masked, or guidance lacks labels.
+            FloatingPointError: if the logits of a step are NaN, infinite, or all -inf.
         """
 
     def __call__(
         self, network: Network, x: Tokens, label: Labels | None = None, *, generator: Generators = None
     ) -> Tokens:
-        """Return the tokens at the end of `trajectory`, which see."""
+        """Return the tokens of the last state of `trajectory`."""
         for state in self.trajectory(network, x, label, generator=generator):
             x = state.x
         return x
 
     @property
     def evaluations(self) -> int:
-        """Network evaluations of one example in one call."""
+        """Network evaluations per example in one call."""
         return 1 if self.guidance in (0, 1) else 2
 
     def check(self, network: Network, x: Tokens, label: Labels | None) -> Where:
-        """Return where a canvas is masked; raise a ValueError if it, or the labels, do not fit (see `trajectory`)."""
+        """Return where a canvas is masked; raise a ValueError if canvas or labels are invalid (see `trajectory`)."""
         check_tokens(x, network.vocab_size + 1)
         check_label(label, network.classes, len(x))
         if self.guidance != 1 and label is None:
@@ -90,7 +99,7 @@ class Sampler(ABC):
         return masked
 
     def predict(self, network: Network, x: Tokens, noise: Times, label: Labels | None, at: At) -> Logits:
-        """Return the network's logits at the N positions `at`, guided."""
+        """Return the network's logits at the N positions `at`, after guidance."""
         if self.guidance == 1 or label is None:
             return network(x, noise, label, at=at)
         null = torch.full_like(label, network.classes or 0)
@@ -98,31 +107,32 @@ class Sampler(ABC):
             return network(x, noise, null, at=at)
         twice = Positions.of(at).repeat(2, len(x))
         logits = network(x.repeat(2, *[1] * (x.dim() - 1)), noise.repeat(2), torch.cat((label, null)), at=twice)
-        given, free = (logits if logits.dtype == torch.float64 else logits.float()).chunk(2)
-        guided = free + self.guidance * (given - free)
-        limit = torch.minimum(given, free) if self.guidance < 1 else given  # where one of them is -inf
-        return torch.where(given.isneginf() | free.isneginf(), limit, guided)
+        labelled, unlabelled = (logits if logits.dtype == torch.float64 else logits.float()).chunk(2)
+        guided = unlabelled + self.guidance * (labelled - unlabelled)
+        # Where one of them is -inf, the difference is not finite: take the limit.
+        limit = torch.minimum(labelled, unlabelled) if self.guidance < 1 else labelled
+        return torch.where(labelled.isneginf() | unlabelled.isneginf(), limit, guided)
 
-    def law(self, network: Network, x: Tokens, noise: Times, label: Labels | None, at: At) -> Logits:
-        """Return the logits from which the tokens at the N positions `at` are drawn: guided, tempered, cut."""
-        return filtered(self.predict(network, x, noise, label, at), self.temperature, self.top_k, self.top_p)
+    def token_logits(self, network: Network, x: Tokens, noise: Times, label: Labels | None, at: At) -> Logits:
+        """Return the logits from which tokens are drawn at `at`: after guidance, temperature, top-k and top-p."""
+        return filter_logits(self.predict(network, x, noise, label, at), self.temperature, self.top_k, self.top_p)
 
 
-def check_drawn(token: Tensor, failed: int, step: int) -> None:
-    """Raise a FloatingPointError where `categorical` found no distribution to draw from, which it says by `failed`."""
-    if (token == failed).any():
+def check_drawn(token: Tensor, invalid: int, step: int) -> None:
+    """Raise a FloatingPointError if `categorical` returned `invalid`, the value for logits without a distribution."""
+    if (token == invalid).any():
         raise FloatingPointError(f"step {step}: the network's logits are NaN, infinite, or all -inf")
 
 
 def uniform_rows(shape: tuple[int, ...], rows: Bool[Tensor, " batch"], generator: Generators) -> Tensor:
-    """Draw uniforms (rows, *shape) for some examples of a batch; with a generator per example, from theirs alone."""
+    """Draw uniform numbers (n, *shape) for the n examples selected by `rows`, from their own generators if any."""
     if isinstance(generator, torch.Generator) or generator is None:
         return uniform((int(rows.sum()), *shape), generator, rows.device)
-    chosen = [one for one, wanted in zip(generator, rows.tolist(), strict=True) if wanted]
-    return uniform((len(chosen), *shape), chosen, rows.device)
+    selected = [one for one, flag in zip(generator, rows.tolist(), strict=True) if flag]
+    return uniform((len(selected), *shape), selected, rows.device)
 
 
-def nth(flags: Where, rank: Int[Tensor, " batch"]) -> Where:
-    """Keep of each example's flags only the one of that rank, in row-major order from 0."""
+def flag_of_rank(flags: Where, rank: Int[Tensor, " batch"]) -> Where:
+    """Keep only the set flag number `rank` of each example, counted from 0 in row-major order."""
     flat = flags.flatten(1)
     return ((flat.cumsum(1) == rank.unsqueeze(1) + 1) & flat).view_as(flags)

@@ -1,4 +1,4 @@
-"""Samplers that look at the predictions to choose where to reveal: the surest positions first."""
+"""Samplers that choose positions by the network's predictions: the most certain first."""
 
 import math
 from abc import abstractmethod
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from unmask.categorical import categorical, filtered
+from unmask.categorical import categorical, filter_logits
 from unmask.networks.base import Network
 from unmask.randomness import Generators
 from unmask.samplers.ancestral import Grid, check_grid, grid_times
@@ -22,16 +22,16 @@ Measure = Literal["confidence", "margin", "entropy"]
 
 
 def entropy(logits: Float[Tensor, "n vocab"]) -> Float[Tensor, " n"]:
-    """Return the entropy of softmax(logits) in nats."""
+    """Return the entropy −Σ_v p_v log p_v of p = softmax(logits), in nats."""
     log_p = logits.log_softmax(-1)
     return -(log_p.exp() * log_p.clamp(min=torch.finfo(log_p.dtype).min)).sum(-1)
 
 
 def sureness(logits: Float[Tensor, "n vocab"], token: Int[Tensor, " n"], measure: Measure) -> Float[Tensor, " n"]:
-    """Return how sure each prediction is; larger is surer.
+    """Return how certain each prediction is; larger is more certain.
 
     Args:
-        logits: (n, V) before temperature and cuts, which would make all predictions look alike.
+        logits: (n, V) before temperature, top-k and top-p.
         token: (n,) the token that was drawn.
         measure: "confidence": log of the probability of that token. "margin": log of the difference between the
             probabilities of the two most likely tokens. "entropy": minus the entropy, in nats.
@@ -45,14 +45,14 @@ def sureness(logits: Float[Tensor, "n vocab"], token: Int[Tensor, " n"], measure
     return (best[:, 0] - best[:, 1:].sum(1)).log()
 
 
-class Drawn(NamedTuple):
-    """What a call gives for the masked positions of some examples.
+class DrawnTokens(NamedTuple):
+    """The predictions of one network call, and a token drawn from each.
 
     Attributes:
-        at: the positions.
-        logits: of each, before temperature and cuts.
-        token: drawn for each.
-        u: a uniform number for each position of the canvas, for orders that are random in part.
+        at: the masked positions, n in all.
+        logits: before temperature, top-k and top-p.
+        token: drawn from the logits after these.
+        u: a uniform number for each position of the canvas, for choices that are partly random.
     """
 
     at: Where
@@ -63,18 +63,21 @@ class Drawn(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class SurestFirst(Unmasking):
-    """Predict every masked position in each call, and keep the tokens where the prediction is surest.
+    """Predict every masked position in each call, and keep the tokens of the most certain predictions.
 
-    Not exact, whatever the network: a position's moment depends on its token, as in no reverse process.
+    Not exact, even with an exact network: when a position is revealed depends on its token, unlike in the reverse
+    process.
     """
 
     @abstractmethod
-    def busy(self, n: Int[Tensor, " batch"], masked: Int[Tensor, " batch"], step: int) -> Bool[Tensor, " batch"]:
-        """Return which examples reveal something in a step (0, 1, ...): of n positions so many are still masked."""
+    def active_examples(
+        self, n: Int[Tensor, " batch"], masked: Int[Tensor, " batch"], step: int
+    ) -> Bool[Tensor, " batch"]:
+        """Return which examples reveal something in step 0, 1, ..., when `masked` of n positions are still masked."""
 
     @abstractmethod
-    def choose(self, drawn: Drawn, n: Int[Tensor, " batch"], step: int) -> Where:
-        """Return which of the masked positions keep their tokens, when n were masked at first."""
+    def choose(self, drawn: DrawnTokens, n: Int[Tensor, " batch"], step: int) -> Where:
+        """Return which of the masked positions keep their tokens; n were masked at the start."""
 
     def reveal(
         self, network: Network, state: State, span: Span, label: Labels | None, generator: Generators
@@ -85,15 +88,15 @@ class SurestFirst(Unmasking):
         n = left = masked.flatten(1).sum(1)
         step = 0
         while left.any():
-            rows = self.busy(n, left, step)
+            rows = self.active_examples(n, left, step)
             if rows.any():
-                u, what = uniform_rows((2, *x.shape[1:]), rows, generator).unbind(1)
+                u, u_token = uniform_rows((2, *x.shape[1:]), rows, generator).unbind(1)
                 at, here = masked[rows], x[rows]
                 noise = span.noise((left.double() / n.clamp(min=1)).unsqueeze(1))[rows, 0]
                 logits = self.predict(network, here, noise, None if label is None else label[rows], at)
-                token = categorical(filtered(logits, self.temperature, self.top_k, self.top_p), what[at])
-                check_drawn(token, network.mask_id, span.steps + step + 1)
-                chosen = self.choose(Drawn(at, logits, token, u), n[rows], step)
+                token = categorical(filter_logits(logits, self.temperature, self.top_k, self.top_p), u_token[at])
+                check_drawn(token, network.mask_id, span.steps_before + step + 1)
+                chosen = self.choose(DrawnTokens(at, logits, token, u), n[rows], step)
                 here = torch.where(chosen, here.masked_scatter(at, token), here)
                 x = x.index_put((rows.nonzero().squeeze(1),), here)
                 masked = span.wanted & (x == network.mask_id)
@@ -102,7 +105,7 @@ class SurestFirst(Unmasking):
             noise = span.noise((left.double() / n.clamp(min=1)).unsqueeze(1)).squeeze(1)
             state = State(x, self.clock(noise), calls)
             if self.corrections and rows.any():
-                state = self.correct(network, state, span, rows, noise, label, generator, span.steps + step + 1)
+                state = self.correct(network, state, span, rows, noise, label, generator, span.steps_before + step + 1)
                 x, _, calls = state
             yield state
             step += 1
@@ -110,17 +113,17 @@ class SurestFirst(Unmasking):
 
 @dataclass(frozen=True)
 class MostConfident(SurestFirst):
-    """Reveal a planned number of tokens in each step, where the network is surest (MaskGIT, arXiv:2202.04200).
+    """Reveal a fixed number of tokens in each step, where the network is most certain (MaskGIT, arXiv:2202.04200).
 
     Other settings: see `Sampler` and `Unmasking`.
 
     Args:
-        steps: network calls, at most (in each block); a step of the grid that holds no token costs none.
+        steps: largest number of network calls (per block); a step that reveals no token takes none.
         measure: "confidence", "margin" or "entropy", see `sureness`.
-        grid: the part of the positions that stays masked after step i of T is 1 - i / T ("uniform"), or
-            cos(pi/2 i / T) ("cosine").
-        noise: scale of Gumbel noise that is added to the measure, and falls to 0 with the part that is masked (in
-            MaskGIT, in a straight line over the steps: the uniform grid).
+        grid: the fraction of the positions still masked after step i of T is 1 − i / T ("uniform") or
+            cos(π/2 · i / T) ("cosine").
+        noise: scale of the Gumbel noise added to the measure; it decreases with the masked fraction (in MaskGIT
+            linearly over the steps, as with the uniform grid).
     """
 
     steps: int = 64
@@ -136,41 +139,48 @@ class MostConfident(SurestFirst):
         if not 0 <= self.noise < math.inf:
             raise ValueError(f"noise must be at least 0 and finite, got {self.noise}")
 
-    def _left(self, n: Int[Tensor, " batch"], step: int) -> Int[Tensor, " batch"]:
+    def _masked_after(self, n: Int[Tensor, " batch"], step: int) -> Int[Tensor, " batch"]:
+        """Return how many of n positions are still masked after a step."""
         if self.grid == "uniform":
             return torch.div(n * (self.steps - step - 1), self.steps, rounding_mode="floor")
-        return (n.double() * self._rate(step) + 1e-9).floor().long()
+        return (n.double() * self._mask_rate_after(step) + 1e-9).floor().long()
 
-    def _rate(self, step: int) -> float:
-        """Return the part that may stay masked after a step."""
+    def _mask_rate_after(self, step: int) -> float:
+        """Return the fraction that is still masked after a step."""
         return float(grid_times(self.steps, self.grid)[step + 1])
 
-    def busy(self, n: Int[Tensor, " batch"], masked: Int[Tensor, " batch"], step: int) -> Bool[Tensor, " batch"]:
-        """See `SurestFirst.busy`."""
-        return masked > self._left(n, step)
+    def active_examples(
+        self, n: Int[Tensor, " batch"], masked: Int[Tensor, " batch"], step: int
+    ) -> Bool[Tensor, " batch"]:
+        """See `SurestFirst.active_examples`."""
+        return masked > self._masked_after(n, step)
 
-    def choose(self, drawn: Drawn, n: Int[Tensor, " batch"], step: int) -> Where:
+    def choose(self, drawn: DrawnTokens, n: Int[Tensor, " batch"], step: int) -> Where:
         """See `SurestFirst.choose`."""
         at, logits, token, u = drawn
         score = sureness(logits, token, self.measure).clamp(min=-1e300)
         if self.noise:
-            score = score - self.noise * self._rate(step) * (-u[at].clamp(min=1e-300).log()).log()
-        count = at.flatten(1).sum(1) - self._left(n, step)
+            score = score - self.noise * self._mask_rate_after(step) * (-u[at].clamp(min=1e-300).log()).log()
+        n_revealed = at.flatten(1).sum(1) - self._masked_after(n, step)
         table = torch.full_like(u, -math.inf).masked_scatter(at, score).flatten(1)
         rank = table.argsort(dim=1, descending=True).argsort(dim=1)
-        return (rank < count.unsqueeze(1)).view_as(at)
+        return (rank < n_revealed.unsqueeze(1)).view_as(at)
 
 
 @dataclass(frozen=True)
 class EntropyBounded(SurestFirst):
     """Reveal in each call as many tokens as the entropies of their predictions allow (arXiv:2505.24857).
 
-    In the order of growing entropy, tokens are taken while the entropies of those before them sum to `bound` at most:
-    the sum bounds what drawing them independently can lose. Entropies are those before temperature and cuts. Other
-    settings: see `Sampler` and `Unmasking`.
+    With the masked positions sorted by increasing entropy H₁ ≤ H₂ ≤ ..., the first m are revealed, for the largest m
+    with
+
+        H₁ + ... + H₍ₘ₋₁₎ ≤ bound.
+
+    The sum bounds the error of drawing them independently. Entropies are those before temperature, top-k and top-p.
+    Other settings: see `Sampler` and `Unmasking`.
 
     Args:
-        bound: nats; 0 reveals one token a call (and those that are certain), infinity all.
+        bound: nats; 0 reveals one token per call (and all that are certain), infinity reveals all.
     """
 
     bound: float = 0.1
@@ -180,15 +190,17 @@ class EntropyBounded(SurestFirst):
         if not self.bound >= 0:
             raise ValueError(f"bound must be at least 0 nats, got {self.bound}")
 
-    def busy(self, n: Int[Tensor, " batch"], masked: Int[Tensor, " batch"], step: int) -> Bool[Tensor, " batch"]:
-        """See `SurestFirst.busy`."""
+    def active_examples(
+        self, n: Int[Tensor, " batch"], masked: Int[Tensor, " batch"], step: int
+    ) -> Bool[Tensor, " batch"]:
+        """See `SurestFirst.active_examples`."""
         return masked > 0
 
-    def choose(self, drawn: Drawn, n: Int[Tensor, " batch"], step: int) -> Where:
+    def choose(self, drawn: DrawnTokens, n: Int[Tensor, " batch"], step: int) -> Where:
         """See `SurestFirst.choose`."""
         table = torch.full_like(drawn.u, math.inf).masked_scatter(drawn.at, entropy(drawn.logits.double())).flatten(1)
-        rising, position = table.sort(dim=1)
-        before = rising.cumsum(1).roll(1, 1)
-        before[:, 0] = 0  # the surest is always taken
-        taken = (before <= self.bound) & rising.isfinite()
-        return torch.zeros_like(taken).scatter(1, position, taken).view_as(drawn.at)
+        increasing, position = table.sort(dim=1)
+        before = increasing.cumsum(1).roll(1, 1)
+        before[:, 0] = 0  # the most certain one is always revealed
+        revealed = (before <= self.bound) & increasing.isfinite()
+        return torch.zeros_like(revealed).scatter(1, position, revealed).view_as(drawn.at)

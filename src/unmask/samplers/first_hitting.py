@@ -15,26 +15,33 @@ from unmask.types import Times, Where
 
 @dataclass(frozen=True)
 class FirstHitting(Planned):
-    """Reveal tokens at the exact times at which the reverse process reveals them, one a network call or several.
+    """Reveal tokens at the exact times at which the reverse process reveals them (FHS, section 4).
 
-    With n positions masked at mask rate r_t, the next reveal is at r_s = r_t u^(1/n), at a uniformly random one of
-    them. That is the law of the largest of n uniform numbers below r_t and of the position that holds it, so the
-    plan is to sort: positions are revealed in decreasing order of v, each at mask rate v. Every example has its own
-    clock. With one token a call the samples are those of the network's reverse process, without any error of a grid.
+    With n tokens masked at time τₙ, the next one is revealed at a uniformly random masked position at
 
-    Tokens drawn from one prediction are independent of each other, which they should not be. Second order makes up
-    for it: a prediction continued beyond the last one, p + c (p - p_last), ties its tokens more closely than is due to
-    those of the call before. In the mean over the random order the one pays for the other: the law of any two tokens
-    is then right to first order in the strength of their tie, and the error is of its square (docs/mathematics.md).
-    Other settings: see `Sampler` and `Unmasking`.
+        τₙ₋₁ = α⁻¹(1 − u^(1/n) (1 − α(τₙ))),   u ~ U[0, 1).
+
+    This is the distribution of the largest of n uniform numbers below 1 − α(τₙ), so the plan sorts: positions are
+    revealed in decreasing order of v, each at mask rate v. Every example has its own clock. With one token per call the
+    samples are exactly those of the network's reverse process; there is no error of a time grid.
+
+    With `tokens_per_call` = k > 1 the tokens of a call are drawn independently. `order=2` compensates for the pairwise
+    correlation that this loses. With p the prediction of the previous call and p′ that of this one, token
+    j = 0, ..., k − 1 of call m is drawn from the normalised
+
+        max(0, p′ + c (p′ − p)),   "extrapolation":        c = j/k + (k − 1)/(2k) · [m = 1],   c = 0 for m = 0,
+                                   "predictor-corrector":  c = (k − 1)/k for odd m,            c = 0 for even m.
+
+    On average over the random order, the distribution of every pair of tokens is then correct to first order in the
+    strength of their correlation (docs/mathematics.md). Other settings: see `Sampler` and `Unmasking`.
 
     Args:
-        schedule: only turns mask rates into times; the tokens do not depend on it.
-        tokens_per_call: reveals from one network call (parallel decoding); 1 is exact.
-        order: 1, or 2 to continue the predictions (with one token a call there is nothing to gain, and it is the same);
-            no more network calls, and memory for the probabilities of the tokens of one more call.
-        form: of second order: "extrapolation" continues every prediction linearly in the number of masked tokens, from
-            the call before; "predictor-corrector" takes calls in pairs and continues the second of each.
+        schedule: only converts mask rates to times; the tokens do not depend on it.
+        tokens_per_call: tokens revealed per network call (parallel decoding); 1 is exact.
+        order: 1, or 2 to extrapolate the predictions: no more network calls, but memory for the probabilities of the
+            next call's tokens. With one token per call both are the same.
+        form: of order 2. "extrapolation" continues every prediction linearly in the number of masked tokens;
+            "predictor-corrector" pairs the calls and extrapolates the second of each pair.
     """
 
     schedule: Schedule = field(default_factory=Linear)
@@ -52,22 +59,29 @@ class FirstHitting(Planned):
             raise ValueError(f"form must be extrapolation or predictor-corrector, got {self.form!r}")
 
     def plan(self, v: Float[Tensor, "batch *dims"], wanted: Where) -> Plan:
-        """See `Planned.plan`. A position is revealed when the mask rate has come down to its v."""
-        rate, rank = ranked(v, wanted)
-        plan = groups(rank, rate, self.tokens_per_call)
+        """See `Planned.plan`. A position is revealed when the mask rate has fallen to its v."""
+        rate, rank = sort_descending(v, wanted)
+        plan = plan_by_rank(rank, rate, self.tokens_per_call)
         second = self.order == 2 and self.tokens_per_call > 1
-        return plan._replace(push=self._push(rank, wanted)) if second else plan
+        return plan._replace(extrapolation=self._extrapolation(rank, wanted)) if second else plan
 
-    def _push(self, rank: Int[Tensor, "batch *dims"], wanted: Where) -> Float[Tensor, "batch *dims"]:
-        """Return c of each position: what pays for the pairs of tokens that are drawn from one prediction."""
+    def _extrapolation(self, rank: Int[Tensor, "batch *dims"], wanted: Where) -> Float[Tensor, "batch *dims"]:
+        """Return the coefficient c of each position (see the class).
+
+        With "predictor-corrector", the second call of a pair makes up for the correlation that both calls lose. Of the
+        pairs of tokens k(k − 1)/2 are within the first call, h(h − 1)/2 within the second, and k h between them, so
+
+            c = (k(k − 1) + h(h − 1)) / (2 k h)    in the second call of a pair; (k − 1)/k for h = k,
+            c = j/k                                in a last call without a partner.
+        """
         k = self.tokens_per_call
         call, place = rank // k, (rank % k).double()
         if self.form == "extrapolation":
             return torch.where(call > 0, place / k + (call == 1) * (k - 1) / (2 * k), 0.0)
         n = wanted.flatten(1).sum(1).view(-1, *[1] * (rank.dim() - 1))
-        here = (n - call * k).clamp(1, k).double()  # tokens of this call; those of the one before are k
-        second = (k * (k - 1) + here * (here - 1)) / (2 * k * here)
-        single = (call > 0) & (call == (n - 1) // k)  # a last call that has no partner
+        tokens = (n - call * k).clamp(1, k).double()  # h
+        second = (k * (k - 1) + tokens * (tokens - 1)) / (2 * k * tokens)
+        single = (call > 0) & (call == (n - 1) // k)
         return torch.where(call % 2 == 1, second, torch.where(single, place / k, 0.0))
 
     def clock(self, noise: Times) -> Times:
@@ -75,23 +89,34 @@ class FirstHitting(Planned):
         return self.schedule.inverse(1 - noise)
 
 
-def ranked(
+def sort_descending(
     v: Float[Tensor, "batch *dims"], wanted: Where
 ) -> tuple[Float[Tensor, "batch length"], Int[Tensor, "batch *dims"]]:
-    """Sort the wanted positions of each example by decreasing v: v in that order, then -1, and each one's rank."""
+    """Sort the wanted positions of each example by decreasing v.
+
+    Returns:
+        v in decreasing order, followed by -1 for positions that are not wanted; and the rank of each position from 0,
+        -1 where it is not wanted.
+    """
     rate, position = torch.where(wanted, v, -1.0).flatten(1).sort(dim=1, descending=True)
     order = torch.arange(position.shape[1], device=v.device).expand_as(position)
     rank = torch.empty_like(position).scatter(1, position, order).view_as(wanted)
     return rate, torch.where(wanted, rank, -1)
 
 
-def groups(rank: Int[Tensor, "batch *dims"], rate: Float[Tensor, "batch length"], size: int) -> Plan:
-    """Reveal `size` tokens a call in the order of their rank, at the rates `rate`, below 0 where there are none."""
+def plan_by_rank(rank: Int[Tensor, "batch *dims"], rate: Float[Tensor, "batch length"], tokens_per_call: int) -> Plan:
+    """Plan to reveal positions in the order of their rank, `tokens_per_call` in each step.
+
+    Args:
+        rank: of each position, -1 where nothing is to be revealed.
+        rate: mask rate at which the position of each rank is revealed, negative beyond the last rank.
+        tokens_per_call: positions per step.
+    """
     n = (rate >= 0).sum(1, keepdim=True)
-    start = torch.arange(0, int(n.max()), size, device=rate.device).expand(len(rate), -1)
-    after = rate.gather(1, torch.minimum(start + size, n).clamp(min=1) - 1)
+    start = torch.arange(0, int(n.max()), tokens_per_call, device=rate.device).expand(len(rate), -1)
+    after = rate.gather(1, torch.minimum(start + tokens_per_call, n).clamp(min=1) - 1)
     return Plan(
-        torch.where(rank < 0, -1, torch.div(rank, size, rounding_mode="floor")),
+        torch.where(rank < 0, -1, torch.div(rank, tokens_per_call, rounding_mode="floor")),
         rate.gather(1, start).clamp(min=0),  # examples with fewer masks end early, at 0
         torch.where(start < n, after, 0.0),
     )

@@ -1,4 +1,4 @@
-"""Ancestral sampling as public code does it: one draw over V + 1 values, at every masked position, in every step."""
+"""Ancestral sampling by Gumbel-max over all V + 1 values at every masked position in every step."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,14 +16,17 @@ from unmask.types import Labels, Tokens
 
 @dataclass(frozen=True)
 class GumbelAncestral(Sampler):
-    """`Ancestral`, but slow, and in float32 wrong: for the precision study and as the baseline of the benchmarks.
+    """Draw as `Ancestral`, but by Gumbel-max: a baseline for benchmarks and for the study of float32 (FHS, section 5).
 
-    In each step every masked position becomes token i with probability p_i (1 - r_s / r_t) or stays masked, by one
-    Gumbel-max over the V + 1 values. With many steps the tokens' probabilities are small beside that of the mask, so
-    float32's bound on Gumbel numbers makes the unlikely ones unlikelier still (FHS, section 5).
+    With r = 1 − α, each masked position becomes the
+
+        argmax over v of log q_v + g_v,   q_v = p_v (1 − r_s / r_t) for tokens,   q_mask = r_s / r_t.
+
+    With many steps the q of tokens are small compared to that of the mask, so the upper bound that float32 puts on g
+    makes unlikely tokens even less likely.
 
     Args:
-        schedule: gives the mask rate at each time of the grid.
+        schedule: gives α at each time of the grid.
         steps: number of steps, at least 1.
         grid: see `Ancestral`.
         precision: see `unmask.gumbel.gumbel_max`.
@@ -46,7 +49,7 @@ class GumbelAncestral(Sampler):
     def trajectory(
         self, network: Network, x: Tokens, label: Labels | None = None, *, generator: Generators = None
     ) -> Iterator[State]:
-        """See `Sampler.trajectory`; but one generator draws for the whole batch."""
+        """See `Sampler.trajectory`; one generator is used for the whole batch."""
         masked = self.check(network, x, label)
         if not isinstance(generator, torch.Generator | None):
             raise ValueError("GumbelAncestral draws a batch from one generator, not from one per example")
@@ -58,13 +61,15 @@ class GumbelAncestral(Sampler):
             if masked.any():
                 rows = masked.flatten(1).any(1)
                 noise = rate[k].expand(int(rows.sum()))
-                law = self.law(network, x[rows], noise, None if label is None else label[rows], masked[rows])
-                law = law.log_softmax(-1, dtype=torch.float32 if self.precision == "float32" else torch.float64)
-                if not law.amax(-1).isfinite().all():
+                logits = self.token_logits(
+                    network, x[rows], noise, None if label is None else label[rows], masked[rows]
+                )
+                log_p = logits.log_softmax(-1, dtype=torch.float32 if self.precision == "float32" else torch.float64)
+                if not log_p.amax(-1).isfinite().all():
                     raise FloatingPointError(f"step {k + 1}: the network's logits are NaN, infinite, or all -inf")
                 stay = rate[k + 1] / rate[k]
-                law = torch.cat((law + torch.log1p(-stay), stay.log().to(law.dtype).expand(len(law), 1)), 1)
-                x = x.masked_scatter(masked, gumbel_max(law, self.precision, generator))
+                log_q = torch.cat((log_p + torch.log1p(-stay), stay.log().to(log_p.dtype).expand(len(log_p), 1)), 1)
+                x = x.masked_scatter(masked, gumbel_max(log_q, self.precision, generator))
                 masked = x == network.mask_id
                 calls = calls + self.evaluations * rows
             yield State(x, t[k + 1].expand(len(x)), calls)

@@ -7,22 +7,24 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unmask.checks import check_whole
-from unmask.samplers.first_hitting import groups, ranked
+from unmask.samplers.first_hitting import plan_by_rank, sort_descending
 from unmask.samplers.unmasking import Plan, Planned
 from unmask.types import Where
 
 
 @dataclass(frozen=True)
 class InOrder(Planned):
-    """Reveal the masked positions in a given order, from left to right unless told otherwise.
+    """Reveal the masked positions in a fixed order, by default from left to right.
 
-    Every order is one factorisation of the same law, so with one token a call and an exact network this is exact.
-    Other settings: see `Sampler` and `Unmasking`.
+    Every order o is a factorisation of the same distribution,
+
+        p(x) = ∏ᵢ p(x_o(i) | x_o(1), ..., x_o(i−1)),
+
+    so with one token per call and an exact network this is exact. Other settings: see `Sampler` and `Unmasking`.
 
     Args:
-        order: the positions 0..L-1, in row-major order of the dims, in the order in which they are revealed; None:
-            from first to last.
-        tokens_per_call: reveals from one network call.
+        order: a permutation of the positions 0..L-1 (row-major), the first to be revealed first; None: 0, 1, ..., L-1.
+        tokens_per_call: tokens revealed per network call.
     """
 
     order: tuple[int, ...] | None = None
@@ -35,15 +37,15 @@ class InOrder(Planned):
             raise ValueError(f"order must be a permutation of 0..{len(self.order) - 1}, got {self.order}")
 
     def plan(self, v: Float[Tensor, "batch *dims"], wanted: Where) -> Plan:
-        """See `Planned.plan`; v has no say here."""
+        """See `Planned.plan`; v is not used."""
         size = wanted[0].numel()
         if self.order is not None and len(self.order) != size:
             raise ValueError(f"order has {len(self.order)} positions, the canvas {size}")
         order = torch.arange(size) if self.order is None else torch.tensor(self.order)
-        early = -order.argsort().to(v).view(wanted.shape[1:]).expand_as(v) + size
-        rank = ranked(early, wanted)[1]
+        priority = -order.argsort().to(v).view(wanted.shape[1:]).expand_as(v) + size
+        rank = sort_descending(priority, wanted)[1]
         n = wanted.flatten(1).sum(1, keepdim=True)
-        left = n - torch.arange(size, device=v.device)  # what is still masked
-        plan = groups(rank, torch.where(left > 0, left.double() / n, -1.0), self.tokens_per_call)
+        masked = n - torch.arange(size, device=v.device)  # before each reveal
+        plan = plan_by_rank(rank, torch.where(masked > 0, masked.double() / n, -1.0), self.tokens_per_call)
         after = plan.rate - self.tokens_per_call / n.clamp(min=1)
-        return plan._replace(after=after.clamp(min=0))
+        return plan._replace(rate_after=after.clamp(min=0))

@@ -1,4 +1,4 @@
-"""Remasking: a reverse process that may take back what it revealed (ReMDM, arXiv:2503.00307)."""
+"""Remasking: a reverse process that can mask revealed tokens again (ReMDM, arXiv:2503.00307)."""
 
 import math
 from collections.abc import Iterator
@@ -20,27 +20,31 @@ from unmask.types import Labels, Tokens, Where
 
 @dataclass(frozen=True)
 class Remasking(Sampler):
-    """Go from t = 1 to 0 in `steps` steps; in each, mask some revealed tokens again, and reveal the more for it.
+    """Simulate the reverse process on a grid of times, masking some revealed tokens again in each step (ReMDM).
 
-    Between t and s < t a revealed token is masked with probability sigma, and a masked one revealed with probability
-    (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t), so that as many are visible as without remasking. sigma can be at
-    most sigma_max = min(1, (1 - alpha_s) / alpha_t). Tokens that the canvas shows are never touched.
+    From t to s < t,
 
-    With an exact network, without `confidence` and `loop`, the law of the tokens is that of the reverse process in the
-    limit of small steps. `confidence` takes back unlikely tokens and so makes them rarer than they should be, however
-    small the steps; in a `loop` sigma does not fall with the steps, so tokens go on being drawn in company.
+        a revealed token is masked  with probability σ ≤ σ_max = min(1, (1 − α_s) / α_t),
+        a masked one is revealed    with probability (α_s − (1 − σ) α_t) / (1 − α_t),
+
+    so that a token is visible at s with probability α_s, as without remasking. Tokens that the canvas shows are never
+    masked.
+
+    With an exact network and without `confidence` and `loop`, the distribution of the tokens converges to that of the
+    reverse process as the steps get smaller. `confidence` remasks unlikely tokens and makes them too rare, however
+    small the steps. In a `loop`, σ does not decrease with the size of the steps, so tokens are still drawn together.
 
     Args:
-        schedule: gives alpha.
+        schedule: gives α.
         steps: number of steps, at least 1.
         grid: see `Ancestral`.
-        form: sigma = min(eta, sigma_max) for "cap", eta sigma_max for "rescale".
+        form: σ = min(eta, σ_max) for "cap", eta · σ_max for "rescale".
         eta: strength, in [0, 1]; 0 is `Ancestral`.
-        confidence: whether the tokens that had small probabilities when they were drawn are masked rather than the
-            others: sigma is shared out in proportion to exp(-probability), with the same mean (in the paper, with
-            the same sum as a single token's sigma; eta divided by the number of tokens gives that).
-        loop: (t_on, t_off, alpha_on). Until t_on, tokens are revealed without remasking to alpha_on; until t_off alpha
-            stays and tokens are only exchanged; then the rest is revealed without remasking. None: remask throughout.
+        confidence: whether tokens that had a small probability p when they were drawn are remasked more often: σ is
+            distributed in proportion to exp(−p), with the same average (in the paper, with the same sum as one
+            token's σ; dividing eta by the number of tokens gives that).
+        loop: (t_on, t_off, alpha_on). Reveal without remasking to α = alpha_on until t_on; keep α constant and only
+            exchange tokens until t_off; then reveal the rest without remasking. None: remask throughout.
         temperature, top_k, top_p, guidance: see `Sampler`.
     """
 
@@ -65,10 +69,10 @@ class Remasking(Sampler):
             if not (0 < t_off < t_on < 1 and 0 < alpha_on < 1):
                 raise ValueError(f"loop must be 0 < t_off < t_on < 1 and 0 < alpha_on < 1, got {self.loop}")
 
-    def rates(self, device: torch.device) -> tuple[Float[Tensor, " times"], Float[Tensor, " steps"]]:
-        """Return the mask rate at each time of the grid, and sigma of each step."""
+    def mask_rates_and_sigma(self, device: torch.device) -> tuple[Float[Tensor, " times"], Float[Tensor, " steps"]]:
+        """Return the mask rate at each time of the grid, and σ of each step."""
         t = grid_times(self.steps, self.grid, device)
-        on = torch.ones(self.steps, dtype=torch.bool, device=device)
+        remasks = torch.ones(self.steps, dtype=torch.bool, device=device)
         if self.loop is None:
             rate = self.schedule.mask_rate(t)
         else:
@@ -77,10 +81,10 @@ class Remasking(Sampler):
             late = 1 - (1 - t) / (1 - t_on) * (1 - middle)
             warped = torch.where(t > t_on, late, torch.where(t > t_off, middle, t / t_off * middle))
             rate = self.schedule.mask_rate(warped)
-            on = rate[1:] == rate[:-1]
-        most = (rate[1:] / (1 - rate[:-1])).clamp(max=1)  # at t = 1 nothing is visible that could be masked
-        sigma = most.clamp(max=self.eta) if self.form == "cap" else self.eta * most
-        return rate, sigma * on
+            remasks = rate[1:] == rate[:-1]
+        largest = (rate[1:] / (1 - rate[:-1])).clamp(max=1)  # 1 at t = 1, where nothing is visible yet
+        sigma = largest.clamp(max=self.eta) if self.form == "cap" else self.eta * largest
+        return rate, sigma * remasks
 
     @torch.no_grad()
     def trajectory(
@@ -88,38 +92,37 @@ class Remasking(Sampler):
     ) -> Iterator[State]:
         """See `Sampler.trajectory`."""
         wanted = self.check(network, x, label)
-        rate, sigma = self.rates(x.device)
+        rate, sigma = self.mask_rates_and_sigma(x.device)
         t = self.schedule.inverse(1 - rate)
         calls = torch.zeros(len(x), dtype=torch.long, device=x.device)
-        drawn = torch.zeros(x.shape, dtype=torch.float64, device=x.device)  # the probability that each token had
+        token_p = torch.zeros(x.shape, dtype=torch.float64, device=x.device)  # of each token when it was drawn
         yield State(x, t[:1].expand(len(x)), calls)
         for k in range(self.steps):
-            which, what = uniform((len(x), 2, *x.shape[1:]), generator, x.device).unbind(1)
+            u_position, u_token = uniform((len(x), 2, *x.shape[1:]), generator, x.device).unbind(1)
             masked = wanted & (x == network.mask_id)
-            remask, mean = self._shares(sigma[k], wanted & ~masked, drawn)
+            remask, mean = self._remasking_probability(sigma[k], wanted & ~masked, token_p)
             reveal = 1 - (rate[k + 1] - mean * (1 - rate[k])) / rate[k]
-            at = masked & (which < reveal.view(-1, *[1] * (x.dim() - 1)))
-            back = wanted & ~masked & (which < remask)
+            at = masked & (u_position < reveal.view(-1, *[1] * (x.dim() - 1)))
+            masked_again = wanted & ~masked & (u_position < remask)
             rows = at.flatten(1).any(1)
             if rows.any():
-                law = self.law(
-                    network, x[rows], rate[k].expand(len(x))[rows], None if label is None else label[rows], at[rows]
-                )
-                token = categorical(law, what[at])
+                noise = rate[k].expand(len(x))[rows]
+                logits = self.token_logits(network, x[rows], noise, None if label is None else label[rows], at[rows])
+                token = categorical(logits, u_token[at])
                 check_drawn(token, network.mask_id, k + 1)
                 x = x.masked_scatter(at, token)
-                p = law.softmax(-1, dtype=torch.float64).gather(1, token.unsqueeze(1)).squeeze(1)
-                drawn = drawn.masked_scatter(at, p)
+                p = logits.softmax(-1, dtype=torch.float64).gather(1, token.unsqueeze(1)).squeeze(1)
+                token_p = token_p.masked_scatter(at, p)
                 calls = calls + self.evaluations * rows
-            x = x.masked_fill(back, network.mask_id)
+            x = x.masked_fill(masked_again, network.mask_id)
             yield State(x, t[k + 1].expand(len(x)), calls)
 
-    def _shares(self, sigma: Tensor, visible: Where, drawn: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the chance of each visible token to be masked, and its mean over each example."""
+    def _remasking_probability(self, sigma: Tensor, visible: Where, token_p: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the probability that each visible token is masked, and its average over each example."""
         if not self.confidence:
             return sigma.expand(visible.shape), sigma.expand(len(visible))
         n = visible.flatten(1).sum(1, keepdim=True)
-        share = torch.where(visible, -drawn, -math.inf).flatten(1).softmax(1)
+        share = torch.where(visible, -token_p, -math.inf).flatten(1).softmax(1)
         remask = torch.where(visible.flatten(1), sigma * n * share, 0.0).clamp(max=1)
         mean = torch.where(n > 0, remask.sum(1, keepdim=True) / n, sigma).squeeze(1)
         return remask.view(visible.shape), mean

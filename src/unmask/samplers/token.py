@@ -1,4 +1,4 @@
-"""Samplers for state-dependent schedules (GenMD4): when a position is revealed depends on what it becomes."""
+"""Samplers for state-dependent schedules (GenMD4): when a position is revealed depends on its token."""
 
 import math
 import warnings
@@ -14,21 +14,21 @@ from unmask.categorical import categorical
 from unmask.networks.base import Network
 from unmask.randomness import Generators, uniform
 from unmask.samplers.ancestral import Grid, check_grid, grid_times
-from unmask.samplers.base import Sampler, State, check_drawn, nth
-from unmask.schedules import TokenPolynomial, check_kind, checked
+from unmask.samplers.base import Sampler, State, check_drawn, flag_of_rank
+from unmask.schedules import TokenPolynomial, check_kind, require_schedule
 from unmask.types import Labels, Tokens
 
 
 @dataclass(frozen=True)
 class TokenSampler(Sampler):
-    """Sample under the exponents w of a state-dependent schedule; the network is told the time t.
+    """Sample under a state-dependent schedule 1 − α_{t,i} = t^{w_i}; the network is conditioned on the time t.
 
     Args:
-        schedule: gives w. None: that of the model, which `MaskedDiffusion.sample` and `infill` fill in.
+        schedule: gives the exponents w. None: the schedule of the model, in `MaskedDiffusion.sample` and `infill`.
         temperature, top_k, top_p, guidance: see `Sampler`.
 
     Raises:
-        ValueError: an exponent that is 0 or infinite.
+        ValueError: if an exponent is 0, infinite or NaN.
     """
 
     schedule: TokenPolynomial | None = None
@@ -40,20 +40,25 @@ class TokenSampler(Sampler):
             self.schedule.check()
 
     def powers(self, network: Network) -> Float[Tensor, " vocab"]:
-        """Return w; raise a ValueError where there is none, or one of another vocabulary."""
-        return checked(self.schedule, network.vocab_size, type(self).__name__).powers.detach()
+        """Return w; raise a ValueError if there is no schedule, or one for another vocabulary."""
+        return require_schedule(self.schedule, network.vocab_size, type(self).__name__).powers.detach()
 
 
 @dataclass(frozen=True)
 class TokenAncestral(TokenSampler):
-    """Go from t = 1 to 0 in `steps` steps: a masked position becomes i with probability p_i (1 - (s / t)^w_i).
+    """Simulate the reverse process of GenMD4 on a grid of times (MD4, section 6).
 
-    The reverse step of GenMD4 (MD4, section 6); with p_i from one prediction a step, the error of a finite grid.
+    From t to s < t a masked position becomes
+
+        token i      with probability p_i(x_t, t) (1 − (s / t)^{w_i}),
+        still masked with the remaining probability, Σ_i p_i(x_t, t) (s / t)^{w_i}.
+
+    Tokens revealed in the same step are drawn independently from one prediction, which is the error of a finite grid.
 
     Args:
         schedule: see `TokenSampler`.
         steps: number of steps, at least 1.
-        grid: see `Ancestral`; here of t^(mean w), for the scale of w is arbitrary: another one only bends the time.
+        grid: see `Ancestral`; a grid of t^w̄, w̄ the average of w, so that the result does not depend on the scale of w.
     """
 
     steps: int = 256
@@ -79,8 +84,8 @@ class TokenAncestral(TokenSampler):
             if rows.any():
                 at = masked[rows]
                 noise = t[k].expand(len(at))
-                law = self.law(network, x[rows], noise, None if label is None else label[rows], at)
-                p = law.softmax(-1, dtype=torch.float64)
+                logits = self.token_logits(network, x[rows], noise, None if label is None else label[rows], at)
+                p = logits.softmax(-1, dtype=torch.float64)
                 reveal = p * -torch.expm1(w * (t[k + 1] / t[k]).log())
                 stay = (1 - reveal.sum(1, keepdim=True)).clamp(min=0) * (t[k + 1] > 0)  # exactly 0 in the last step
                 token = categorical(torch.cat((reveal, stay), 1).log(), u[masked])
@@ -93,14 +98,20 @@ class TokenAncestral(TokenSampler):
 
 @dataclass(frozen=True)
 class TokenFirstHitting(TokenSampler):
-    """Jump from one reveal to the next. With tau = -log t, a masked position becomes i at rate w_i p_i(x_t, t).
+    """Jump from one reveal to the next in the continuous-time reverse process of GenMD4 (MD4, section 6).
 
-    Every example has its own clock. Two forms:
+    In the time τ = −log t, which runs forwards while sampling, a masked position becomes token i at rate
 
-    - "thinned" proposes a reveal at rate n max w, asks the network at that moment about one masked position drawn at
-      random, and accepts its token i with probability w_i / max w. Exact; token i costs max w / w_i calls in the mean.
-    - "frozen" draws a token i ~ p and a waiting time of rate w_i for every masked position from one call; the earliest
-      wins. One call a token; exact if all w are equal, else off by what p changes between two reveals.
+        w_i p_i(x_t, t).
+
+    Every example has its own clock. With n positions masked there are two forms:
+
+    - "thinned": propose a reveal after a waiting time Δτ ~ Exp(n max w), at a uniformly random masked position; draw
+      its token i ~ p at that time and accept it with probability w_i / max w. Exact; max w / w_i calls per token i on
+      average.
+    - "frozen": draw a token i ~ p and a waiting time Δτ ~ Exp(w_i) for every masked position from one call, and reveal
+      the position with the shortest. One call per token; exact if all w are equal, otherwise off by the change of p
+      between two reveals.
 
     Args:
         schedule: see `TokenSampler`.
@@ -129,19 +140,19 @@ class TokenFirstHitting(TokenSampler):
         """See `Sampler.trajectory`."""
         masked = self.check(network, x, label)
         w = self.powers(network)
-        jump = self._thinned if self.form == "thinned" else self._frozen
+        step_function = self._thinned_step if self.form == "thinned" else self._frozen_step
         tau = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         calls = torch.zeros(len(x), dtype=torch.long, device=x.device)
         yield State(x, (-tau).exp(), calls)
         step = 0
         while (rows := masked.flatten(1).any(1)).any():
             step += 1
-            x, tau = jump(network, x, tau, label, rows, w, generator, step)
+            x, tau = step_function(network, x, tau, label, rows, w, generator, step)
             masked = x == network.mask_id
             calls = calls + self.evaluations * rows
             yield State(x, (-tau).exp(), calls)
 
-    def _thinned(
+    def _thinned_step(
         self,
         network: Network,
         x: Tokens,
@@ -152,19 +163,19 @@ class TokenFirstHitting(TokenSampler):
         generator: Generators,
         step: int,
     ) -> tuple[Tensor, Tensor]:
-        """Propose one reveal in each of the `rows` that are not done, and accept or refuse it."""
+        """Propose one reveal in each of the unfinished examples `rows`, and accept or reject it."""
         wait, place, choice, accept = uniform((len(x), 4), generator, x.device)[rows].unbind(1)
         masked = (x == network.mask_id).flatten(1)[rows]
         n = masked.sum(1)
         tau = tau.masked_scatter(rows, tau[rows] - torch.log1p(-wait) / (n * w.max()))
-        at = nth(masked.view(-1, *x.shape[1:]), (place * n).long())
-        law = self.law(network, x[rows], (-tau[rows]).exp(), None if label is None else label[rows], at)
-        token = categorical(law, choice)
+        at = flag_of_rank(masked.view(-1, *x.shape[1:]), (place * n).long())
+        logits = self.token_logits(network, x[rows], (-tau[rows]).exp(), None if label is None else label[rows], at)
+        token = categorical(logits, choice)
         check_drawn(token, network.mask_id, step)
         token = torch.where(accept < w[token] / w.max(), token, network.mask_id)
         return x.masked_scatter(rows.view(-1, *[1] * (x.dim() - 1)), x[rows].masked_scatter(at, token)), tau
 
-    def _frozen(
+    def _frozen_step(
         self,
         network: Network,
         x: Tokens,
@@ -175,12 +186,12 @@ class TokenFirstHitting(TokenSampler):
         generator: Generators,
         step: int,
     ) -> tuple[Tensor, Tensor]:
-        """Let the masked positions of each of the `rows` that are not done race on one prediction."""
+        """Reveal in each of the unfinished examples `rows` the position of the shortest waiting time."""
         choice, wait = uniform((len(x), 2, *x.shape[1:]), generator, x.device)[rows].unbind(1)
         here = x[rows]
         at = here == network.mask_id
-        law = self.law(network, here, (-tau[rows]).exp(), None if label is None else label[rows], at)
-        token = categorical(law, choice[at])
+        logits = self.token_logits(network, here, (-tau[rows]).exp(), None if label is None else label[rows], at)
+        token = categorical(logits, choice[at])
         check_drawn(token, network.mask_id, step)
         times = torch.full(at.shape, math.inf, dtype=torch.float64, device=x.device)
         times = times.masked_scatter(at, -torch.log1p(-wait[at]) / w[token]).flatten(1)

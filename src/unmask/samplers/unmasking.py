@@ -1,4 +1,4 @@
-"""What samplers share that reveal each position once: blocks, corrections, and plans made before the first call."""
+"""Base classes of samplers that reveal each position once: blocks, corrections, and planned reveals."""
 
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -14,32 +14,32 @@ from unmask.categorical import categorical
 from unmask.checks import check_whole
 from unmask.networks.base import Network, Positions
 from unmask.randomness import Generators, uniform
-from unmask.samplers.base import Sampler, State, check_drawn, nth, uniform_rows
+from unmask.samplers.base import Sampler, State, check_drawn, flag_of_rank, uniform_rows
 from unmask.types import Labels, Logits, Times, Tokens, Where
 
 
 class Span(NamedTuple):
-    """A part of the canvas that is revealed before the next is begun.
+    """A part of the canvas that is finished before the next one starts.
 
     Attributes:
-        masked: what is masked in the canvas.
-        wanted: the positions to reveal.
-        later: how many masks the following spans hold.
-        steps: how many steps were taken before.
+        masked: the positions that were masked in the whole canvas.
+        wanted: the positions to reveal in this span.
+        masked_later: number of masked positions in later spans.
+        steps_before: number of steps in earlier spans.
     """
 
     masked: Where
     wanted: Where
-    later: Float[Tensor, "batch 1"]
-    steps: int
+    masked_later: Float[Tensor, "batch 1"]
+    steps_before: int
 
     def noise(self, rate: Float[Tensor, "batch steps"]) -> Float[Tensor, "batch steps"]:
-        """Turn the mask rate within the span into that of the canvas, which began at 1."""
-        return (rate * count(self.wanted) + self.later) / count(self.masked).clamp(min=1)
+        """Convert mask rates within the span to mask rates of the canvas, which started at 1."""
+        return (rate * count_flags(self.wanted) + self.masked_later) / count_flags(self.masked).clamp(min=1)
 
 
-def count(flags: Where) -> Float[Tensor, "batch 1"]:
-    """Count the flags of each example."""
+def count_flags(flags: Where) -> Float[Tensor, "batch 1"]:
+    """Return the number of set flags of each example."""
     return flags.flatten(1).sum(1, keepdim=True).double()
 
 
@@ -47,12 +47,17 @@ def count(flags: Where) -> Float[Tensor, "batch 1"]:
 class Unmasking(Sampler):
     """Reveal every masked position once.
 
+    A correction is one step of Gibbs sampling. Of the positions revealed so far, R, mask one again and redraw it:
+
+        i ~ U(R),   x_i ~ p(x_i | x without i).
+
+    With an exact network this leaves the distribution of every partly masked x unchanged, and it reduces the error of
+    drawing several tokens from one prediction.
+
     Args:
-        block_length: finish each block of that many positions before the next is begun (semi-autoregressive
-            sampling); positions in row-major order. None: one block.
-        corrections: after each step, this many times: mask one of the revealed positions again, drawn at random, and
-            draw it anew, a call each (Gibbs sampling). With an exact network it leaves the law of the tokens as it
-            is; it mends what drawing many tokens from one prediction has broken.
+        block_length: finish each block of this many positions before the next one starts (semi-autoregressive
+            sampling); positions are in row-major order. None: one block.
+        corrections: number of corrections after each step, one network call each.
     """
 
     block_length: int | None = None
@@ -67,7 +72,7 @@ class Unmasking(Sampler):
     def reveal(
         self, network: Network, state: State, span: Span, label: Labels | None, generator: Generators
     ) -> Iterator[State]:
-        """Yield the state after each step, until the wanted positions of the span are revealed."""
+        """Yield the state after each step until all wanted positions of the span are revealed."""
 
     def clock(self, noise: Times) -> Times:
         """Return the time at which the mask rate is `noise`."""
@@ -83,8 +88,8 @@ class Unmasking(Sampler):
         state = State(x, one, torch.zeros_like(one, dtype=torch.long))
         yield state
         steps = 0
-        for wanted, later in spans(masked, self.block_length):
-            span = Span(masked, wanted, count(later), steps)
+        for wanted, later in split_into_blocks(masked, self.block_length):
+            span = Span(masked, wanted, count_flags(later), steps)
             for following in self.reveal(network, state, span, label, generator):
                 yield following
                 state = following
@@ -101,33 +106,34 @@ class Unmasking(Sampler):
         generator: Generators,
         step: int,
     ) -> State:
-        """Draw single revealed positions anew, in `corrections` rounds.
+        """Redraw revealed positions one at a time, `corrections` times.
 
         Args:
-            network: says what may stand there.
-            state: at least one position of the `rows` is revealed.
-            span: says what was masked in the canvas: the positions to choose from.
+            network: predicts the token of the position that is masked again.
+            state: at least one position in each of the `rows` must be revealed.
+            span: positions are chosen among `span.masked`, never among those given in the canvas.
             rows: the examples to correct.
-            noise: the mask rate that the network is told.
+            noise: mask rate passed to the network.
             label: class of each example.
             generator: see `unmask.randomness`.
-            step: its number, for errors.
+            step: number of the step, for error messages.
         """
         x, t, calls = state
         for _ in range(self.corrections):
             revealed = span.masked & (x != network.mask_id)
             place, u = uniform_rows((2,), rows, generator).unbind(1)
-            at = nth(revealed[rows], (place * revealed[rows].flatten(1).sum(1)).long())
+            at = flag_of_rank(revealed[rows], (place * revealed[rows].flatten(1).sum(1)).long())
             here = x[rows].masked_fill(at, network.mask_id)
-            token = categorical(self.law(network, here, noise[rows], None if label is None else label[rows], at), u)
+            logits = self.token_logits(network, here, noise[rows], None if label is None else label[rows], at)
+            token = categorical(logits, u)
             check_drawn(token, network.mask_id, step)
             x = x.index_put((rows.nonzero().squeeze(1),), here.masked_scatter(at, token))
             calls = calls + self.evaluations * rows
         return State(x, t, calls)
 
 
-def spans(masked: Where, length: int | None) -> Iterator[tuple[Where, Where]]:
-    """Cut a canvas into blocks of `length` positions (None: one block): what is masked in each, and after it."""
+def split_into_blocks(masked: Where, length: int | None) -> Iterator[tuple[Where, Where]]:
+    """Yield what is masked in each block of `length` positions (None: one block), and what is masked after it."""
     size = masked[0].numel()
     length = length or size
     position = torch.arange(size, device=masked.device).view(masked.shape[1:])
@@ -136,34 +142,38 @@ def spans(masked: Where, length: int | None) -> Iterator[tuple[Where, Where]]:
 
 
 class Plan(NamedTuple):
-    """When each position is revealed, and what the network and the clock are told.
+    """The step that reveals each position, and the mask rates of the steps.
 
     Attributes:
-        step: the step that reveals each position; -1 where nothing is to be revealed.
-        rate: the mask rate that the network is told at each step.
-        after: the mask rate after each step.
-        push: how far the prediction of each position is continued beyond the last one; None: not at all.
+        step: step 0, 1, ... that reveals each position; -1 where nothing is to be revealed.
+        rate: mask rate passed to the network at each step.
+        rate_after: mask rate after each step, for the clock.
+        extrapolation: coefficient c of each position, which extrapolates its prediction p′ from that of the previous
+            step, p, to p′ + c (p′ − p); None: no extrapolation.
     """
 
     step: Int[Tensor, "batch *dims"]
     rate: Float[Tensor, "batch steps"]
-    after: Float[Tensor, "batch steps"]
-    push: Float[Tensor, "batch *dims"] | None = None
+    rate_after: Float[Tensor, "batch steps"]
+    extrapolation: Float[Tensor, "batch *dims"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Planned(Unmasking):
-    """Plan which position is revealed when, then reveal.
+    """Plan which step reveals each position, then reveal.
 
-    For schedules that treat all token values alike, *which* position is revealed when does not depend on what it
-    becomes, so it is planned first, from one uniform number v per position. *What* it becomes is drawn from the network
-    when its moment comes, from a second uniform number. Nothing else is random. A step that reveals nothing in an
-    example costs it no network call, and no step has to wait for the device to say what there is to do.
+    Under a scalar schedule, when a position is revealed does not depend on its token:
+
+        position i is masked at t  ⟺  vᵢ < 1 − α_t,   vᵢ ~ U[0, 1).
+
+    So the steps are planned first, from one uniform number v per position. The token is drawn from the network's
+    prediction in that step, from a second uniform number. An example for which a step reveals nothing takes no network
+    call, and no step waits for the device in order to find out what to do.
     """
 
     @abstractmethod
     def plan(self, v: Float[Tensor, "batch *dims"], wanted: Where) -> Plan:
-        """Turn the uniform number of each position into the step that reveals it."""
+        """Map the uniform number of each position to the step that reveals it."""
 
     def reveal(
         self, network: Network, state: State, span: Span, label: Labels | None, generator: Generators
@@ -172,103 +182,119 @@ class Planned(Unmasking):
         x, _, calls = state
         v, u = uniform((len(x), 2, *x.shape[1:]), generator, x.device).unbind(1)
         plan = self.plan(v, span.wanted)
-        noise, after = span.noise(plan.rate), span.noise(plan.after)
-        earlier: Tensor | None = None
+        noise, noise_after = span.noise(plan.rate), span.noise(plan.rate_after)
+        previous: Tensor | None = None
         failed = torch.zeros((), dtype=torch.long, device=x.device)
-        for k, move in enumerate(moves(plan.step, noise.shape[1], ahead=plan.push is not None)):
-            if move is not None:
-                rows = move.rows
-                law = self.law(network, x[rows], noise[rows, k], None if label is None else label[rows], move.at)
-                if plan.push is not None:
-                    law, earlier = push_on(law, earlier, plan.push.flatten()[move.flat], move)
-                token = categorical(law, u.flatten()[move.flat])
-                failed = torch.where(failed == 0, (span.steps + k + 1) * (token == network.mask_id).any(), failed)
+        steps = planned_steps(plan.step, noise.shape[1], look_ahead=plan.extrapolation is not None)
+        for k, planned in enumerate(steps):
+            if planned is not None:
+                rows = planned.examples
+                labels = None if label is None else label[rows]
+                logits = self.token_logits(network, x[rows], noise[rows, k], labels, planned.queried)
+                if plan.extrapolation is not None:
+                    coefficient = plan.extrapolation.flatten()[planned.revealed]
+                    logits, previous = extrapolate_predictions(logits, previous, coefficient, planned)
+                token = categorical(logits, u.flatten()[planned.revealed])
+                number = span.steps_before + k + 1
+                failed = torch.where(failed == 0, number * (token == network.mask_id).any(), failed)
                 if x.device.type == "cpu":
-                    check_failed(failed)
-                x = x.flatten().index_copy(0, move.flat, token).view_as(x)
+                    raise_if_failed(failed)
+                x = x.flatten().index_copy(0, planned.revealed, token).view_as(x)
                 calls = calls.index_add(0, rows, torch.full_like(rows, self.evaluations))
-            state = State(x, self.clock(after[:, k]), calls)
-            if self.corrections and move is not None:
-                busy = torch.zeros_like(calls, dtype=torch.bool).index_fill(0, move.rows, True)
-                state = self.correct(network, state, span, busy, after[:, k], label, generator, span.steps + k + 1)
+            state = State(x, self.clock(noise_after[:, k]), calls)
+            if self.corrections and planned is not None:
+                active = torch.zeros_like(calls, dtype=torch.bool).index_fill(0, planned.examples, True)
+                number = span.steps_before + k + 1
+                state = self.correct(network, state, span, active, noise_after[:, k], label, generator, number)
                 x, _, calls = state
             yield state
-        check_failed(failed)
+        raise_if_failed(failed)
 
 
-def check_failed(step: Tensor) -> None:
-    """Raise a FloatingPointError if `step` is not 0: the first step whose logits were no distribution."""
+def raise_if_failed(step: Tensor) -> None:
+    """Raise a FloatingPointError unless `step`, the first step whose logits define no distribution, is 0."""
     if step:
         raise FloatingPointError(f"step {int(step)}: the network's logits are NaN, infinite, or all -inf")
 
 
-class Move(NamedTuple):
-    """What a step works on.
+class PlannedStep(NamedTuple):
+    """The positions of one step.
 
     Attributes:
-        rows: the examples in which it reveals something.
-        at: the positions in them that it asks the network about: those it reveals and, looking `ahead`, those of the
-            next step.
-        flat: the positions that it reveals, in the flattened batch, in increasing order.
-        now: which of the answers are for those.
-        later: which are for the next step.
+        examples: the examples in which the step reveals something.
+        queried: the positions in these whose logits are computed: those revealed in this step and, when looking ahead,
+            those of the next step.
+        revealed: the n revealed positions as increasing indices into the flattened batch.
+        revealed_rows: which of the logits belong to these.
+        upcoming_rows: which of the logits belong to the next step.
     """
 
-    rows: Int[Tensor, " rows"]
-    at: Positions
-    flat: Int[Tensor, " n"]
-    now: Int[Tensor, " n"]
-    later: Int[Tensor, " m"]
+    examples: Int[Tensor, " rows"]
+    queried: Positions
+    revealed: Int[Tensor, " n"]
+    revealed_rows: Int[Tensor, " n"]
+    upcoming_rows: Int[Tensor, " m"]
 
 
-def moves(step: Int[Tensor, "batch *dims"], count: int, ahead: bool) -> list[Move | None]:
-    """Sort out, once and on the host, what each of `count` steps works on; None for one that has nothing to do."""
-    plan, size = step.flatten(1).cpu().numpy(), step[0].numel()
+def planned_steps(step: Int[Tensor, "batch *dims"], number_of_steps: int, look_ahead: bool) -> list[PlannedStep | None]:
+    """Collect the positions of every step, all at once on the host; None for a step that reveals nothing."""
+    plan, length = step.flatten(1).cpu().numpy(), step[0].numel()
     by_step = np.argsort(plan, axis=None, kind="stable")
-    ends = np.cumsum(np.bincount(plan.ravel() + 1, minlength=count + 2))
-    pieces: list[np.ndarray] = []
+    ends = np.cumsum(np.bincount(plan.ravel() + 1, minlength=number_of_steps + 2))
+    arrays: list[np.ndarray] = []
     widths: list[int] = []
-    for k in range(count):
+    for k in range(number_of_steps):
         revealed = by_step[ends[k] : ends[k + 1]]
-        if not revealed.size:
-            continue
-        asked = np.sort(by_step[ends[k] : ends[k + 2]]) if ahead else revealed
-        example, position = np.divmod(asked, size)
-        rows, first, many = np.unique(example, return_index=True, return_counts=True)
-        slot, row = np.arange(len(asked)) - np.repeat(first, many), np.repeat(np.arange(len(rows)), many)
-        index = np.zeros((len(rows), many.max()), dtype=np.int64)
-        index[row, slot] = position
-        now = plan.ravel()[asked] == k
-        kept = row * index.shape[1] + slot
-        pieces += [rows, row, position, index.ravel(), kept, revealed, now.nonzero()[0], (~now).nonzero()[0]]
-        widths.append(index.shape[1])
-    if not pieces:
-        return [None] * count
-    sizes = [len(piece) for piece in pieces]
-    parts = torch.from_numpy(np.concatenate(pieces)).to(step.device).split(sizes)
-    made: list[Move | None] = []
-    busy = iter(range(0, len(parts), 8))
-    for k in range(count):
-        if ends[k] == ends[k + 1]:
-            made.append(None)
-            continue
-        start = next(busy)
-        rows, example, position, index, kept, flat, now, later = parts[start : start + 8]
+        if revealed.size:
+            queried = np.sort(by_step[ends[k] : ends[k + 2]]) if look_ahead else revealed
+            now = plan.ravel()[queried] == k
+            packed, width = pack_positions(queried, length)
+            arrays += [*packed, revealed, now.nonzero()[0], (~now).nonzero()[0]]
+            widths.append(width)
+    if not arrays:
+        return [None] * number_of_steps
+    tensors = torch.from_numpy(np.concatenate(arrays)).to(step.device).split([len(array) for array in arrays])
+    steps: list[PlannedStep | None] = [None] * number_of_steps
+    for i, k in enumerate(k for k in range(number_of_steps) if ends[k] < ends[k + 1]):
+        examples, example, position, index, kept, *rows = tensors[8 * i : 8 * i + 8]
         full = len(kept) == len(index)
-        at = Positions(example, position, index.view(-1, widths[start // 8]), None if full else kept)
-        made.append(Move(rows, at, flat, now, later))
-    return made
+        at = Positions(example, position, index.view(-1, widths[i]), None if full else kept)
+        steps[k] = PlannedStep(examples, at, *rows)
+    return steps
 
 
-def push_on(law: Logits, earlier: Tensor | None, push: Float[Tensor, " n"], move: Move) -> tuple[Tensor, Tensor]:
-    """Continue the predictions p of a step beyond those of the step before: p + push (p - earlier), no less than 0.
+def pack_positions(flat: np.ndarray, length: int) -> tuple[list[np.ndarray], int]:
+    """Return the example numbers and the four flattened fields of `Positions`, and the width of its index.
+
+    Args:
+        flat: increasing indices into the flattened batch.
+        length: positions per example.
+    """
+    example, position = np.divmod(flat, length)
+    examples, first, per_example = np.unique(example, return_index=True, return_counts=True)
+    row = np.repeat(np.arange(len(examples)), per_example)
+    slot = np.arange(len(flat)) - np.repeat(first, per_example)
+    index = np.zeros((len(examples), per_example.max()), dtype=np.int64)
+    index[row, slot] = position
+    return [examples, row, position, index.ravel(), row * index.shape[1] + slot], index.shape[1]
+
+
+def extrapolate_predictions(
+    logits: Logits, previous: Tensor | None, coefficient: Float[Tensor, " n"], step: PlannedStep
+) -> tuple[Tensor, Tensor]:
+    """Extrapolate the predictions p′ of a step from those of the previous step, p: max(0, p′ + c (p′ − p)).
+
+    Args:
+        logits: of p′, at the queried positions of the step.
+        previous: p at the n revealed positions; None in the first step.
+        coefficient: c of the n revealed positions.
+        step: the positions.
 
     Returns:
-        the logits (n, V) to draw from at the positions that are revealed now, and the predictions (m, V) for those of
-        the next step.
+        The logits (n, V) to draw from at the revealed positions, and the predictions (m, V) for the next step.
     """
-    p = law.softmax(-1, dtype=torch.float64 if law.dtype == torch.float64 else torch.float32)
-    now = p[move.now]
-    if earlier is not None:
-        now = (now + push.to(p.dtype).unsqueeze(1) * (now - earlier)).clamp(min=0)
-    return now.log(), p[move.later]
+    p = logits.softmax(-1, dtype=torch.float64 if logits.dtype == torch.float64 else torch.float32)
+    revealed = p[step.revealed_rows]
+    if previous is not None:
+        revealed = (revealed + coefficient.to(p.dtype).unsqueeze(1) * (revealed - previous)).clamp(min=0)
+    return revealed.log(), p[step.upcoming_rows]

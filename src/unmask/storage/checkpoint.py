@@ -1,6 +1,7 @@
 """Checkpoints as one safetensors file: tensors as tensors, everything else as JSON beside them. No pickle."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from unmask.storage.files import replacing
 
 
 def save_tree(tree: Any, path: Path | str) -> None:
-    """Write nested dicts, lists, tuples, tensors and plain values to one file, in one step (`unmask.files.replacing`).
+    """Write nested dicts, lists, tuples, tensors and plain values to one file, in one step.
 
     Raises:
         TypeError: a value that is none of these; names its place.
@@ -35,13 +36,57 @@ def load_tree(path: Path | str, device: torch.device | str = "cpu") -> Any:
         FileNotFoundError: no such file.
         ValueError: the file is damaged, or no checkpoint.
     """
+    structure, tensors = _read(path, device, lambda name: True)
+    return _restored(structure, tensors, path)
+
+
+def averaged_weights(path: Path | str, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], int]:
+    """Read the averaged weights of a checkpoint of training, and nothing else of it.
+
+    The averages are what lightning's WeightAveraging stores as "state_dict"; the weights that are trained are in
+    "current_model_state" beside it.
+
+    Returns:
+        A state_dict for `unmask.MaskedDiffusion`, and the number of steps after which the checkpoint was written.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged, or no checkpoint of training.
+    """
+    _, tensors = _read(path, device, lambda name: name.startswith(".state_dict.model."))
+    step = checkpoint_step(path)
+    weights = {name.removeprefix(".state_dict.model."): tensor for name, tensor in tensors.items()}
+    if not weights:
+        raise ValueError(f"{path}: not a checkpoint of training: it holds no averaged weights")
+    return weights, step
+
+
+def checkpoint_step(path: Path | str) -> int:
+    """Return the number of steps after which a checkpoint of training was written, without reading its tensors."""
+    structure, _ = _read(path, "cpu", lambda name: False)
+    items = structure.get("dict", []) if isinstance(structure, dict) else []
+    step = next((item[1] for item in items if isinstance(item, list) and item[:1] == ["global_step"]), None)
+    if not isinstance(step, int):
+        raise ValueError(f"{path}: not a checkpoint of training: it has no step")
+    return step
+
+
+def _read(path: Path | str, device: Any, wanted: Callable[[str], bool]) -> tuple[Any, dict[str, Tensor]]:
+    """Return the structure of a file and the tensors whose names are wanted."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             structure = json.loads((file.metadata() or {})["structure"])
-            return _restore(structure, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+            return structure, {name: file.get_tensor(name) for name in file.keys() if wanted(name)}  # noqa: SIM118
     except (SafetensorError, KeyError, ValueError) as error:
+        raise ValueError(f"{path}: damaged, or not a checkpoint of unmask: {error}") from error
+
+
+def _restored(structure: Any, tensors: dict[str, Tensor], path: Path | str) -> Any:
+    try:
+        return _restore(structure, tensors)
+    except (KeyError, ValueError, TypeError) as error:
         raise ValueError(f"{path}: damaged, or not a checkpoint of unmask: {error}") from error
 
 

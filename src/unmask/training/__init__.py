@@ -1,7 +1,16 @@
-"""Training: the only code that imports lightning."""
+"""Training: the only code that imports lightning, and only once something is trained."""
 
-from unmask.training.callbacks import MovingAverage
-from unmask.training.loop import plan_training
-from unmask.training.settings import Optimizer, Run
+from typing import Any
 
-__all__ = ["MovingAverage", "Optimizer", "Run", "plan_training"]
+from unmask.training.settings import Optimizer, Run, TrainerSettings
+
+HOMES = {"train": "start", "dry_run": "rehearsal", "plan_training": "loop", "MovingAverage": "callbacks"}
+__all__ = ["MovingAverage", "Optimizer", "Run", "TrainerSettings", "dry_run", "plan_training", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{HOMES[name]}"), name)

@@ -12,11 +12,7 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from unmask.storage.checkpoint import load_tree, save_tree
-
-
-def logs_now(trainer: Any) -> bool:
-    """Whether this step's figures are written to the logs."""
-    return trainer.global_step % trainer.log_every_n_steps == 0
+from unmask.training.loggers import Metrics, logs_now
 
 
 class MovingAverage(WeightAveraging):
@@ -44,17 +40,38 @@ class MovingAverage(WeightAveraging):
 
 
 class Keep(Checkpoint):
-    """Write the whole state of training to one file, every so many steps and at the last."""
+    """Write the whole state of training to one file, every so many steps and at the last.
 
-    def __init__(self, path: Path, every: int) -> None:
-        self.path, self.every = path, every
+    Where a validation is due at the same step, it comes first, so that its row is in metrics.csv by then.
+
+    Args:
+        path: of the file.
+        every: steps between two checkpoints.
+        evaluate_every: steps between two validations; None where there are none.
+        metrics: is brought to the disk before.
+    """
+
+    def __init__(self, path: Path, every: int, evaluate_every: int | None, metrics: Metrics) -> None:
+        self.path, self.every, self.evaluate_every, self.metrics = path, every, evaluate_every, metrics
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
-        due = step % self.every == 0 or step == trainer.max_steps or trainer.should_stop  # by --trainer.max_time
-        if due and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+        if self._due(trainer) and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             pl_module.check_finite(outputs["loss"])
-            trainer.save_checkpoint(self.path)
+            if not self.evaluate_every or step % self.evaluate_every:
+                self._save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        if self._due(trainer):
+            self._save(trainer)
+
+    def _due(self, trainer: Trainer) -> bool:
+        step = trainer.global_step
+        return step % self.every == 0 or step == trainer.max_steps or trainer.should_stop  # by trainer.max_time
+
+    def _save(self, trainer: Trainer) -> None:
+        self.metrics.flush()
+        trainer.save_checkpoint(self.path)
 
 
 class SafetensorsIO(CheckpointIO):

@@ -1,9 +1,15 @@
-"""What a training run can be told, beside what lightning's Trainer is told."""
+"""What a training run can be told: the optimizer, the run itself, and what is passed on to lightning's Trainer.
+
+Plain values and no import of torch or lightning: the command line checks these before it imports either.
+"""
 
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+CHECKPOINT = Path("checkpoints", "last.safetensors")
+"""Where a run's folder holds the whole state of training."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,8 @@ class Run:
         batch_size: examples per step and process.
         ema: decay of the moving average of the weights, which is what is evaluated and saved.
         label_dropout: chance to replace a label by the null label, for models that are to work without one too.
-        precision: "32-true", "bf16-mixed", ..., as lightning names them; "auto" measures which is faster here.
+        precision: "32-true", "bf16-mixed", ..., as lightning names them; "auto" chooses by the rule of
+            `unmask.training.precision`, and `--resume` keeps what was chosen.
         compile: whether to compile the network's body (`torch.compile`); it needs a C++ compiler.
         evaluate_every: steps between evaluations on the validation part.
         evaluate_examples: examples of it that are used, evenly spread.
@@ -91,8 +98,72 @@ class Run:
             raise ValueError("out must name a folder, got an empty string")
         if not 0 <= self.label_dropout < 1:
             raise ValueError(f"label_dropout must be in [0, 1), got {self.label_dropout}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema must be in [0, 1), got {self.ema}")
 
     @property
     def checkpoint(self) -> Path:
         """The file that holds the whole state of training."""
-        return Path(self.out, "checkpoints", "last.safetensors")
+        return Path(self.out) / CHECKPOINT
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """What is passed on to lightning's Trainer.
+
+    From Python, `strategy` and `profiler` may be objects of lightning's too, and the list `logger` may hold some.
+
+    Args:
+        max_steps: steps of the optimizer.
+        max_time: when to stop earlier, as "DD:HH:MM:SS".
+        accelerator: "auto", "cpu", "gpu", ...
+        strategy: "auto", "ddp", ..., as lightning names them.
+        devices: how many, which, or "auto".
+        num_nodes: machines.
+        accumulate_grad_batches: batches whose gradients are summed up for one step.
+        gradient_clip_val: the greatest norm of the gradient, or the greatest value; None does not clip.
+        gradient_clip_algorithm: "norm" or "value".
+        log_every_n_steps: steps between two rows of the logs; at most 10, at least twenty rows, if None.
+        enable_progress_bar: whether to draw one.
+        deterministic: whether to use deterministic algorithms alone, or "warn" where there is none.
+        benchmark: whether cuDNN tries out its algorithms.
+        detect_anomaly: whether to look for the operation that makes a gradient NaN; slow.
+        profiler: "simple", "advanced" or "pytorch".
+        logger: a class of lightning's loggers by name ("WandbLogger"), or {"class_path": name, "init_args": {...}},
+            or a list of these; TensorBoard if None or true, none if false. metrics.csv, which the loss curve is drawn
+            from, is written always.
+    """
+
+    max_steps: int = 1000
+    max_time: str | None = None
+    accelerator: str = "auto"
+    strategy: str = "auto"
+    devices: int | list[int] | str = "auto"
+    num_nodes: int = 1
+    accumulate_grad_batches: int = 1
+    gradient_clip_val: float | None = None
+    gradient_clip_algorithm: Literal["norm", "value"] | None = None
+    log_every_n_steps: int | None = None
+    enable_progress_bar: bool = True
+    deterministic: bool | Literal["warn"] | None = None
+    benchmark: bool | None = None
+    detect_anomaly: bool = False
+    profiler: str | None = None
+    logger: bool | str | list | dict | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "num_nodes", "accumulate_grad_batches", "log_every_n_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"trainer.{name} must be at least 1, got {value}")
+        if not 0 <= (self.gradient_clip_val or 0) < math.inf:
+            raise ValueError(f"trainer.gradient_clip_val must be at least 0, got {self.gradient_clip_val}")
+        if self.gradient_clip_algorithm not in (None, "norm", "value"):
+            raise ValueError(
+                f"trainer.gradient_clip_algorithm must be norm or value, got {self.gradient_clip_algorithm!r}"
+            )
+
+    @property
+    def rows_every(self) -> int:
+        """Steps between two rows of the logs."""
+        return self.log_every_n_steps or max(1, min(10, self.max_steps // 20))

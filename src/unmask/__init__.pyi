@@ -1,0 +1,91 @@
+# The public names, in the order of the sentence that describes the library.
+from . import categorical, evaluation, inspection, training
+from .codecs.base import Codec
+from .codecs.pixels import Pixels
+from .codecs.symbols import Symbols
+from .codecs.text import Bytes, Characters, Text
+from .codecs.tokenizer import BPE
+from .data.base import DataSet, Examples, Split, Windows
+from .forward import all_masked, mask, sample_times
+from .model import MaskedDiffusion, load
+from .networks.base import Network, Positions, pick
+from .networks.ddit import DDiT
+from .networks.head import HeadedNetwork
+from .networks.transformer import Transformer
+from .networks.unet import UNet
+from .objectives.base import Loss, Objective
+from .objectives.scalar import ContinuousELBO, DiscreteELBO, TimeFreeELBO
+from .objectives.token import TokenELBO
+from .randomness import generators
+from .report import Figure, Report
+from .samplers.ancestral import Ancestral
+from .samplers.base import Sampler, State
+from .samplers.confidence import EntropyBounded, MostConfident
+from .samplers.first_hitting import FirstHitting
+from .samplers.ordered import InOrder
+from .samplers.remasking import Remasking
+from .samplers.token import TokenAncestral, TokenFirstHitting
+from .samplers.unmasking import Plan, Planned
+from .schedules import Cosine, Geometric, Linear, Polynomial, Schedule, TokenPolynomial
+from .training.settings import Optimizer, Run
+from .training.start import train
+
+__all__ = [
+    "Schedule",
+    "Linear",
+    "Polynomial",
+    "Cosine",
+    "Geometric",
+    "TokenPolynomial",
+    "mask",
+    "all_masked",
+    "sample_times",
+    "Network",
+    "HeadedNetwork",
+    "Positions",
+    "pick",
+    "Transformer",
+    "UNet",
+    "DDiT",
+    "Objective",
+    "Loss",
+    "ContinuousELBO",
+    "DiscreteELBO",
+    "TimeFreeELBO",
+    "TokenELBO",
+    "Sampler",
+    "State",
+    "Planned",
+    "Plan",
+    "FirstHitting",
+    "Ancestral",
+    "InOrder",
+    "MostConfident",
+    "EntropyBounded",
+    "Remasking",
+    "TokenFirstHitting",
+    "TokenAncestral",
+    "categorical",
+    "generators",
+    "Codec",
+    "Text",
+    "Characters",
+    "Bytes",
+    "BPE",
+    "Pixels",
+    "Symbols",
+    "DataSet",
+    "Split",
+    "Examples",
+    "Windows",
+    "MaskedDiffusion",
+    "load",
+    "Report",
+    "Figure",
+    "evaluation",
+    "Optimizer",
+    "Run",
+    "train",
+    "training",
+    "inspection",
+]

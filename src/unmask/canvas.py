@@ -1,0 +1,155 @@
+"""Canvases: what is known of an example, and the mask's value V where it is to be drawn."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from unmask.codecs.base import Codec
+from unmask.codecs.pixels import Pixels
+from unmask.codecs.text import Text
+from unmask.data.picture import open_image
+from unmask.networks.base import check_tokens
+
+Canvas = Int[Tensor, "*dims"]
+"""Tokens of one example, V where unknown."""
+
+
+def text_canvas(codec: Codec, text: str, length: int, placeholder: str | None = None) -> Canvas:
+    """Return the tokens of a text with holes.
+
+    Args:
+        codec: of the model.
+        text: in which [4] stands for four unknown tokens and, for codecs of characters or bytes, _ for one.
+        length: most tokens that there may be, those of the model's sequences.
+        placeholder: one character that stands for one unknown token; [4] is then text like any other.
+
+    Raises:
+        ValueError: the codec is not of texts, a hole of no token, nothing is unknown, or the text is too long.
+    """
+    if not isinstance(codec, Text):
+        raise ValueError(f"a text was given, but the model's tokens are {codec}")
+    if placeholder is not None and len(placeholder) != 1:
+        raise ValueError(f"placeholder must be one character, got {placeholder!r}")
+    short = placeholder or ("" if codec.unit == "token" else "_")
+    return around_holes(codec, cut_holes(text, short, counted=placeholder is None), length)
+
+
+def around_holes(codec: Codec, pieces: Sequence[tuple[str, int]], length: int) -> Canvas:
+    """Return the tokens of some texts, each followed by a number of unknown tokens; see `text_canvas`."""
+    if not isinstance(codec, Text):
+        raise ValueError(f"a text was given, but the model's tokens are {codec}")
+    if wrong := [count for _, count in pieces if count < 0] or ([0] if not any(count for _, count in pieces) else []):
+        what = (
+            "nothing is unknown in the text: [4] stands for four unknown tokens" if not wrong[0] else f"got {wrong[0]}"
+        )
+        raise ValueError(what)
+    if codec.unit == "token":  # a space belongs to the token after it, which is for the model to find
+        pieces = [(known[:-1] if count and known[-1:] == " " else known, count) for known, count in pieces]
+    parts = [(codec.encode(known), count) for known, count in pieces]
+    total = sum(len(known) + count for known, count in parts)
+    if total > length:
+        raise ValueError(f"the text has {total} tokens, the model's sequences have {length}: shorten it")
+    return torch.cat([part for known, count in parts for part in (known, torch.full((count,), codec.vocab_size))])
+
+
+def cut_holes(text: str, hole: str, counted: bool) -> list[tuple[str, int]]:
+    """Cut a text at its holes; return each known piece and how many unknown tokens follow it.
+
+    Args:
+        text: with holes.
+        hole: a character for one unknown token, or nothing.
+        counted: whether [n] stands for n unknown tokens.
+    """
+    forms = [re.escape(hole)] * bool(hole) + [r"\[(\d+)\]"] * counted
+    pieces, at = [], 0
+    for match in re.finditer("|".join(forms), text):
+        count = int(match[1]) if counted and match[1] else 1
+        if count < 1:
+            raise ValueError(f"{match[0]} at offset {match.start()} stands for no token; with a placeholder it is text")
+        pieces.append((text[at : match.start()], count))
+        at = match.end()
+    return [*pieces, (text[at:], 0)]
+
+
+def read_text(path: Path | str) -> str:
+    """Read a UTF-8 file; a newline at its end is left out.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it cannot be read as UTF-8.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig").removesuffix("\n")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read as UTF-8: {error}") from None
+
+
+def image_canvas(codec: Codec, image: Path | str, mask: Path | str, shape: tuple[int, ...]) -> Canvas:
+    """Return the tokens of an image file.
+
+    Args:
+        codec: of the model.
+        image: the file of an image of the model's size.
+        mask: that of an image of the same size, white where `image` is unknown.
+        shape: (height, width, channels) of the model's images.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        ValueError: the codec is not of images, a file is no image or of another size, or nothing is unknown.
+    """
+    if not isinstance(codec, Pixels):
+        raise ValueError(f"an image was given, but the model's tokens are {codec}")
+    tokens = codec.encode(_read_image(image, shape))
+    unknown = torch.from_numpy(_read_image(mask, (*shape[:2], 1)) > 127)
+    if not unknown.any():
+        raise ValueError(f"{mask}: nothing is white, so nothing is unknown: there is nothing to draw")
+    return torch.where(unknown, codec.vocab_size, tokens)
+
+
+def _read_image(path: Path | str, shape: tuple[int, ...]) -> np.ndarray:
+    from PIL import Image
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    height, width, channels = shape
+    pixels = open_image(path, str(path))
+    if pixels.shape[:2] != (height, width):
+        size = f"{pixels.shape[1]}x{pixels.shape[0]}"
+        raise ValueError(f"{path}: the image is {size}, the model's are {width}x{height}")
+    if channels == 1 and pixels.shape[2] == 3:
+        return np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
+    return np.broadcast_to(pixels, shape)
+
+
+def array_canvas(codec: Codec, path: Path | str, shape: tuple[int, ...]) -> Int[Tensor, "..."]:
+    """Return the tokens of a .npy file: of one example (*dims), or of several (n, *dims); -1 where unknown.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no array of integers of such a shape, a token out of range, or nothing is unknown.
+    """
+    try:
+        array = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file") from None
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{path}: not a .npy file of plain numbers: {error}") from None
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{path}: expected a .npy file of one array, got an archive of several")
+    if not np.issubdtype(array.dtype, np.integer) or shape not in (array.shape, array.shape[1:]):
+        raise ValueError(
+            f"{path}: expected integers of shape {shape}, or (examples, *{shape}), got {array.dtype} {array.shape}"
+        )
+    tokens = torch.from_numpy(array.astype(np.int64))
+    tokens = torch.where(tokens == -1, codec.vocab_size, tokens)
+    check_tokens(tokens, codec.vocab_size + 1, f"{path}: tokens")
+    if not (tokens == codec.vocab_size).any():
+        raise ValueError(f"{path}: no token is -1, so nothing is unknown: there is nothing to draw")
+    return tokens

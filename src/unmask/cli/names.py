@@ -1,0 +1,91 @@
+"""Checks of class and option names that take no time: a mistyped name is said before torch is imported."""
+
+from argparse import ArgumentError
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+from unmask.storage.signatures import BASES, choices_of, nearest
+
+
+def given_options(arguments: list[str]) -> Iterator[tuple[str, str | None]]:
+    """Yield the long options of a command line, without their dashes, and what follows each."""
+    for place, argument in enumerate(arguments):
+        if argument.startswith("--") and len(argument) > 2:
+            name, equals, value = argument[2:].partition("=")
+            following = arguments[place + 1] if place + 1 < len(arguments) else None
+            yield name, value if equals else following
+
+
+def flattened(tree: Mapping[str, Any], plain: Collection[str], prefix: str = "") -> Iterator[tuple[str, str | None]]:
+    """Yield the settings of a YAML file as if they were options of a command line."""
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if not isinstance(value, dict) or name in plain:
+            yield name, str(value)
+        elif "class_path" in value:
+            yield name, str(value["class_path"])
+            arguments = value.get("init_args")
+            yield from flattened(arguments if isinstance(arguments, dict) else {}, plain, f"{name}.")
+        else:
+            yield from flattened(value, plain, f"{name}.")
+
+
+def check_names(
+    options: Iterable[tuple[str, str | None]], plain: Collection[str], choices: Collection[str], own: bool = False
+) -> None:
+    """Raise an ArgumentError, with the nearest known name, for a class or an option that is not known.
+
+    Args:
+        options: names and values; those of a file first.
+        plain: names of all options whose values are no objects.
+        choices: names of the options whose values are objects of a class that is named.
+        own: whether modules of the user's were imported, whose classes may be named without their module.
+    """
+    shown = [(name.replace(".init_args", "").removesuffix(".class_path"), value) for name, value in options]
+    chosen: dict[str, str | None] = {}
+    for name, value in shown:
+        nested = name.partition(".")[0] in choices and name.rpartition(".")[2] in BASES
+        if name in choices or nested:
+            chosen[name] = value
+            foreign = own or "." in (value or "") or (value or "").startswith(("{", "null"))
+            if not foreign and value is not None and value not in choices_of(name):
+                raise ArgumentError(None, f"--{name}: unknown class {value!r}{nearest(value, choices_of(name))}")
+    for name, _ in shown:
+        head, *rest = name.split(".")
+        if name in plain or name in chosen or (rest and rest[-1] == "help"):
+            continue
+        if head not in choices or not rest:
+            if any(one.startswith(f"{name}.") for one in plain):
+                raise ArgumentError(None, f"--{name} is a group of settings: name one, as in --{name}.x")
+            arguments = {
+                f"--{choice}.{argument}"
+                for choice in choices
+                for cls in choices_of(choice).values()
+                for argument in cls.arguments
+            }
+            known = {f"--{one}" for one in (*plain, *choices)} | arguments
+            last = {f"--{one.rpartition('.')[2].lstrip('-')}" for one in known}
+            hint = nearest(f"--{name}", known) or nearest(f"--{name}", last)
+            raise ArgumentError(None, f"unknown option --{name}{hint}")
+        _check_argument(name, head, rest, chosen)
+
+
+def _check_argument(name: str, head: str, rest: list[str], chosen: dict[str, str | None]) -> None:
+    """Check the name of an argument of a class, such as sampler.steps or objective.schedule.power."""
+    key = ".".join((head, *rest[:-1]))
+    classes = choices_of(key)
+    cls = chosen.get(key)
+    if cls in classes:
+        known = classes[cls].arguments
+    elif cls is not None:  # a class of the user's
+        return
+    else:
+        known = tuple(argument for one in classes.values() for argument in one.arguments) if len(rest) > 1 else ()
+    if rest[-1] in known or not classes:
+        return
+    owners = [title for title, one in classes.items() if rest[-1] in one.arguments]
+    if owners:
+        how = f"name the class first, as in --{key} {owners[0]}"
+        raise ArgumentError(None, f"--{name}: {rest[-1]!r} belongs to {', '.join(owners)}: {how}")
+    every = {argument for one in classes.values() for argument in one.arguments}
+    raise ArgumentError(None, f"--{name}: unknown option {rest[-1]!r}{nearest(rest[-1], known or every)}")

@@ -1,0 +1,21 @@
+"""Devices by name."""
+
+import torch
+
+
+def find_device(device: str | None = None) -> torch.device:
+    """Return the device of that name, a GPU where there is one if none is named.
+
+    Raises:
+        ValueError: an unknown device, or one that cannot be used here.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        target = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"unknown device {device!r}; for example cpu, cuda or cuda:1") from None
+    if target.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r}: no GPU that torch can use is here")
+    if target.type not in ("cpu", "cuda"):
+        raise ValueError(f"device {device!r}: cpu and cuda are supported (exact draws need float64)")
+    return target

@@ -1,0 +1,220 @@
+"""The Fréchet distance of samples to the training images, over steps, schedules and grids."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+
+from unmask.checks import check_whole
+from unmask.codecs.pixels import Pixels
+from unmask.data.base import DataSet
+from unmask.data.text import cache_folder
+from unmask.evaluation.data import measured_data
+from unmask.evaluation.protocol import evaluation_mode, versions, weights
+from unmask.evaluation.statistics import Extractor, Inception, ModelFeatures, Statistics, frechet_with_error, gather
+from unmask.model import MaskedDiffusion, load
+from unmask.report import Figure, Report, brief
+from unmask.samplers.ancestral import Ancestral, Grid
+from unmask.samplers.base import State
+from unmask.samplers.draw import draw_batches
+from unmask.samplers.first_hitting import FirstHitting
+from unmask.schedules import Cosine, Linear, TokenPolynomial
+from unmask.storage.description import describe
+from unmask.storage.files import replacing
+from unmask.types import Tokens
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Picture
+
+GRIDS: tuple[Grid, ...] = ("uniform", "cosine")
+
+
+@dataclass(frozen=True)
+class FrechetReport(Report):
+    """Fréchet distances of test images, and of samples of each sampler, to the training images."""
+
+    def shown(self) -> list[dict[str, Any]]:
+        """Return the rows without the line of the figure that they belong to."""
+        return [{name: value for name, value in row.items() if name != "line"} for row in self.rows]
+
+    def figure(self) -> Picture:
+        """Draw distances against network calls, a line for each schedule and grid."""
+        from unmask.display.figures import distance_figure
+
+        return distance_figure(self.rows)
+
+
+def frechet(
+    model: MaskedDiffusion,
+    data: DataSet | None = None,
+    *,
+    features: str | Extractor = "inception",
+    samples: int = 1000,
+    steps: Sequence[int] = (16, 64, 256),
+    guidance: float = 1.0,
+    batch_size: int = 16,
+    seed: int = 0,
+) -> FrechetReport:
+    """Measure the Fréchet distance of sampled images to training images, in the features of some network.
+
+    Samplers are ancestral, with linear and cosine schedules on uniform and cosine grids, and first hitting. Models
+    with classes are asked for every class in turn. Compare only distances from equally many images.
+
+    Args:
+        model: of images.
+        data: images to compare with; None: what the model was trained with.
+        features: "inception"; the folder of another model of such images; or any `Extractor`.
+        samples: images from each sampler; the distance grows as they get fewer.
+        steps: numbers of steps of the ancestral samplers.
+        guidance: scale of classifier-free guidance, for a model with classes.
+        batch_size: images at a time.
+        seed: image i of a seed is the same whatever the others are.
+
+    Raises:
+        ValueError: a setting out of range, a model that is not of images or whose schedule is state-dependent, or data
+            that do not fit.
+        ImportError, ConnectionError: the Inception network cannot be had.
+    """
+    check_whole(2, samples=samples)
+    check_whole(1, batch_size=batch_size, **{f"steps[{i}]": count for i, count in enumerate(steps)})
+    check_whole(0, seed=seed)
+    chosen = _samplers(model, steps, guidance)
+    data = measured_data(model, data)
+    there = len(data.split("test"))
+    if there < 2:
+        raise ValueError(f"{data.name}: a Fréchet distance needs at least 2 test images, got {there}")
+    if there < samples:
+        print(
+            f"unmask: note: {data.name} has only {there} test images: their row is not comparable with those of "
+            f"{samples} samples, for the distance grows as images get fewer",
+            file=sys.stderr,
+        )
+    extractor = find_features(model, features)
+    real = reference(extractor, data, batch_size)
+    classes = model.network.classes
+    label = None if classes is None else torch.arange(samples) % classes
+    rows = [_row("test images", "test images", real, extractor, _test_images(data, batch_size, samples), None, 1)]
+    tqdm.write(brief(rows[0]), sys.stderr)
+    for sampler in tqdm(chosen, desc="samplers", unit="sampler"):
+        calls: list[float] = []
+        states = draw_batches(
+            model.network,
+            model.shape,
+            sampler,
+            label,
+            seed=seed,
+            samples=samples,
+            batch_size=batch_size,
+        )
+        with evaluation_mode(model):
+            images = _images(states, calls)
+            kind = _kind(sampler)
+            name = f"{kind}, {sampler.steps} steps" if isinstance(sampler, Ancestral) else kind
+            rows.append(_row(name, kind, real, extractor, images, calls, classes or 1))
+        tqdm.write(brief(rows[-1]), sys.stderr)
+    protocol = {
+        "features": extractor.name,
+        "reference": f"{real.count} training images of {data.name}, sha256 {data.split('train').checksum}",
+        "labels": "every class in turn" if label is not None else "none",
+        "data_settings": describe(data.resolved()),
+        "guidance": guidance,
+        "batch_size": batch_size,
+        "seed": seed,
+        "error": "jackknife over 10 groups of the images: their chance, not the bias that falls with their number",
+        **weights(model),
+        **versions(model),
+    }
+    return FrechetReport(tuple(rows), protocol)
+
+
+def _samplers(model: MaskedDiffusion, steps: Sequence[int], guidance: float) -> list[Ancestral | FirstHitting]:
+    """Return the samplers to compare; raise a ValueError where they do not fit the model."""
+    if not isinstance(model.codec, Pixels):
+        raise ValueError(f"Fréchet distances are for models of images; this one's tokens are {model.codec}")
+    if isinstance(model.schedule, TokenPolynomial):
+        raise ValueError("Fréchet distances compare samplers of scalar schedules; the model has a state-dependent one")
+    if guidance != 1 and model.network.classes is None:
+        raise ValueError(f"guidance {guidance:g} is for models with classes; this one has none")
+    kinds = product((Linear(), Cosine()), GRIDS, steps)
+    chosen: list[Ancestral | FirstHitting] = [Ancestral(schedule, count, grid) for schedule, grid, count in kinds]
+    return [replace(sampler, guidance=guidance) for sampler in (*chosen, FirstHitting())]
+
+
+def find_features(model: MaskedDiffusion, features: str | Extractor) -> Extractor:
+    """Return the network that looks at the images, by its name.
+
+    Raises:
+        ValueError: a model of other images, or one without features before a head.
+    """
+    if not isinstance(features, str):
+        return features
+    codec = model.codec
+    if not isinstance(codec, Pixels):
+        raise ValueError(f"features of images are for models of images; this one's tokens are {codec}")
+    if features == "inception":
+        return Inception(codec, model.device)
+    return ModelFeatures(load(features, device=str(model.device)), features, codec, model.shape)
+
+
+def reference(features: Extractor, data: DataSet, batch_size: int) -> Statistics:
+    """Return the statistics of the training images, from the cache if they are there."""
+    split = data.split("train")
+    key = json.dumps([features.name, split.checksum, describe(data.codec), data.shape])
+    path = cache_folder() / "frechet" / f"{sha256(key.encode()).hexdigest()[:32]}.safetensors"
+    if path.is_file():
+        try:
+            stored = load_file(path)
+            return Statistics(stored["mean"], stored["covariance"], int(stored["count"]))
+        except (SafetensorError, KeyError):  # damaged: made again
+            pass
+    bar = tqdm(split.batches(batch_size), total=-(-len(split) // batch_size), desc="training images", delay=2)
+    with torch.no_grad():
+        found = Statistics.of(features(x).float().cpu() for x, _ in bar)
+    with replacing(path) as target:
+        save_file({"mean": found.mean, "covariance": found.covariance, "count": torch.tensor(found.count)}, str(target))
+    return found
+
+
+def _test_images(data: DataSet, batch_size: int, count: int) -> Iterator[Tokens]:
+    """Yield as many test images as there are samples."""
+    yield from (x for x, _ in data.split("test").batches(batch_size, count))
+
+
+def _images(states: Iterable[State], calls: list[float]) -> Iterator[Tokens]:
+    """Yield the images of batches, and add the network calls of each image to `calls`."""
+    for state in states:
+        calls += state.calls.double().tolist()
+        yield state.x
+
+
+def _kind(sampler: Ancestral | FirstHitting) -> str:
+    """Name the line of the figure that a sampler belongs to."""
+    if isinstance(sampler, Ancestral):
+        return f"{type(sampler.schedule).__name__}, {sampler.grid} grid"
+    return type(sampler).__name__
+
+
+def _row(
+    name: str,
+    line: str,
+    real: Statistics,
+    features: Extractor,
+    images: Iterable[Tokens],
+    calls: list[float] | None,
+    period: int,
+) -> dict[str, Any]:
+    """Return a row of the table."""
+    seen = gather(features, images)
+    distance = Figure.of(frechet_with_error(real, seen, period))
+    mean = sum(calls) / len(calls) if calls else None
+    return {"sampler": name, "line": line, "calls": mean, "images": len(seen), "distance": distance}

@@ -1,0 +1,87 @@
+"""Reading a model by its name: the parts of which `MaskedDiffusion` is made. No code is loaded."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from unmask.checkpoints.ddit import WEIGHT_FILES, is_public
+from unmask.checkpoints.ddit import load as load_public
+from unmask.codecs import Codec
+from unmask.networks import Network
+from unmask.schedules import Schedule, TokenPolynomial
+from unmask.storage.checkpoint import averaged_weights
+from unmask.storage.description import build
+from unmask.storage.folders import CHECKPOINT, CONFIG, RUN, WEIGHTS, find_folder
+from unmask.storage.hub import download_model
+from unmask.storage.model_files import config_digest, read_config, read_weights
+from unmask.storage.plugins import import_named
+
+
+class Parts(NamedTuple):
+    """What a model is made of.
+
+    Attributes:
+        network: with its weights if `weights` is None.
+        codec: ready to be used.
+        schedule: None for that of a public checkpoint.
+        about: what is known of it.
+        weights: to be loaded into the model.
+        path: of the file that they were read from.
+        folder: that the model lies in; None for a run that did not finish.
+    """
+
+    network: Network
+    codec: Codec
+    schedule: Schedule | TokenPolynomial | None
+    about: dict[str, Any]
+    weights: dict[str, Tensor] | None
+    path: Path
+    folder: Path | None
+
+
+def read_model(name: str, trust: Sequence[str] = (), tokenizer: str | None = None, **download: Any) -> Parts:
+    """Read a model, a run, or a public checkpoint; see `unmask.load`."""
+    import_named(trust)
+    folder = find_folder(name)
+    if folder is not None and not (folder / CONFIG).exists() and (folder / RUN).is_file():
+        return _read_run(folder, trust)
+    if folder is None:
+        folder = download_model(name, WEIGHT_FILES, **download)
+    description = read_config(folder / CONFIG)
+    if is_public(description):
+        network, codec, about = load_public(folder, tokenizer)
+        return Parts(network, codec, None, about | {"source": name}, None, folder / CONFIG, folder)
+    built = _build(description, folder / CONFIG, folder, trust)
+    path = folder / WEIGHTS
+    weights, metadata = read_weights(path)
+    digest = config_digest({part: description[part] for part in ("network", "codec", "schedule")})
+    if metadata.get("config", digest) != digest:
+        raise ValueError(f"{path}: {CONFIG} beside it was changed after the weights were saved; restore it")
+    return Parts(*built, description.get("about") or {}, weights, path, folder)
+
+
+def _read_run(folder: Path, trust: Sequence[str]) -> Parts:
+    """Read the averaged weights of the last checkpoint of a run that did not finish."""
+    path = folder / CHECKPOINT
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder}: a run that has neither a model nor a checkpoint yet")
+    description = read_config(folder / RUN)
+    built = _build(description, folder / RUN, folder, trust)
+    weights, step = averaged_weights(path)
+    print(f"unmask: note: {folder} did not finish: these are its averaged weights at step {step}", file=sys.stderr)
+    about = {name: description[name] for name in ("data", "class_names", "run") if name in description}
+    return Parts(*built, about | {"steps": step, "unfinished": True}, weights, path, None)
+
+
+def _build(
+    description: dict[str, Any], path: Path, folder: Path, trust: Sequence[str]
+) -> tuple[Network, Codec, Schedule | TokenPolynomial]:
+    """Build the parts that a file describes; the network without its weights."""
+    network = build(Network, description.get("network"), f"{path}: network", trust)
+    codec = build(Codec, description.get("codec"), f"{path}: codec", trust).opened(folder)
+    kinds: tuple[type, ...] = (Schedule, TokenPolynomial)
+    schedule: Any = build(kinds, description.get("schedule"), f"{path}: schedule", trust)
+    return network, codec, schedule

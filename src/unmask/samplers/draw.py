@@ -1,0 +1,97 @@
+"""Drawing many examples in batches: example i depends on the seed and on i alone, not on the batches."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from tqdm import tqdm
+
+from unmask.checks import check_whole
+from unmask.forward import all_masked
+from unmask.networks.base import Network
+from unmask.randomness import generators
+from unmask.samplers.base import Sampler, State
+from unmask.types import Labels, Tokens
+
+Watch = Callable[[int, State], None]
+"""What is called with the number of a batch and each of its states, the canvas first."""
+
+
+def draw(
+    network: Network,
+    canvas: Tokens,
+    label: Labels | None = None,
+    *,
+    sampler: Sampler,
+    seed: int = 0,
+    batch_size: int = 64,
+    watch: Watch | None = None,
+    bar: bool = True,
+) -> Tokens:
+    """Draw the masked tokens of a canvas, some examples at a time, with a progress bar.
+
+    Args:
+        network: predicts the masked tokens.
+        canvas: (n, *dims), `network.mask_id` where tokens are wanted.
+        label: class of each example, for a network that takes one.
+        sampler: how the tokens are drawn.
+        seed: example i has a generator that depends on (seed, i) alone.
+        batch_size: examples at a time.
+        watch: see `Watch`.
+        bar: whether there is a progress bar (on standard error, after two seconds).
+
+    Returns:
+        tokens (n, *dims) on the CPU.
+    """
+    device = next(network.parameters()).device
+    parts = []
+    total = int((canvas == network.mask_id).sum())
+    with tqdm(total=total, desc="unmasking", unit="token", delay=2, disable=not bar) as progress:
+        for number, start in enumerate(range(0, len(canvas), batch_size)):
+            x = canvas[start : start + batch_size].to(device)
+            labels = None if label is None else label[start : start + batch_size].to(device)
+            hidden = int((x == network.mask_id).sum())
+            for state in sampler.trajectory(network, x, labels, generator=generators(seed, len(x), start)):
+                if device.type == "cpu":  # counting would make a GPU wait
+                    left = int((state.x == network.mask_id).sum())
+                    progress.update(hidden - left)
+                    hidden = left
+                if watch is not None:
+                    watch(number, state)
+                x = state.x
+            progress.update(hidden if device.type != "cpu" else 0)
+            parts.append(x.cpu())
+    return torch.cat(parts)
+
+
+def draw_batches(
+    network: Network,
+    shape: tuple[int, ...],
+    sampler: Sampler,
+    label: Labels | None = None,
+    *,
+    samples: int,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> Iterator[State]:
+    """Yield the final state of each batch of new examples, of which every token is masked at first.
+
+    Args:
+        network: predicts the masked tokens.
+        shape: dims of an example.
+        sampler: how the tokens are drawn.
+        label: class of each example, for a network that takes one.
+        samples: number of examples in all.
+        seed: example i has a generator that depends on (seed, i) alone.
+        batch_size: examples at a time.
+
+    Raises:
+        ValueError: no examples are asked for, or what `Sampler.trajectory` refuses.
+    """
+    check_whole(1, samples=samples, batch_size=batch_size)
+    device = next(network.parameters()).device
+    for start in range(0, samples, batch_size):
+        count = min(batch_size, samples - start)
+        here = None if label is None else label[start : start + count].to(device)
+        canvas = all_masked(count, shape, network.mask_id, device=device)
+        *_, last = sampler.trajectory(network, canvas, here, generator=generators(seed, count, start))
+        yield last

@@ -1,0 +1,29 @@
+"""Where things lie in the folders of models and runs. Light: nothing heavy is imported to look a folder up."""
+
+import difflib
+from pathlib import Path
+
+CONFIG, WEIGHTS, CARD, TOKENIZER = "config.json", "model.safetensors", "README.md", "tokenizer.json"
+"""Files of a model's folder."""
+RUN, CHECKPOINT, MODEL = "run.json", Path("checkpoints", "last.safetensors"), "model"
+"""Of a run's folder: its settings, its last checkpoint, and the folder of its model once it is finished."""
+
+
+def find_folder(name: str) -> Path | None:
+    """Return the folder of a model or of an unfinished run that a name stands for; None: it can only be on the Hub.
+
+    Raises:
+        FileNotFoundError: there is no such folder, and it is no name for the Hub or one of a similar name is there.
+        ValueError: it is a file.
+    """
+    path = Path(name)
+    if path.is_file():
+        raise ValueError(f"{path}: is a file; a model is a folder, of a run or as save_pretrained writes it")
+    if not path.is_dir():
+        beside = [entry.name for entry in path.parent.iterdir() if entry.is_dir()] if path.parent.is_dir() else []
+        if close := difflib.get_close_matches(path.name, beside, n=1):
+            raise FileNotFoundError(f"{path}: no such folder (did you mean {close[0]!r}?)")
+        if path.is_absolute() or name.startswith(".") or len(path.parts) > 2:  # the Hub's names: one word, or two
+            raise FileNotFoundError(f"{path}: no such folder")
+        return None
+    return path / MODEL if not (path / CONFIG).exists() and (path / MODEL).is_dir() else path

@@ -1,0 +1,92 @@
+"""The folder of a run: one writer, and an old run that comes back unless the new one gets to a checkpoint.
+
+Two folders inside it say whose files the others are, whatever kill comes between two moves:
+
+    .moving/   the old run is half in here and half outside: what is in here goes back
+    .old/      the old run is all in here: what is outside belongs to the new run
+
+`.moving` becomes `.old`, and back, by one rename. `.old` goes once the new run has a checkpoint; without one the files
+of the new run go, and those of the old come back.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from unmask.storage.files import locked, remove_temporary
+from unmask.training.settings import CHECKPOINT
+
+RECORD = "run.json"
+CODEC = ".codec"
+CONTENTS = (CODEC, "checkpoints", "logs", "tensorboard", "model", "loss.png")
+"""What a run writes into its folder, beside run.json and the files of its codec; anything else is the user's."""
+MOVING, OLD, TRASH = ".moving", ".old", ".trash"
+
+
+@contextmanager
+def held(out: Path) -> Iterator[None]:
+    """Hold the lock of a run's folder, and put in order what a process that was killed has left in it.
+
+    Raises:
+        BlockingIOError: another process trains into it.
+    """
+    with locked(out, "the run"):
+        recover(out)
+        for folder in (out, out / "checkpoints", out / "model"):
+            remove_temporary(folder)
+        yield
+
+
+def contents(out: Path) -> list[str]:
+    """Return the names of what a run has written into a folder; run.json, which says some of them, is the last."""
+    return [name for name in (*CONTENTS, *_codec_files(out), RECORD) if os.path.lexists(out / name)]
+
+
+def _codec_files(out: Path) -> list[str]:
+    """Return the names of the files that the codec of a run needs."""
+    try:
+        names = json.loads((out / RECORD).read_text(encoding="utf-8"))["codec_files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    plain = isinstance(names, list) and all(isinstance(name, str) and Path(name).name == name for name in names)
+    return [name for name in names if name not in (*CONTENTS, RECORD)] if plain else []
+
+
+@contextmanager
+def new_run(out: Path) -> Iterator[None]:
+    """Set an old run aside; it comes back at the end unless the new one has got to a checkpoint by then."""
+    try:
+        (out / MOVING).mkdir()
+        for name in contents(out):
+            os.rename(out / name, out / MOVING / name)
+        os.rename(out / MOVING, out / OLD)
+        yield
+    finally:
+        recover(out)
+
+
+def recover(out: Path) -> None:
+    """Leave one run whole: the old one, or the new one if it has a checkpoint."""
+    _remove(out / TRASH)
+    if (out / OLD).is_dir():
+        if (out / CHECKPOINT).is_file():
+            os.rename(out / OLD, out / TRASH)
+            _remove(out / TRASH)
+        else:
+            for name in contents(out):
+                _remove(out / name)
+            os.rename(out / OLD, out / MOVING)
+    if (out / MOVING).is_dir():
+        for entry in sorted((out / MOVING).iterdir()):
+            os.rename(entry, out / entry.name)
+        (out / MOVING).rmdir()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

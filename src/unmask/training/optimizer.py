@@ -1,0 +1,37 @@
+"""AdamW over the parts of a model that learn at different rates."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from unmask.model import MaskedDiffusion
+from unmask.schedules import TokenPolynomial
+from unmask.training.settings import Optimizer
+
+
+def parameter_groups(model: MaskedDiffusion, settings: Optimizer) -> list[dict[str, Any]]:
+    """Return the parameters that decay, those that do not, and the exponents of a learned schedule.
+
+    Raises:
+        ValueError: a rate for exponents, but the model learns none.
+    """
+    network = model.network
+    matrices = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+    decays = [m.weight for m in network.modules() if isinstance(m, matrices)]
+    ids = {id(p) for p in decays}
+    others = [p for p in network.parameters() if id(p) not in ids]
+    if settings.schedule_lr and not isinstance(model.schedule, TokenPolynomial):
+        raise ValueError("optimizer.schedule_lr is for the exponents of TokenELBO; this objective learns no schedule")
+    exponents = [p for name, p in model.named_parameters() if name.startswith("schedule.") and p.requires_grad]
+    groups: list[dict[str, Any]] = [{"params": decays, "weight_decay": settings.weight_decay, "lr": settings.lr}]
+    groups += [{"params": others, "weight_decay": 0.0, "lr": settings.lr}]
+    if exponents:
+        groups += [{"params": exponents, "weight_decay": 0.0, "lr": settings.schedule_lr or settings.lr}]
+    return groups
+
+
+def new_optimizer(model: MaskedDiffusion, settings: Optimizer) -> torch.optim.AdamW:
+    """Return the optimizer of a model."""
+    betas = (settings.beta1, settings.beta2)
+    return torch.optim.AdamW(parameter_groups(model, settings), lr=settings.lr, betas=betas, fused=True)

@@ -1,0 +1,138 @@
+"""A dry run: what a training would take, from a few steps on a copy of the network."""
+
+import copy
+import math
+import resource
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from unmask.data.base import DataSet
+from unmask.data.order import Order
+from unmask.given import given_and_clean
+from unmask.model import MaskedDiffusion
+from unmask.networks.base import Network
+from unmask.objectives.base import Objective
+from unmask.objectives.scalar import TimeFreeELBO
+from unmask.randomness import seeded
+from unmask.report import Report
+from unmask.schedules import Linear
+from unmask.training.loop import check_names, processes_of, trained_on
+from unmask.training.optimizer import new_optimizer
+from unmask.training.precision import Choice, decide
+from unmask.training.settings import Optimizer, Run, TrainerSettings
+from unmask.training.start import with_schedule
+
+MIB = 1 << 20
+
+
+def dry_run(
+    network: Network,
+    data: DataSet,
+    *,
+    objective: Objective | None = None,
+    optimizer: Optimizer | None = None,
+    run: Run,
+    trainer: TrainerSettings | dict[str, Any] | None = None,
+    measured_steps: int = 3,
+) -> Report:
+    """Estimate what `unmask.train` with the same arguments takes: time, memory, disk. Nothing is written.
+
+    A few steps are made in this process, on a copy of the network, not compiled. The time says nothing of evaluations
+    and, with several processes, nothing of what they wait for each other.
+
+    Args:
+        network: stays as it is.
+        data: its train part is used.
+        objective: as for `unmask.train`.
+        optimizer: as for `unmask.train`.
+        run: as for `unmask.train`.
+        trainer: as for `unmask.train`.
+        measured_steps: steps that are timed, after one that is not.
+
+    Raises:
+        ValueError: settings that do not fit each other or the data.
+    """
+    settings = TrainerSettings(**trainer) if isinstance(trainer, dict) else trainer or TrainerSettings()
+    if measured_steps < 1:
+        raise ValueError(f"measured_steps must be at least 1, got {measured_steps}")
+    check_names(settings)
+    device, processes = trained_on(settings), processes_of(settings)
+    choice = decide(network, device, processes)
+    if run.precision != "auto":
+        choice = Choice(run.precision, "as asked for")
+    objective = with_schedule(objective or TimeFreeELBO(), network)
+    network, objective = copy.deepcopy((network, objective))
+    model = MaskedDiffusion(network, data.codec, getattr(objective, "schedule", Linear())).to(device).train()
+    seconds = _time_steps(model, data, objective, optimizer or Optimizer(), run, settings, choice, measured_steps)
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    examples = run.batch_size * settings.accumulate_grad_batches * processes
+    row = {
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "tokens_per_step": examples * math.prod(data.shape),
+        "steps": settings.max_steps,
+        "seconds_per_step": seconds,
+        "estimated_hours": seconds * settings.max_steps / 3600,
+        "memory_mib": round(_peak_memory(device) / MIB),
+        "checkpoint_mib": round(4 * weights / MIB, 2),  # weights, averages, and AdamW's two moments
+        "model_mib": round(weights / MIB, 2),
+    }
+    protocol = {
+        "data": data.name,
+        "device": str(device),
+        "processes": processes,
+        "precision": f"{choice.precision} ({choice.reason})",
+        "measured_steps": measured_steps,
+        "memory": "peak of the GPU" if device.type == "cuda" else "peak of this process",
+        "written": "nothing",
+    }
+    return Report((row,), protocol)
+
+
+def _time_steps(
+    model: MaskedDiffusion,
+    data: DataSet,
+    objective: Objective,
+    optimizer: Optimizer,
+    run: Run,
+    settings: TrainerSettings,
+    choice: Choice,
+    count: int,
+) -> float:
+    """Return the seconds of a step: the median of a few."""
+    device, train = model.device, data.split("train")
+    order = iter(Order(len(train), run.batch_size, run.seed, lambda: 0, world=processes_of(settings)))
+    updates = new_optimizer(model, optimizer)
+    types = {"bf16": torch.bfloat16, "16": torch.float16}
+    low = types.get(choice.precision.partition("-")[0])
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    times = []
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):  # dropout draws
+        for step in range(count + 1):
+            start = time.perf_counter()
+            for part in range(settings.accumulate_grad_batches):
+                x, label = train[np.asarray(next(order))]
+                given, x = given_and_clean(x.to(device))
+                label = None if label is None else label.to(device)
+                generator = seeded(run.seed, step, part, device=device)
+                with torch.autocast(device.type, low or torch.bfloat16, enabled=low is not None):
+                    loss = objective(model.network, x, label, given=given, generator=generator).loss
+                loss.backward()
+            updates.step()
+            updates.zero_grad()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            times.append(time.perf_counter() - start)
+    return sorted(times[1:])[len(times[1:]) // 2]
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Return the bytes that this process has held at most."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,228 @@
+"""unmask.train: a model from a network and data, or the rest of a run that was cut off."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_only
+
+from unmask.data.base import DataSet
+from unmask.display.figures import loss_curve
+from unmask.model import MaskedDiffusion
+from unmask.networks.base import Network
+from unmask.objectives.base import Objective
+from unmask.objectives.scalar import TimeFreeELBO
+from unmask.objectives.token import TokenELBO
+from unmask.schedules import Linear, TokenPolynomial
+from unmask.storage.checkpoint import checkpoint_step
+from unmask.storage.description import describe
+from unmask.storage.files import replacing
+from unmask.training.folder import RECORD, contents, held, new_run
+from unmask.training.loop import plan_training, processes_of, trained_on
+from unmask.training.precision import Choice, decide
+from unmask.training.run import check_same, find_checkpoint, new_record, plain_settings, read_record, write_record
+from unmask.training.settings import Optimizer, Run, TrainerSettings
+from unmask.training.trainee import NotFiniteError
+
+
+def train(
+    network: Network,
+    data: DataSet,
+    *,
+    objective: Objective | None = None,
+    optimizer: Optimizer | None = None,
+    run: Run,
+    trainer: TrainerSettings | dict[str, Any] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> MaskedDiffusion:
+    """Train a network on data, and return the model with its averaged weights; the folder of the run keeps all.
+
+    A run that was interrupted goes on with `resume`, and ends with the weights of one that was not, to the last bit.
+
+    Args:
+        network: with the weights to start from; seed torch before you make it for a run that can be repeated.
+        data: its train and valid parts are used.
+        objective: what is minimised; `TimeFreeELBO` if None.
+        optimizer: how.
+        run: where, how long, how often.
+        trainer: settings of lightning's Trainer, also as a dict.
+        resume: whether to go on from the run's last checkpoint; what decides the outcome must be as it was.
+        overwrite: whether to replace a run that is in the folder. It comes back if this one ends before its first
+            checkpoint.
+
+    Raises:
+        ValueError: settings that do not fit each other or the data; or a run is in the way, or there is none to resume.
+        BlockingIOError: another process trains into the folder.
+        FloatingPointError: the loss is not finite; says what can be done.
+        KeyboardInterrupt: says how to go on.
+    """
+    settings = TrainerSettings(**trainer) if isinstance(trainer, dict) else trainer or TrainerSettings()
+    objective = with_schedule(objective or TimeFreeELBO(), network)
+    model = MaskedDiffusion(network, data.codec, getattr(objective, "schedule", Linear()))
+    task = Task(model, data, objective, optimizer or Optimizer(), run, settings)
+    if getattr(rank_zero_only, "rank", 0):  # of several processes the first looks after the folder
+        task, _ = task.with_precision(resume)
+        task.plan()()
+        return model
+    out = Path(run.out)
+    if resume and overwrite:
+        raise ValueError("--resume and --overwrite exclude each other")
+    if resume and not out.is_dir():
+        raise ValueError(f"nothing to resume: {out / RECORD} does not exist")
+    with held(out):
+        check_folder(out, resume, overwrite)
+        return _train_alone(task, out, resume)
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that is needed to train."""
+
+    model: MaskedDiffusion
+    data: DataSet
+    objective: Objective
+    optimizer: Optimizer
+    run: Run
+    trainer: TrainerSettings
+
+    def plan(self) -> Any:
+        return plan_training(self.model, self.data, self.objective, self.optimizer, self.run, self.trainer)
+
+    def with_precision(self, resume: bool) -> tuple["Task", Choice]:
+        """Return the same with a precision in place of "auto": what the run began with, or what the rule says."""
+        before = read_record(Path(self.run.out)).get("precision") if resume else None
+        if self.run.precision != "auto":
+            choice = Choice(self.run.precision, "as asked for")
+            if isinstance(before, dict) and before.get("choice") == choice.precision:
+                choice = Choice(choice.precision, str(before.get("reason")))
+        elif isinstance(before, dict):
+            choice = Choice(str(before.get("choice")), str(before.get("reason")))
+        else:
+            choice = decide(self.model.network, trained_on(self.trainer), processes_of(self.trainer))
+        return replace(self, run=replace(self.run, precision=choice.precision)), choice
+
+
+def check_folder(out: Path, resume: bool, overwrite: bool) -> None:
+    """Raise a ValueError where a run is in the way, or there is none to go on with."""
+    there = contents(out)
+    if there and not (resume or overwrite):
+        raise ValueError(f"{out} holds a run ({', '.join(there)}): give --resume, --overwrite, or another --out")
+    if overwrite and there and RECORD not in there:
+        raise ValueError(f"{out} holds {', '.join(there)} but no {RECORD}: not a run, so nothing is overwritten")
+    if resume:
+        read_record(out)
+        if find_checkpoint(out) is None:
+            raise ValueError(f"nothing to resume: {out} has no checkpoint; start again with --overwrite")
+
+
+def _train_alone(task: Task, out: Path, resume: bool) -> MaskedDiffusion:
+    """Train as the process that looks after the run's folder."""
+    model, data = task.model, task.data
+    task, choice = task.with_precision(resume)
+    record = _record(task, choice, resume)
+    if resume:
+        record = _continued(record, out)
+    go = task.plan()
+    count = sum(p.numel() for p in model.parameters())
+    print(f"{data.name}: {count:,} parameters, {choice.precision} ({choice.reason}), {task.run.out}/", flush=True)
+    with nullcontext() if resume else new_run(out):
+        write_record(out, record, None if resume else model)
+        with _stops_noted(out, record):
+            steps = go()
+    model.about = {
+        "data": record["data"],
+        "class_names": record["class_names"],
+        "train_sha256": record["data_sha256"],
+        "objective": describe(task.objective),
+        "steps": steps,
+        "run": plain_settings(task.run),
+        "unmask": version("unmask"),
+    }
+    model.save_pretrained(out / "model")
+    with suppress(FileNotFoundError), replacing(out / "loss.png") as path:  # it ended before the first row
+        loss_curve(out).savefig(path)
+    _say_the_end(task, steps)
+    return model
+
+
+def _record(task: Task, choice: Choice, resume: bool) -> dict[str, Any]:
+    try:
+        return new_record(task.model, task.data, task.objective, task.optimizer, task.run, task.trainer, choice)
+    except ValueError as error:
+        if not resume:
+            raise
+        where = Path(task.run.out, RECORD)
+        raise ValueError(f"cannot resume on other data than {where} names: {error}") from error
+
+
+def _continued(now: dict[str, Any], out: Path) -> dict[str, Any]:
+    """Return the record of a run that goes on: as it was, but for what may change.
+
+    Raises:
+        ValueError: something else has changed.
+    """
+    before = read_record(out)
+    checkpoint = find_checkpoint(out)
+    step = checkpoint_step(checkpoint) if checkpoint else 0
+    changes = check_same(before, now, out / RECORD, step)
+    record = now | {name: before[name] for name in ("codec", "codec_files", "stopped", "changes") if name in before}
+    if changes:
+        record["changes"] = [*record.get("changes", []), {"step": step} | changes]
+    return record
+
+
+@contextmanager
+def _stops_noted(out: Path, record: dict[str, Any]) -> Iterator[None]:
+    """Note in run.json that the loss was not finite, and say what can be done about it."""
+    try:
+        yield
+    except NotFiniteError as error:
+        checkpoint = find_checkpoint(out)
+        if checkpoint is None:
+            raise FloatingPointError(
+                f"{error}. There is no checkpoint yet: start again with a lower --optimizer.lr or with "
+                "--trainer.gradient_clip_val 1"
+            ) from None
+        step = checkpoint_step(checkpoint)
+        write_record(out, record | {"stopped": {"step": step, "why": str(error)}})
+        raise FloatingPointError(
+            f"{error}. The checkpoint of step {step} is kept: go on from it with --resume and a lower --optimizer.lr "
+            "(or --optimizer.schedule_lr), or --trainer.gradient_clip_val 1"
+        ) from None
+
+
+def _say_the_end(task: Task, steps: int) -> None:
+    out = task.run.out
+    if steps < task.trainer.max_steps:
+        left = task.optimizer.factor(steps, task.trainer.max_steps)
+        print(
+            f"stopped by trainer.max_time after {steps:,} of {task.trainer.max_steps:,} steps: the learning rate had "
+            f"not decayed, it was {left:.2g} of its highest"
+        )
+    parts = (task.model.network, task.data, task.objective, task.model.schedule, task.data.codec)
+    modules = dict.fromkeys(type(part).__module__ for part in parts)
+    own = "".join(f" --import {name}" for name in modules if name.partition(".")[0] not in ("unmask", "__main__"))
+    curve = f", {out}/loss.png its loss curve" if Path(out, "loss.png").is_file() else ""
+    print(f"{out}/model holds the model{curve}. Next:")
+    print(f"  unmask evaluate {out}{own}\n  unmask sample {out}{own}", flush=True)
+
+
+def with_schedule(objective: Objective, network: Network) -> Objective:
+    """Give a state-dependent objective the schedule to learn, if it has none, and check that it can learn it."""
+    if not isinstance(objective, TokenELBO):
+        return objective
+    objective = objective if objective.schedule else replace(objective, schedule=TokenPolynomial(network.vocab_size))
+    if objective.masks < 2 and objective.schedule.learned:  # type: ignore[union-attr]
+        raise ValueError(f"to learn a schedule, objective.masks must be at least 2, got {objective.masks}")
+    if not getattr(network, "time_conditioning", True):
+        print(
+            "unmask: note: under a state-dependent schedule the best prediction depends on the time; "
+            "the network cannot see it without --network.time_conditioning true",
+            file=sys.stderr,
+        )
+    return objective
