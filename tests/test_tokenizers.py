@@ -9,10 +9,13 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from small_bpe import write_bpe
+from unmask.cli.main import main
 from unmask.codecs.tokenizer import BPE
 from unmask.data import documents
 from unmask.data.documents import Files
 from unmask.data.prepare import prepare
+from unmask.model import MaskedDiffusion
+from unmask.networks.transformer import Transformer
 
 TRAINED = ["The capital of France is Paris, and the man playing in the inn is walking.", "walked of the inn is in ing"]
 ALPHABET = sorted(set("".join(TRAINED)) - {" "})
@@ -184,3 +187,16 @@ def test_the_end_can_be_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has no token '<end>'; its special tokens are \[PAD\]"):
         _ = BPE(codec.source, end_token="<end>").end
     assert BPE(str(write_bpe(tmp_path / "bpe"))).end == 263
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_infill_keeps_what_is_given(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    codec = codec_of(KINDS[kind](), tmp_path / "tokenizer")
+    torch.manual_seed(0)
+    network = Transformer(codec.vocab_size, (64,), width=16, depth=1, heads=2)
+    MaskedDiffusion(network, codec).save_pretrained(tmp_path / "model")
+    for text in ("The capital of [1] is Paris", "The man is wal[2] in the inn", "[1] is Paris", "The inn [2]"):
+        assert main(["infill", str(tmp_path / "model"), text, "--device", "cpu"]) == 0
+        before, after = text.replace(" [", "[").partition("[")[0], text.partition("]")[2]
+        shown = capsys.readouterr().out.rstrip("\n")
+        assert shown.startswith(before) and shown.endswith(after), shown

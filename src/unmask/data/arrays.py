@@ -61,7 +61,7 @@ class Arrays(DataSet):
                 raise ValueError(f"{self.path}: some of {', '.join(named)} have labels, and some have none")
             return parts | {"all": Joined(list(parts.values()))}
         x, labels = self._pair(arrays, "x", "labels")
-        whole = {"all": Examples(x, labels)}
+        whole: dict[str, Split] = {"all": Examples(x, labels)}
         if len(x) < 20:
             return whole
         chosen = shuffled_parts(len(x), valid=len(x) // 20, test=len(x) // 20)
@@ -94,8 +94,9 @@ class Arrays(DataSet):
     @cached_property
     def _examples(self) -> list[Examples]:
         """The arrays that there are."""
-        found = self._parts["all"]
-        return [found] if isinstance(found, Examples) else [part for part in self._parts.values() if part is not found]
+        whole = self._parts["all"]
+        parts = whole.splits if isinstance(whole, Joined) else [whole]
+        return [part for part in parts if isinstance(part, Examples)]
 
     @cached_property
     def codec(self) -> Codec:
@@ -172,9 +173,7 @@ def repeated(x: np.ndarray, parts: dict[str, np.ndarray]) -> str | None:
     if x.ndim == 4 and (count := _in_several(x, part_of, _unmirrored)) > 0:
         return f"{count:,} of {len(x):,} examples are in another part of the random split too, mirrored"
     if x.ndim == 2 and (step := _window_step(x)) is not None:
-        return (
-            f"examples are windows that overlap (each starts {step} after the last), which a random split tears apart"
-        )
+        return f"examples are overlapping windows (each starts {step} after the last), which a random split tears apart"
     return None
 
 

@@ -91,8 +91,7 @@ class Files:
     def identity(self) -> dict[str, Any]:
         """Return what decides which documents there are: plain values."""
         files = [{"name": name, "sha256": checksum(path), "format": format} for name, path, format in self.files]
-        how = {"field": self.field, "boundary": self.boundary, "skip_bad": self.skip_bad, "reader": READER}
-        return {"files": files, **how}
+        return {"files": files, "field": self.field, "boundary": self.boundary, "reader": READER}
 
     def __iter__(self) -> Iterator[Piece]:
         """Yield the documents.
@@ -166,7 +165,6 @@ class Hub:
     def identity(self) -> dict[str, Any]:
         """Return what decides which documents there are: plain values; the commit, where the data are on the Hub."""
         found = {name: getattr(self, name) for name in ("name", "config", "part", "field")}
-        found |= {"skip_bad": True} if self.skip_bad else {}
         if Path(self.name).is_dir():
             files = visible_files(Path(self.name))
             return found | {"files": [[str(path.relative_to(self.name)), checksum(path)] for path in files]}

@@ -135,7 +135,7 @@ class Images(ImageSet):
         path = Path(self.path)
         if path.is_dir():
             pictures = read_folder(path, Pixels(self.levels), self.labels)
-        elif path.suffix == ".npz":
+        elif path.suffix.lower() == ".npz":
             pictures = read_npz(path, self.levels)
         else:
             raise FileNotFoundError(f"{path}: no such folder" if not path.exists() else f"{path}: not a folder or .npz")
@@ -164,6 +164,9 @@ class Images(ImageSet):
     @property
     def class_names(self) -> tuple[str, ...] | None:
         return self.all.class_names
+
+    def _all(self) -> Split:
+        return Examples(self.all.x, self.all.labels if self.labels else None)  # in the order of the files
 
     def pictures(self, part: Part) -> Pictures:
         count = len(self.all.x)

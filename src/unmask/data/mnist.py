@@ -1,9 +1,7 @@
 """MNIST: 70,000 handwritten digits of 28x28 grey pixels."""
 
-import gzip
 import hashlib
 import math
-import zlib
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 from unmask.data.base import Part
 from unmask.data.download import fetch
 from unmask.data.images import ImageSet, Pictures, held_out
+from unmask.data.reading import open_text
 
 HOME = "https://ossci-datasets.s3.amazonaws.com/mnist"
 FILES = {  # MD5 of the files, unpacked
@@ -82,10 +81,8 @@ def read_idx(path: Path) -> tuple[np.ndarray, str]:
     Raises:
         ValueError: not such a file, or one of another length than its header says.
     """
-    try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path}: damaged or truncated archive: {error}") from None
+    with open_text(path) as file:
+        content = file.read()
     if len(content) < 4 or content[:3] != b"\0\0\x08":
         raise ValueError(f"{path}: not an idx file of bytes (it starts with {content[:4]!r})")
     start = 4 + 4 * content[3]

@@ -182,8 +182,33 @@ def _open_zstd(path: Path) -> tuple[Any, type[Exception]]:
         import zstandard
     except ImportError:
         raise ImportError(f"{path}: reading .zst needs the package zstandard: pip install 'unmask[text]'") from None
-    decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 31)
-    return decompressor.stream_reader(open(path, "rb"), read_across_frames=True), zstandard.ZstdError
+    return _Zstd(open(path, "rb"), zstandard.ZstdDecompressor(max_window_size=1 << 31)), zstandard.ZstdError
+
+
+class _Zstd:
+    """Frames of zstd one after another; a file that ends within one is an error, which zstandard's own reader hides."""
+
+    def __init__(self, file: Any, decompressor: Any) -> None:
+        self.file, self.decompressor = file, decompressor
+        self.frame, self.held, self.begun = decompressor.decompressobj(), b"", False
+
+    def read(self, size: int) -> bytes:
+        while not self.held:
+            chunk = self.frame.unused_data if self.frame.eof else b""
+            if self.frame.eof:
+                self.frame, self.begun = self.decompressor.decompressobj(), False
+            chunk = chunk or self.file.read(1 << 17)
+            if not chunk:
+                if self.begun:
+                    raise EOFError("it ends within a frame")
+                return b""
+            self.begun = True
+            self.held = self.frame.decompress(chunk)
+        found, self.held = self.held[:size], self.held[size:]
+        return found
+
+    def close(self) -> None:
+        self.file.close()
 
 
 def _check_inside(head: bytes, path: Path) -> None:
