@@ -9,7 +9,8 @@ from typing import Any
 
 from unmask.checkpoints.ddit import WEIGHT_FILES, is_public
 from unmask.data.index import INDEX, Index
-from unmask.report import Report
+from unmask.report import Figure, Report
+from unmask.storage.card import is_figure
 from unmask.storage.folders import CHECKPOINT, CONFIG, MODEL, RUN, WEIGHTS, find_folder
 from unmask.storage.hub import download_model
 from unmask.storage.model_files import read_config
@@ -60,11 +61,15 @@ def info(name: Path | str) -> Report:
     else:
         description = {}
     measured = description.get("about", {}).get("measured", [])
-    report = Info((facts,), {})
-    object.__setattr__(
-        report, "measured", tuple(Report(tuple(m.get("rows", [m])), m.get("protocol", {})) for m in measured)
-    )
-    return report
+    return Info((facts,), {}, measured=tuple(_recorded(one, folder) for one in measured))
+
+
+def _recorded(content: Any, folder: Path) -> Report:
+    """Return a report that was recorded as JSON, its figures as figures."""
+    if not isinstance(content, dict) or not isinstance(content.get("rows"), list):
+        raise ValueError(f"{folder / CONFIG}: about.measured holds something that is no report")
+    rows = [{name: Figure(*v) if is_figure(v) else v for name, v in row.items()} for row in content["rows"]]
+    return Report(tuple(rows), content.get("protocol", {}))
 
 
 def _corpus(path: Path) -> dict[str, Any]:

@@ -1,0 +1,135 @@
+"""The order of imports, the size of the command line, and what is imported when."""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "unmask"
+
+
+def check_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Check the contracts of pyproject.toml on a copy of the package."""
+    command = [Path(sys.executable).with_name("lint-imports"), "--config", ROOT / "pyproject.toml", "--no-cache"]
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_imports_only_go_down(tmp_path: Path) -> None:
+    shutil.copytree(SOURCE, tmp_path / "unmask")
+    done = check_imports(tmp_path)
+    assert done.returncode == 0 and "0 broken" in done.stdout, done.stdout + done.stderr
+    for name, upward in (
+        ("schedules.py", "def late() -> None:\n    import unmask.cli.main\n"),
+        ("data/digits.py", "from unmask.samplers.base import Sampler\n"),
+        ("evaluation/likelihood.py", "from unmask.training.settings import Run\n"),
+        ("model.py", "import lightning\n"),
+        ("loading.py", "import yaml\n"),
+    ):
+        path = tmp_path / "unmask" / name
+        before = path.read_text()
+        path.write_text(before + "\n" + upward)
+        done = check_imports(tmp_path)
+        assert done.returncode != 0 and "1 broken" in done.stdout, (name, done.stdout)
+        path.write_text(before)
+
+
+def test_the_command_line_is_thin() -> None:
+    """It parses, calls and prints: no tensors, and few lines."""
+    files = sorted((SOURCE / "cli").glob("*.py"))
+    assert sum(len(path.read_text().splitlines()) for path in files) <= 1300
+    for path in files:
+        code = ast.parse(path.read_text())
+        types = [node for node in code.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+        code.body = [node for node in code.body if node not in types]
+        for node in ast.walk(code):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "torch":
+                assert node.attr == "manual_seed", f"{path}:{node.lineno}"
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module]
+                assert not {"numpy", "matplotlib", "lightning"} & {str(name).split(".")[0] for name in names}, path
+
+
+def test_only_the_given_module_knows_how_given_tokens_are_written() -> None:
+    for path in SOURCE.rglob("*.py"):
+        if path.name != "given.py":
+            code = ast.parse(path.read_text())
+            found = [
+                node for node in ast.walk(code) if isinstance(node, ast.BinOp) and ast.unparse(node).startswith("-1 - ")
+            ]
+            assert not found, f"{path}:{found[0].lineno}"
+
+
+WRONG = [
+    ["trian"],
+    ["train", "digit"],
+    ["train", "digits", "--foo", "3"],
+    ["train", "digits", "--optimizer.lr", "abc"],
+    ["train", "digits", "--optimizer.lr", "-1"],
+    ["train", "digits", "--batch_size", "0"],
+    ["train", "digits", "--network.widht", "3"],
+    ["train", "digits", "--network", "Transfomer"],
+    ["train", "digits", "--objective", "ContinuousELBO", "--objective.schedule", "Cosin"],
+    ["train", "digits", "--trainer.max_step", "3"],
+    ["train", "wrong.yaml"],
+    ["evaluate", "no/such/model"],
+    ["evaluate", "generate", "run", "--draws", "3"],
+    ["evaluate", "likelihod", "run"],
+    ["sample", "run", "--sampler", "Ancestral", "--sampler.stepz", "3"],
+    ["sample", "run", "--temprature", "3"],
+    ["sample", "run", "--out", "x.jpg"],
+    ["infill", "run"],
+    ["infill", "run", "--array", "none.npy"],
+    ["study", "sampler", "run"],
+    ["plot", "trajectory"],
+    ["info", "no/such/thing"],
+    ["sample", "run", "--import", "no-module"],
+]
+"""A wrong name, option or file; importing torch would take seconds, and lightning many more."""
+
+
+@pytest.mark.parametrize("arguments", WRONG, ids=" ".join)
+def test_what_is_mistyped_is_said_before_torch_is_imported(arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    (tmp_path / "wrong.yaml").write_text("seed: 0\nnetwork:\n  class_path: Transformer\n  init_args:\n    widht: 3\n")
+    code = "import sys; from unmask.cli.main import main; status = main(sys.argv[1:]); "
+    code += "print(status, [name for name in ('torch', 'lightning', 'matplotlib') if name in sys.modules])"
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() in ("1 []", "2 []"), done.stdout + done.stderr
+    assert done.stderr.startswith("unmask: error: ") and done.stderr.count("\n") == 1
+
+
+def test_help_comes_without_torch_too(tmp_path: Path) -> None:
+    code = (
+        "import sys; from unmask.cli.main import main\ntry: main(sys.argv[1:])\nfinally: print('torch' in sys.modules)"
+    )
+    for arguments, shown in (
+        (["--help"], "unmask train digits"),
+        (["train", "--help"], "--batch_size"),
+        (["train", "--help-all"], "--trainer.gradient_clip_val"),
+        (["train", "digits", "--data.help", "Arrays"], "memory-mapped"),
+        (["train", "--data.help", "Arrays"], "The .npz holds `x`"),
+        (["train", "--network.help", "UNet"], "widths: tuple[int, ...] = (128,)"),
+        (["train", "--objective.help"], "TimeFreeELBO"),
+        (["sample", "--help"], "--sampler.help CLASS"),
+        (["evaluate", "zeroshot", "--help"], "--root"),
+    ):
+        command = [sys.executable, "-c", code, *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0 and shown in done.stdout and done.stdout.strip().endswith("False"), (
+            arguments,
+            done,
+        )
+        if arguments == ["train", "--help"]:
+            assert "--trainer.gradient_clip_val" not in done.stdout and len(done.stdout.splitlines()) < 90
+
+
+def test_python_dash_m_works() -> None:
+    done = subprocess.run([sys.executable, "-m", "unmask", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("unmask ")
