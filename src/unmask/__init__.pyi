@@ -1,5 +1,18 @@
 # The public names, in the order of the sentence that describes the library.
-from . import categorical, evaluation, inspection, training
+from . import (
+    canvas,
+    categorical,
+    checkpoints,
+    codecs,
+    data,
+    evaluation,
+    forward,
+    gumbel,
+    inspection,
+    networks,
+    objectives,
+)
+from . import randomness, rendering, samplers, schedules, storage, training, types
 from .codecs.base import Codec
 from .codecs.pixels import Pixels
 from .codecs.symbols import Symbols

@@ -72,7 +72,7 @@ def _read_run(folder: Path, trust: Sequence[str]) -> Parts:
     built = _build(description, folder / RUN, folder, trust)
     weights, step = averaged_weights(path)
     print(f"unmask: note: {folder} did not finish: these are its averaged weights at step {step}", file=sys.stderr)
-    about = {name: description[name] for name in ("data", "class_names", "run") if name in description}
+    about = {name: description[name] for name in ("data", "class_names", "run", "lengths") if name in description}
     return Parts(*built, about | {"steps": step, "unfinished": True}, weights, path, None)
 
 

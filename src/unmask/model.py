@@ -17,6 +17,7 @@ from torch import nn
 from unmask.codecs.base import Codec
 from unmask.devices import find_device
 from unmask.forward import all_masked
+from unmask.lengths import Lengths
 from unmask.loading import read_model
 from unmask.networks.base import Network, check_tokens
 from unmask.networks.padded import Padded
@@ -24,7 +25,7 @@ from unmask.objectives.base import Objective
 from unmask.objectives.estimate import draw_loss
 from unmask.objectives.scalar import TimeFreeELBO
 from unmask.objectives.token import TokenELBO
-from unmask.randomness import Generators
+from unmask.randomness import Generators, seeded, uniform
 from unmask.samplers.base import Sampler
 from unmask.samplers.first_hitting import FirstHitting
 from unmask.samplers.token import TokenFirstHitting, TokenSampler
@@ -132,11 +133,38 @@ class MaskedDiffusion(
         """Draw n examples: tokens (n, *shape), for `codec.decode`. The sampler is `fit_sampler()` unless given."""
         if n < 1:
             raise ValueError(f"n must be at least 1, got {n}")
-        return self.infill(self.empty_canvas(n), label, sampler=sampler, generator=generator)
+        return self.infill(self.empty_canvas(n, generator), label, sampler=sampler, generator=generator)
 
-    def empty_canvas(self, n: int) -> Tokens:
-        """Return n examples of which every token is masked."""
-        return all_masked(n, self.shape, self.network.mask_id, device=self.device)
+    @property
+    def lengths(self) -> Lengths | None:
+        """How long examples are, for a model of texts that were filled up to one length; None for others."""
+        found = Lengths.read(self.about.get("lengths"))
+        if found is None and (self.about.get("data") or {}).get("packing") == "padded":
+            raise ValueError("the model was trained on texts that were filled up, but does not know their lengths")
+        return found
+
+    def empty_canvas(self, n: int, generator: Generators | int = None) -> Tokens:
+        """Return n examples of which every token is masked.
+
+        Where examples have lengths these are drawn, and what follows is filled up as it was in training.
+
+        Args:
+            n: number of examples.
+            generator: of the lengths; or a seed, of which example i has a generator of its own.
+        """
+        lengths = self.lengths
+        if lengths is None:
+            return all_masked(n, self.shape, self.network.mask_id, device=self.device)
+        if isinstance(generator, int):
+            generator = [seeded(generator, i, 1) for i in range(n)]
+        return lengths.canvas(lengths.draw(uniform((n,), generator, self.device)), self.network.mask_id)
+
+    def decode(self, x: Tokens) -> Any:
+        """Return the data of a batch of examples, texts without what they were filled up with."""
+        lengths = self.lengths
+        if lengths is None:
+            return self.codec.decode(x)
+        return [self.codec.decode(lengths.cut(row).unsqueeze(0))[0] for row in x]
 
     def infill(
         self, x: Tokens, label: Labels | None = None, *, sampler: Sampler | None = None, generator: Generators = None
@@ -148,8 +176,11 @@ class MaskedDiffusion(
         return self.fit_sampler(sampler)(self.network_for(x), x, label, generator=generator)
 
     def network_for(self, x: Tokens) -> Network:
-        """Return the network for a canvas: for a text that is shorter than the model's sequences one that pads it."""
-        return Padded(self.network).eval() if x.dim() == 2 and x.shape[1:] != self.shape else self.network
+        """Return the network for a canvas: for texts shorter than the model's sequences one that fills them up."""
+        if x.dim() != 2 or x.shape[1:] == self.shape:
+            return self.network
+        lengths = self.lengths
+        return Padded(self.network, None if lengths is None else lengths.fill).eval()
 
     def labels(self, name: str | int | None, count: int) -> Labels | None:
         """Return the label of each of `count` examples.

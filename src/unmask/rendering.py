@@ -55,7 +55,7 @@ def render(
     )
     film.finish()
     if out is not None:
-        save_samples(codec, x, out, rows, names)
+        save_samples(codec, x, out, rows, names, model.decode)
     if gif is not None:
         save_film(codec, film.states, gif, rows, names)
     return x

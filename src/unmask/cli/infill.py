@@ -102,4 +102,4 @@ def show_scored(model: MaskedDiffusion, canvas: Tokens, x: Tokens, label: Labels
     )
     for one in ranked:
         known = f" ± {one.error:.2f}" if one.error is not None else ""
-        print(f"log p >= {one.log_p:.2f}{known} nats\n{model.codec.decode(x[one.example : one.example + 1])[0]}\n")
+        print(f"log p >= {one.log_p:.2f}{known} nats\n{model.decode(x[one.example : one.example + 1])[0]}\n")

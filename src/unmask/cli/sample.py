@@ -48,7 +48,7 @@ def run(arguments: list[str]) -> None:
     check_outputs(model, settings)
     label = model.labels(settings.label, settings.samples)
     rows = model.network.classes if settings.label == "all" else None
-    draw_and_show(model, model.empty_canvas(settings.samples), label, sampler, settings, rows)
+    draw_and_show(model, model.empty_canvas(settings.samples, settings.seed), label, sampler, settings, rows)
 
 
 def add_sampler(parser: Parser) -> None:
@@ -121,6 +121,6 @@ def draw_and_show(
     elif show is not None:
         show(x)
     else:
-        print(*model.codec.decode(x), sep="\n\n")
+        print(*model.decode(x), sep="\n\n")
     if settings.gif:
         print(settings.gif)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from unmask.codecs.base import Codec
+from unmask.lengths import Lengths
 from unmask.types import Labels, Tokens
 
 Part = Literal["train", "valid", "test", "all"]
@@ -207,6 +208,11 @@ class DataSet(ABC):
     def given(self) -> bool:
         """Whether some tokens are given, not to be learned: t stands as -1 - t then."""
         return False
+
+    @property
+    def lengths(self) -> Lengths | None:
+        """How long the training examples are, where they are filled up to one length; None: all have that length."""
+        return None
 
     @property
     def classes(self) -> int | None:

@@ -18,6 +18,7 @@ from unmask.data.base import DataSet, Part, Split
 from unmask.data.index import Index, Shard, check_sizes, corpus_checksum
 from unmask.data.text import check_lengths
 from unmask.given import encode_given
+from unmask.lengths import Lengths
 from unmask.types import Tokens
 
 Packing = Literal["concatenated", "wrapped", "padded"]
@@ -231,6 +232,14 @@ class Corpus(DataSet):
     @property
     def given(self) -> bool:
         return self.packing == "padded"
+
+    @cached_property
+    def lengths(self) -> Lengths | None:
+        rows = getattr(self.split("train"), "rows", None)
+        if self.packing != "padded" or rows is None:
+            return None
+        counts = np.bincount(rows[:, 1] - rows[:, 0], minlength=self.length + 1)[1:]
+        return Lengths(self.shards.index.end, tuple(counts.tolist()))
 
     def split(self, part: Part) -> Split:
         count = len(self.shards.ends)

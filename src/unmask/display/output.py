@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,7 +50,12 @@ def default_output(codec: Codec) -> str | None:
 
 
 def save_samples(
-    codec: Codec, x: Tokens, path: Path | str, rows: int | None = None, names: Sequence[str] | None = None
+    codec: Codec,
+    x: Tokens,
+    path: Path | str,
+    rows: int | None = None,
+    names: Sequence[str] | None = None,
+    decode: Callable[[Tokens], Sequence[str]] | None = None,
 ) -> None:
     """Write samples as the ending of the file says.
 
@@ -63,17 +68,19 @@ def save_samples(
         path: of the file.
         rows: rows of a grid of images, one for each class; None: ten images in a row.
         names: of the rows.
+        decode: turns the samples into texts; that of the codec if None.
     """
+    decode = decode or codec.decode
     with replacing(path) as target:
         if target.suffix == ".npy":
             np.save(target, x.cpu().numpy())
         elif target.suffix == ".png":
             picture(codec, x, rows, names).save(target)
         elif target.suffix == ".jsonl":
-            lines = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in codec.decode(x))
+            lines = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in decode(x))
             target.write_text("".join(lines), encoding="utf-8")
         else:
-            target.write_text("\n\n".join(codec.decode(x)) + "\n", encoding="utf-8")
+            target.write_text("\n\n".join(decode(x)) + "\n", encoding="utf-8")
 
 
 def save_film(

@@ -109,11 +109,10 @@ def frechet(
         calls: list[float] = []
         states = draw_batches(
             model.network,
-            model.shape,
+            model.empty_canvas(samples),
             sampler,
             label,
             seed=seed,
-            samples=samples,
             batch_size=batch_size,
         )
         with evaluation_mode(model):

@@ -147,7 +147,7 @@ def generative(
 
 def _draw(model: MaskedDiffusion, sampler: Sampler, samples: int, batch_size: int, seed: int) -> tuple[Tokens, float]:
     """Return samples, and the network calls of one on average."""
-    batches = draw_batches(model.network, model.shape, sampler, samples=samples, seed=seed, batch_size=batch_size)
+    batches = draw_batches(model.network, model.empty_canvas(samples, seed), sampler, seed=seed, batch_size=batch_size)
     bar = tqdm(batches, desc="sampling", total=-(-samples // batch_size), unit="batch", delay=2)
     with evaluation_mode(model):
         found = [(state.x.cpu(), state.calls.double().tolist()) for state in bar]

@@ -19,7 +19,6 @@ from unmask.codecs.text import Text
 from unmask.codecs.tokenizer import BPE
 from unmask.model import MaskedDiffusion, load
 from unmask.networks.base import Network
-from unmask.networks.padded import Padded
 from unmask.objectives.estimate import draw_loss
 from unmask.randomness import seeded
 from unmask.samplers.base import Sampler
@@ -127,8 +126,7 @@ class Harness(LM):
         context = context[max(0, len(context) + len(tokens) - self.length) :]
         x = torch.cat((context, tokens)).unsqueeze(0).to(self.model.device)
         given = (torch.arange(x.shape[1], device=x.device) < len(context)).unsqueeze(0)
-        short = x.shape[1] < self.length and self.padded
-        return x, given, Padded(self.model.network).eval() if short else self.model.network
+        return x, given, self.model.network_for(x) if self.padded else self.model.network
 
     def _bound(self, context: Tensor, tokens: Tensor) -> float:
         """Return a bound on log p(tokens | context)."""

@@ -19,7 +19,6 @@ from unmask.evaluation.data import check_codec, model_data
 from unmask.evaluation.ngram import NGram
 from unmask.evaluation.perplexity import mean_error, token_entropy
 from unmask.evaluation.protocol import evaluation_mode, short_name, versions, weights
-from unmask.forward import all_masked
 from unmask.gumbel import effective_temperature
 from unmask.model import MaskedDiffusion
 from unmask.networks.base import check_label
@@ -242,7 +241,7 @@ def _measure(
 ) -> dict[str, Any]:
     """Draw examples and return a row of the table."""
     network, shared = model.network, isinstance(sampler, GumbelAncestral)
-    canvas = all_masked(samples, model.shape, network.mask_id, device=model.device)
+    canvas = model.empty_canvas(samples, seed)
     generator = seeded(seed, device=model.device) if shared else generators(seed, samples)
     start = time.perf_counter()
     *_, state = sampler.trajectory(network, canvas, label, generator=generator)
@@ -257,7 +256,7 @@ def _measure(
 def _temperature(model: MaskedDiffusion, sampler: Any, samples: int, label: Labels | None, seed: int) -> Figure | None:
     """Return the temperature that the tokens look drawn at; None where none fits."""
     network = model.network
-    canvas = all_masked(samples, model.shape, network.mask_id, device=model.device)
+    canvas = model.empty_canvas(samples, seed)
     share = min(1.0, KEPT / (canvas.numel() * network.vocab_size))
     pick = seeded(seed, 1)
     logits, tokens = [], []

@@ -7,17 +7,17 @@ from unmask.types import Labels, Logits, Times, Tokens
 
 
 class Padded(Network):
-    """Append masks to every text up to the network's length, and return the predictions for the text only.
-
-    The distribution of the text is then the network's, with the tokens after it marginalised out.
+    """Fill every text up to the network's length, and return the predictions for the text only.
 
     Args:
         network: a network for sequences (length,).
+        fill: the token to fill up with: for a network whose training examples were filled up with it. None: masks; the
+            distribution of the text is then the network's, with the tokens after it marginalised out.
     """
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, fill: int | None = None) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.fill = network, network.mask_id if fill is None else fill
         self.vocab_size, self.shape, self.classes = network.vocab_size, network.shape, network.classes
 
     def forward(
@@ -30,7 +30,7 @@ class Padded(Network):
     ) -> Logits:
         """See `Network.forward`."""
         missing = self.shape[0] - x_t.shape[1]
-        padded = F.pad(x_t, (0, missing), value=self.mask_id)
+        padded = F.pad(x_t, (0, missing), value=self.fill)
         if isinstance(at, Positions):
             return self.network(padded, noise, label, at=at)
         if at is not None:

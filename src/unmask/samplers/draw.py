@@ -6,7 +6,6 @@ import torch
 from tqdm import tqdm
 
 from unmask.checks import check_whole
-from unmask.forward import all_masked
 from unmask.networks.base import Network
 from unmask.randomness import generators
 from unmask.samplers.base import Sampler, State
@@ -65,33 +64,30 @@ def draw(
 
 def draw_batches(
     network: Network,
-    shape: tuple[int, ...],
+    canvas: Tokens,
     sampler: Sampler,
     label: Labels | None = None,
     *,
-    samples: int,
     seed: int = 0,
     batch_size: int = 64,
 ) -> Iterator[State]:
-    """Yield the final state of each batch of new examples, of which every token is masked at first.
+    """Draw the masked tokens of a canvas, and yield the final state of each batch.
 
     Args:
         network: predicts the masked tokens.
-        shape: dims of an example.
+        canvas: (n, *dims), `network.mask_id` where tokens are wanted.
         sampler: how the tokens are drawn.
         label: class of each example, for a network that takes one.
-        samples: number of examples in all.
         seed: example i has a generator that depends on (seed, i) alone.
         batch_size: examples at a time.
 
     Raises:
-        ValueError: no examples are asked for, or what `Sampler.trajectory` refuses.
+        ValueError: what `Sampler.trajectory` refuses.
     """
-    check_whole(1, samples=samples, batch_size=batch_size)
+    check_whole(1, batch_size=batch_size)
     device = next(network.parameters()).device
-    for start in range(0, samples, batch_size):
-        count = min(batch_size, samples - start)
-        here = None if label is None else label[start : start + count].to(device)
-        canvas = all_masked(count, shape, network.mask_id, device=device)
-        *_, last = sampler.trajectory(network, canvas, here, generator=generators(seed, count, start))
+    for start in range(0, len(canvas), batch_size):
+        x = canvas[start : start + batch_size].to(device)
+        here = None if label is None else label[start : start + batch_size].to(device)
+        *_, last = sampler.trajectory(network, x, here, generator=generators(seed, len(x), start))
         yield last

@@ -4,6 +4,7 @@
     codec_files                 names of the files beside run.json that the codec needs
     data                        description of the data set, with what was found from the data
     class_names                 what each class is called, or null
+    lengths                     how long the training examples are, or null (`unmask.lengths`)
     data_sha256                 of the training part's tokens and labels
     objective, optimizer        descriptions
     run, trainer                settings; run.precision is the one that was chosen
@@ -67,6 +68,7 @@ def new_record(
         "schedule": describe(model.schedule),
         "data": describe(data.resolved()),
         "class_names": data.class_names and list(data.class_names),
+        "lengths": data.lengths and data.lengths.describe(),
         "data_sha256": data.split("train").checksum,
         "objective": describe(objective),
         "optimizer": describe(optimizer),

@@ -137,6 +137,7 @@ def _train_alone(task: Task, out: Path, resume: bool) -> MaskedDiffusion:
     model.about = {
         "data": record["data"],
         "class_names": record["class_names"],
+        **({"lengths": record["lengths"]} if record.get("lengths") else {}),
         "train_sha256": record["data_sha256"],
         "objective": describe(task.objective),
         "steps": steps,
