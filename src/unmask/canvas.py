@@ -92,7 +92,8 @@ def around_holes(codec: Codec, pieces: Sequence[tuple[str, int]], length: int) -
         raise ValueError(what)
     if codec.unit == "token":  # a space belongs to the token after it, which is for the model to find
         pieces = [(known[:-1] if count and known[-1:] == " " else known, count) for known, count in pieces]
-    parts = [(codec.encode(known), count) for known, count in pieces]
+    encoded = codec.encode_pieces([known for known, _ in pieces])
+    parts = [(tokens, count) for tokens, (_, count) in zip(encoded, pieces, strict=True)]
     total = sum(len(known) + count for known, count in parts)
     if total > length:
         raise ValueError(f"the text has {total} tokens, the model's sequences have {length}: shorten it")

@@ -19,7 +19,7 @@ from unmask.networks.ddit import FREQUENCIES, DDiT
 
 __all__ = ["WEIGHT_FILES", "Sizes", "fold", "is_public", "load", "names"]
 IGNORED = ("rotary_emb.inv_freq", "sampling_eps_min", "sampling_eps_max", "block_diff_mask")
-"""Buffers that are no weights."""
+"""Buffers that are not weights."""
 
 
 class Sizes(NamedTuple):

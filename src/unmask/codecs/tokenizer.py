@@ -55,7 +55,7 @@ class BPE(Text):
 
         Raises:
             FileNotFoundError: no such file, nor such a name within reach on the Hub.
-            ValueError: a file is no tokenizer, or not the one that was expected.
+            ValueError: a file is not a tokenizer, or not the one that was expected.
             ImportError: the package `tokenizers` is not installed.
         """
         tokenizer = load_tokenizer(self.source)

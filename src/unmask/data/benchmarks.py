@@ -180,7 +180,7 @@ class Texts:
 
     @cached_property
     def provenance(self) -> str:
-        """Whether the file is known to be the public one, by its content: a name alone is no proof."""
+        """Whether the file is known to be the public one, by its content: a name alone proves nothing."""
         if isinstance(self.source, Files) and self.benchmark.public:
             digest = hashlib.sha256()
             try:

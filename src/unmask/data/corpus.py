@@ -172,7 +172,7 @@ class Corpus(DataSet):
         packing: how documents fill sequences. `concatenated`: one after another, each followed by the token that ends
             a text (MD4, SEDD, RADD). `wrapped`: so, and every sequence begins and ends with that token (MDLM).
             `padded`: each by itself; what is filled up is neither learned nor counted.
-        split_by: how documents are parted. `90-5-5`: percent to train, validate and test, in their order.
+        split_by: how documents are split. `90-5-5`: percent to train, validate and test, in their order.
             `last-2-percent` (MD4) and `last-100000` (MDLM): so many at the end both validate and test, as those papers
             report what they validate on; the others train.
     """
@@ -222,7 +222,7 @@ class Corpus(DataSet):
                 return codec
         name = codec.tokenizer.id_to_token(index.end)
         if name is None:
-            raise ValueError(f"{self.path}: damaged index: texts end with {index.end}, which is no token")
+            raise ValueError(f"{self.path}: damaged index: texts end with {index.end}, which is not a token")
         return replace(codec, end_token=name)
 
     @property

@@ -220,7 +220,7 @@ class Hub:
 
 
 def cut_documents(texts: Iterable[str], boundary: Boundary) -> Iterator[Piece]:
-    """Cut a text that comes in pieces into documents. What parts them belongs to none."""
+    """Cut a text that comes in pieces into documents. What separates them belongs to none."""
     held = ""
     for text in texts:
         held += text

@@ -37,7 +37,7 @@ class DamagedError(ValueError):
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a file or folder of this name is no data: hidden, or left there by an operating system."""
+    """Return whether a file or folder of this name is not data: hidden, or left there by an operating system."""
     return name.startswith(".") or name.lower() in CLUTTER
 
 

@@ -82,7 +82,7 @@ def _parsed(line: bytes) -> Any:
 
 
 def _reason(line: bytes) -> bool:
-    """Return whether a line is no JSON by itself."""
+    """Return whether a line is not JSON by itself."""
     return isinstance(_parsed(line), ValueError)
 
 
@@ -98,10 +98,10 @@ def _whole_json(path: Path) -> Iterator[Row]:
 def csv_rows(path: Path, field: str, delimiter: str) -> Iterator[Row]:
     """Yield the rows of a file of columns, the first line of which names them.
 
-    Where the columns of a .csv are named only with semicolons or tabs between them, those part its columns.
+    Where the first line names the column only when cut at semicolons or tabs, these separate the columns.
 
     Raises:
-        ValueError: no such column, or what is no such file; names the line.
+        ValueError: no such column, or the file is not a table; names the line.
     """
     before = csv.field_size_limit(sys.maxsize)
     number = 0
