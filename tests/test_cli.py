@@ -521,7 +521,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(
             "label all: a multiple of the 10 classes is needed, got 7 examples",
         ),
         (["sample", "{text}", "--label", "1"], "the model was trained without labels"),
-        (["sample", "{digits}", "--temperature", "0"], "temperature must be at least 1e-6 and finite, got 0"),
+        (["sample", "{digits}", "--temperature", "0"], "finite, got 0.0; top_k=1 draws the most likely token"),
         (
             ["sample", "{digits}", "--sampler", "Ancestral", "--sampler.steps", "0"],
             "steps must be a whole number of at least 1, got 0",
@@ -542,6 +542,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(
             "or --array; got none",
         ),
         (["infill", "{text}", "CAT_"], "character 'C' (U+0043) at offset 0"),
+        (["infill", "{text}", "the cat [2] sat Q"], "character 'Q' (U+0051) at offset 16 (line 1, column 17)"),
         (["infill", "{text}", "_" * 25], "the text has 25 tokens, the model's sequences have 24"),
         (["infill", "{text}", "the [0]"], "[0] at offset 4 stands for no token"),
         (["infill", "{text}", "--prefix", "the"], "--prefix and --suffix go with --unknown"),

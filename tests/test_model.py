@@ -9,6 +9,7 @@ import torch
 from unmask import MaskedDiffusion
 from unmask.codecs.pixels import Pixels
 from unmask.codecs.text import Characters
+from unmask.networks.base import check_tokens
 from unmask.networks.transformer import Transformer
 from unmask.randomness import generators, seeded
 from unmask.samplers.ancestral import Ancestral
@@ -169,3 +170,18 @@ def test_uniform_network_has_log2_v_bits() -> None:
     model = MaskedDiffusion(Transformer(4, (6,)), Characters("abcd"))
     nats = model.nelbo(torch.randint(0, 4, (3, 6)))
     torch.testing.assert_close(nats / (6 * math.log(2)), torch.full_like(nats, 2.0))
+
+
+def test_what_is_no_batch_of_examples_is_told_so() -> None:
+    model, x = small_model(), torch.zeros(2, 6, dtype=torch.long)
+    for wrong, message in (
+        (x.tolist(), r"tokens must be a tensor, got a list; torch.tensor"),
+        (x.to(torch.uint8), r"must be of dtype torch.int64, got torch.uint8; use x.long"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_tokens(wrong, 4)
+    for use in (model.nelbo, model.infill):
+        with pytest.raises(ValueError, match=r"got \(6,\); x.unsqueeze\(0\) makes a batch of one example"):
+            use(x[0])
+        with pytest.raises(ValueError, match=r"expected examples of shape \(n, \*\(6,\)\), got \(2, 7\)"):
+            use(torch.zeros(2, 7, dtype=torch.long))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unmask.codecs.base import Codec
 from unmask.codecs.pixels import Pixels
-from unmask.codecs.text import Text
+from unmask.codecs.text import Text, UnknownCharacterError
 from unmask.data.picture import open_image
 from unmask.networks.base import check_tokens
 
@@ -77,8 +77,9 @@ def text_canvas(codec: Codec, text: str, length: int, placeholder: str | None = 
         raise ValueError(f"a text was given, but the model's tokens are {codec}")
     if placeholder is not None and len(placeholder) != 1:
         raise ValueError(f"placeholder must be one character, got {placeholder!r}")
-    short = placeholder or ("" if codec.unit == "token" else "_")
-    return around_holes(codec, cut_holes(text, short, counted=placeholder is None), length)
+    parts = _known_parts(text, placeholder or ("" if codec.unit == "token" else "_"), counted=placeholder is None)
+    _check_characters(codec, text, parts)
+    return around_holes(codec, [(text[start:stop], count) for start, stop, count in parts], length)
 
 
 def around_holes(codec: Codec, pieces: Sequence[tuple[str, int]], length: int) -> Canvas:
@@ -108,15 +109,30 @@ def cut_holes(text: str, hole: str, counted: bool) -> list[tuple[str, int]]:
         hole: a character for one unknown token, or nothing.
         counted: whether [n] stands for n unknown tokens.
     """
+    return [(text[start:stop], count) for start, stop, count in _known_parts(text, hole, counted)]
+
+
+def _known_parts(text: str, hole: str, counted: bool) -> list[tuple[int, int, int]]:
+    """Return where each known piece of a text starts and stops, and how many unknown tokens follow it."""
     forms = [re.escape(hole)] * bool(hole) + [r"\[(\d+)\]"] * counted
-    pieces, at = [], 0
+    parts, at = [], 0
     for match in re.finditer("|".join(forms), text):
         count = int(match[1]) if counted and match[1] else 1
         if count < 1:
             raise ValueError(f"{match[0]} at offset {match.start()} stands for no token; with a placeholder it is text")
-        pieces.append((text[at : match.start()], count))
+        parts.append((at, match.start(), count))
         at = match.end()
-    return [*pieces, (text[at:], 0)]
+    return [*parts, (at, len(text), 0)]
+
+
+def _check_characters(codec: Text, text: str, parts: Sequence[tuple[int, int, int]]) -> None:
+    """Raise an UnknownCharacterError, with its place in the whole text, for a piece that cannot be encoded."""
+    for start, stop, _ in parts:
+        try:
+            codec.encode(text[start:stop])
+        except UnknownCharacterError as error:
+            before = text[:start]
+            raise error.after(start, before.count("\n"), start - before.rfind("\n") - 1) from None
 
 
 def read_text(path: Path | str) -> str:

@@ -85,7 +85,8 @@ def check_filters(temperature: float, top_k: int | None, top_p: float) -> None:
     top_p in (0, 1].
     """
     if not 1e-6 <= temperature < math.inf:
-        raise ValueError(f"temperature must be at least 1e-6 and finite, got {temperature}")
+        instead = "; top_k=1 draws the most likely token" if temperature == 0 else ""
+        raise ValueError(f"temperature must be at least 1e-6 and finite, got {temperature}{instead}")
     check_whole(1, top_k=top_k)
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p must be in (0, 1], got {top_p}")

@@ -31,6 +31,7 @@ class Parts(NamedTuple):
         weights: to be loaded into the model.
         path: of the file that they were read from.
         folder: that the model lies in; None for a run that did not finish.
+        altered: whether the description was changed after the weights were saved.
     """
 
     network: Network
@@ -40,6 +41,7 @@ class Parts(NamedTuple):
     weights: dict[str, Tensor] | None
     path: Path
     folder: Path | None
+    altered: bool = False
 
 
 def read_model(name: str, trust: Sequence[str] = (), tokenizer: str | None = None, **download: Any) -> Parts:
@@ -58,9 +60,8 @@ def read_model(name: str, trust: Sequence[str] = (), tokenizer: str | None = Non
     path = folder / WEIGHTS
     weights, metadata = read_weights(path)
     digest = config_digest({part: description[part] for part in ("network", "codec", "schedule")})
-    if metadata.get("config", digest) != digest:
-        raise ValueError(f"{path}: {CONFIG} beside it was changed after the weights were saved; restore it")
-    return Parts(*built, description.get("about") or {}, weights, path, folder)
+    altered = metadata.get("config", digest) != digest
+    return Parts(*built, description.get("about") or {}, weights, path, folder, altered)
 
 
 def _read_run(folder: Path, trust: Sequence[str]) -> Parts:

@@ -32,7 +32,7 @@ from unmask.samplers.token import TokenFirstHitting, TokenSampler
 from unmask.schedules import Linear, Schedule, TokenPolynomial, require_schedule
 from unmask.storage.card import model_card
 from unmask.storage.description import describe
-from unmask.storage.folders import CONFIG, WEIGHTS
+from unmask.storage.folders import CONFIG, RUN, WEIGHTS
 from unmask.storage.hub import publishing
 from unmask.storage.model_files import config_digest
 from unmask.types import Labels, Nats, Tokens, Where
@@ -114,7 +114,7 @@ class MaskedDiffusion(
             generator: see `unmask.randomness`; a sequence has one for each draw of each example, draws first.
             batch_size: examples at a time, each with all its draws.
         """
-        check_tokens(x, self.network.vocab_size)
+        self._check_examples(x, self.network.vocab_size)
         objective = self.fit_objective(objective)
         found = []
         for start in range(0, len(x), batch_size):
@@ -173,7 +173,16 @@ class MaskedDiffusion(
 
         A text may be shorter than the model's sequences.
         """
+        self._check_examples(x, self.network.vocab_size + 1)
         return self.fit_sampler(sampler)(self.network_for(x), x, label, generator=generator)
+
+    def _check_examples(self, x: Tokens, count: int) -> None:
+        """Raise a ValueError unless x holds examples of the model, or texts no longer than those."""
+        check_tokens(x, count)
+        fits = x.shape[1:] == self.shape or (x.dim() == 2 and len(self.shape) == 1 and x.shape[1] <= self.shape[0])
+        if not fits:
+            hint = "; x.unsqueeze(0) makes a batch of one example" if x.shape == self.shape else ""
+            raise ValueError(f"expected examples of shape (n, *{self.shape}), got {tuple(x.shape)}{hint}")
 
     def network_for(self, x: Tokens) -> Network:
         """Return the network for a canvas: for texts shorter than the model's sequences one that fills them up."""
@@ -326,7 +335,11 @@ class MaskedDiffusion(
                 raise ValueError(f"{found.path}: {error}") from None
             except RuntimeError as error:
                 message = " ".join(str(error).split())
-                raise ValueError(f"{found.path}: does not fit its description: {message}") from error
+                raise ValueError(
+                    f"{found.path}: does not fit {found.path.with_name(CONFIG).name}: {message}"
+                ) from error
+        if found.altered:
+            raise ValueError(f"{found.path}: {CONFIG} beside it was changed after the weights were saved; restore it")
         model.folder = found.folder
         return model.eval()
 

@@ -267,6 +267,7 @@ def likelihood(
         "data": data.name,
         "data_settings": describe(data.resolved()),
         "split": split,
+        "examples_used": _used(data, split, rows[0]["examples"], len(part)),
         "data_sha256": part.checksum,
         **bounded,
         "draws_per_example": draws,
@@ -278,6 +279,16 @@ def likelihood(
         **versions(model),
     }
     return LikelihoodReport(tuple(rows), protocol, places, data.shape, model.codec)
+
+
+def _used(data: DataSet, split: Part, used: int, count: int) -> str:
+    """Say how many of how many examples were measured, and why no more."""
+    try:
+        whole = count if split == "all" else len(data.split("all"))
+    except (KeyError, ValueError):  # a data set of the user's that has only the three parts
+        whole = count
+    limited = f"{used} of {count}" + (", by limit," if used < count else "")
+    return f"{limited} in split {split}" + (f"; {whole} in split all" if whole > count else "")
 
 
 def bounds(

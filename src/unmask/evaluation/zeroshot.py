@@ -15,7 +15,7 @@ from unmask.data.benchmarks import BENCHMARKS, Ends, Texts, sequences
 from unmask.data.corpus import PACKED, Packed, Packing
 from unmask.evaluation.likelihood import Estimate, bounds
 from unmask.evaluation.protocol import Precision, versions, weights
-from unmask.evaluation.published import COLUMNS, published
+from unmask.evaluation.published import published
 from unmask.model import MaskedDiffusion
 from unmask.report import Figure, Report
 from unmask.storage.description import describe
@@ -108,7 +108,7 @@ def zeroshot(
         raise FileNotFoundError(f"no set can be had: {'; '.join(missing)}")
     for message in missing:
         print(f"unmask: note: left out: {message}", file=sys.stderr)
-    size, others = _published_rows(model, list(stated))
+    size, others = _published_rows(model, list(stated), ends)
     protocol = {
         "sets": stated,
         "published": f"{size}, under their authors' own protocols; bounds, but for GPT-2's",
@@ -135,19 +135,20 @@ def _stated(texts: Texts, split: Packed) -> dict[str, Any]:
         "title": benchmark.title,
         "part": benchmark.split,
         "file": texts.file,
+        "provenance": texts.provenance,
         "detokeniser": benchmark.detokeniser,
         "ends_after": "line" if texts.ends == "line" else benchmark.document,
         "data_sha256": split.checksum,
     }
 
 
-def _published_rows(model: MaskedDiffusion, sets: Sequence[str]) -> tuple[str, list[dict[str, Any]]]:
+def _published_rows(model: MaskedDiffusion, sets: Sequence[str], ends: Ends) -> tuple[str, list[dict[str, Any]]]:
     """Return the size of the published table that is nearest to a model's, and its rows for some sets."""
-    size, others = published(sum(p.numel() for p in model.parameters()))
+    size, others = published(model.parameter_count, ends)
     rows = [
         {"set": name, "model": title, "published": True, "perplexity_per_token": Figure(value)}
         for title, values in others.items()
-        for name, value in zip(COLUMNS, values, strict=True)
+        for name, value in values.items()
         if name in sets
     ]
     return size, rows

@@ -157,8 +157,10 @@ class Network(nn.Module, ABC):
         return (weight.detach() * nll).sum(), nll.detach()
 
 
-def check_tokens(x: Tensor, count: int, name: str = "tokens") -> None:
+def check_tokens(x: object, count: int, name: str = "tokens") -> None:
     """Raise a ValueError unless x is an int64 tensor, not empty, with values in 0..count-1."""
+    if not isinstance(x, Tensor):
+        raise ValueError(f"{name} must be a tensor, got a {type(x).__name__}; torch.tensor(...) makes one of a list")
     if x.dtype != torch.long:
         raise ValueError(f"{name} must be of dtype torch.int64, got {x.dtype}; use x.long()")
     if not x.numel():
