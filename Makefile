@@ -19,11 +19,12 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/unmask train digits --overwrite
 	$(BIN)/unmask evaluate runs/digits --json runs/digits/metrics.json
-	$(BIN)/unmask sample runs/digits --n 100 --label all --batch_size 100 --out runs/digits/samples.png --gif runs/digits/unmasking.gif
+	$(BIN)/unmask sample runs/digits -n 100 --label all --batch_size 100 --out runs/digits/samples.png --gif runs/digits/unmasking.gif
 	@echo
 	@echo 'In runs/digits: model/, samples.png, unmasking.gif, metrics.json, loss.png. What to try next:'
-	@echo '  $(BIN)/unmask sample runs/digits --label 3 --n 10 --sampler Ancestral --sampler.steps 8 --out few_steps.png'
+	@echo '  $(BIN)/unmask sample runs/digits --label 3 -n 10 --sampler Ancestral --sampler.steps 8 --out few_steps.png'
 	@echo '  $(BIN)/unmask train pydocs && $(BIN)/unmask infill runs/pydocs "The ______ statement"'
+	@echo '  $(BIN)/unmask info runs/digits'
 	@echo '  $(BIN)/unmask train digits --help'
 
 test: $(READY)

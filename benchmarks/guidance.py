@@ -1,6 +1,6 @@
 """Does a class-conditional model draw the class that it is asked for? A small classifier says.
 
-    python -m benchmarks.guidance MODEL [--samples 500] [--tokens_per_call 4]
+    python -m benchmarks.guidance MODEL [-n 500] [--tokens_per_call 4]
 
 The classifier (support vectors, of scikit-learn) has learned from the training images, and has not seen the model.
 """
@@ -15,7 +15,7 @@ from tqdm import tqdm
 from benchmarks.sampling import show
 from unmask.data.base import DataSet
 from unmask.evaluation.perplexity import mean_error, token_entropy
-from unmask.evaluation.protocol import load_model
+from unmask.model import load
 from unmask.randomness import generators
 from unmask.samplers.first_hitting import FirstHitting
 from unmask.storage.description import build
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("-n", "--samples", type=int, default=500)
     parser.add_argument("--tokens_per_call", type=int, default=1)
     settings = parser.parse_args()
-    model = load_model(settings.model, None)
+    model = load(settings.model)
     classes = model.network.classes
     if classes is None:
         raise SystemExit(f"{settings.model}: the model has no classes")

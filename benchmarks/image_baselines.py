@@ -1,4 +1,4 @@
-"""What is easy: bits per dimension of test images under simple models and compressors.
+"""Bits per dimension of test images under simple models and compressors: the figures to beat.
 
 python -m benchmarks.image_baselines MNIST --path FOLDER
 python -m benchmarks.image_baselines Images --path FILE.npz
@@ -30,8 +30,8 @@ def marginals(train: np.ndarray, test: np.ndarray, levels: int) -> tuple[float, 
     counts = np.ones((flat.shape[1], levels))
     for value in range(levels):
         counts[:, value] += (flat == value).sum(0)
-    law = counts / counts.sum(1, keepdims=True)
-    bits = -np.log2(law[np.arange(flat.shape[1]), unseen]).mean(1)
+    p = counts / counts.sum(1, keepdims=True)
+    bits = -np.log2(p[np.arange(flat.shape[1]), unseen]).mean(1)
     return float(bits.mean()), float(bits.std(ddof=1) / math.sqrt(len(bits)))
 
 

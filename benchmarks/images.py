@@ -79,7 +79,7 @@ def training(network: UNet, batch: int, rounds: int) -> dict[str, Any]:
 
 @torch.no_grad()
 def sampling(network: Network, batch: int, calls: int, rounds: int) -> dict[str, Any]:
-    """Time first hitting of several tokens a call and ancestral sampling at the same number of calls."""
+    """Time first hitting of several tokens per call and ancestral sampling at the same number of calls."""
     length = all_masked(1, network.shape, 0).numel()
     canvas = all_masked(batch, network.shape, network.mask_id)
     used: dict[str, float] = {}

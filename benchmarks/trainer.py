@@ -66,7 +66,7 @@ def overhead(size: str, rounds: int) -> dict[str, Any]:
 def start(rounds: int) -> dict[str, Any]:
     """Time imports, and `unmask train digits` with one step; processes by turns, medians."""
     with tempfile.TemporaryDirectory() as folder:
-        train = ("-m", "unmask.cli.main", "train", "digits", "--overwrite", "--out", folder, "--trainer.max_steps", "1")
+        train = ("-m", "unmask", "train", "digits", "--overwrite", "--out", folder, "--trainer.max_steps", "1")
         work = {
             "import torch, s": ("-c", "import torch"),
             "import torch and unmask, s": ("-c", "import torch, unmask"),

@@ -56,8 +56,9 @@ def test_the_wheel_holds_everything(tmp_path: Path) -> None:
     assert (site / "unmask" / "py.typed").exists()
 
 
-def test_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its Python code, as it stands."""
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert blocks
     for block in blocks:
