@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from unmask.data.replacing import INDEX, settle
 from unmask.storage.files import checksum, replacing
 
-INDEX = "index.json"
 FORMAT = 1
 SKIPPED = "skipped.txt"
 """What was left out of a corpus, one line each."""
@@ -93,6 +93,8 @@ class Index:
             ValueError: damaged, or of another format.
         """
         path = folder / INDEX
+        if not path.is_file():
+            settle(folder, seconds=60.0)
         if not path.is_file():
             raise FileNotFoundError(f"{folder}: no prepared corpus ({INDEX}) there; unmask prepare makes one")
         try:

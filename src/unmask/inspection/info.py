@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from unmask.checkpoints.ddit import WEIGHT_FILES, is_public
-from unmask.data.index import INDEX, Index
+from unmask.data.index import Index
+from unmask.data.replacing import INDEX
 from unmask.report import Figure, Report
 from unmask.storage.card import is_figure
 from unmask.storage.folders import CHECKPOINT, CONFIG, MODEL, RUN, WEIGHTS, find_folder
