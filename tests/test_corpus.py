@@ -24,6 +24,7 @@ from unmask.data.base import Split
 from unmask.data.corpus import Corpus
 from unmask.data.documents import Files, Hub, Piece, cut_documents
 from unmask.data.prepare import LOCK, Index, prepare, replace_corpus, verify
+from unmask.storage.files import checksum
 
 WORDS = ["the", "man", "in", "a", "thin", "hat", "and", "an", "inn", "then", "there"]
 
@@ -431,6 +432,9 @@ def test_damaged_corpora_are_refused(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"00001.ends.npy: damaged"):
         Corpus(str(tmp_path / "ends"), 4).split("train")
     np.save(copy("permuted") / "00001.ends.npy", np.load(corpus / "00001.ends.npy")[::-1])
+    index = json.loads((corpus / "index.json").read_text())
+    index["shards"][1]["sha256"][1] = checksum(tmp_path / "permuted" / "00001.ends.npy")
+    (tmp_path / "permuted" / "index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match=r"00001.ends.npy: damaged: not the ends of \d+ documents"):
         Corpus(str(tmp_path / "permuted"), 4).split("train")
     (copy("missing") / "00000.ends.npy").unlink()
@@ -442,7 +446,7 @@ def test_damaged_corpora_are_refused(corpus: Path, tmp_path: Path) -> None:
             Corpus(str(tmp_path / f"index{hash(content)}")).split("train")
     other = write_bpe(tmp_path / "other", [("t", "h")])
     (copy("swapped") / TOKENIZER).write_text(BPE(str(other)).tokenizer.to_str())
-    with pytest.raises(ValueError, match="tokenizer.json: not the tokenizer that belongs here"):
+    with pytest.raises(ValueError, match="tokenizer.json: damaged: its SHA-256 is not what index.json says"):
         _ = Corpus(str(tmp_path / "swapped"), 4).codec.vocab_size
     with pytest.raises(ValueError, match="fewer than one sequence of length 100000"):
         Corpus(str(corpus), 100_000).split("train")

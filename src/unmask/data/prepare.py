@@ -81,6 +81,7 @@ def _prepare(source: Source, codec: BPE, folder: Path, key: dict[str, Any]) -> I
         return index
     index.write(folder)  # first: a folder with it is known as a corpus
     codec.saved(folder)
+    index = replace(index, tokenizer_sha256=checksum(folder / TOKENIZER))
     for path in folder.iterdir():  # what a run that was killed was writing
         if HALF.fullmatch(path.name):
             path.unlink()

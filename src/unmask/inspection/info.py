@@ -131,7 +131,7 @@ def _run(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
 def _checkpoint_step(path: Path) -> Any:
     """Return the step that a checkpoint was written at."""
     structure = json.loads(_header(path).get("__metadata__", {}).get("structure", "{}"))
-    facts = {key: value for key, value in structure.get("dict", []) if isinstance(key, str)}
+    facts = {key: value for key, value in structure.get("tree", structure).get("dict", []) if isinstance(key, str)}
     return facts.get("global_step", "?")
 
 
