@@ -1,9 +1,11 @@
 import bz2
 import gzip
 import json
+import os
 import pickle
 import random
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+from kill import killed_at
 from small_bpe import write_bpe
 from unmask.cli.main import main
 from unmask.codecs.tokenizer import BPE, TOKENIZER
@@ -21,6 +24,7 @@ from unmask.data.base import Split
 from unmask.data.corpus import Corpus
 from unmask.data.documents import Files, Hub, Piece, cut_documents
 from unmask.data.prepare import LOCK, Index, prepare, replace_corpus, verify
+from unmask.storage.files import checksum
 
 WORDS = ["the", "man", "in", "a", "thin", "hat", "and", "an", "inn", "then", "there"]
 
@@ -252,12 +256,76 @@ def test_a_corpus_is_replaced_only_by_a_whole_one(bpe: BPE, texts: list[str], tm
         (out / name).unlink()
 
 
+def corpus_files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_kill_at_any_move_of_an_overwrite_leaves_one_corpus_whole(
+    bpe: BPE, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, after = (
+        Files((str(write_json(tmp_path / name, part)),)) for name, part in (("a.jsonl", texts), ("b.jsonl", texts[:9]))
+    )
+    prepare(before, bpe, tmp_path / "old", 300)
+    prepare(after, bpe, tmp_path / "new", 300)
+    old, new = corpus_files(tmp_path / "old"), corpus_files(tmp_path / "new")
+    seen: list[bool] = []
+    for k in range(1, 1000):
+        home = tmp_path / f"home{k}"
+        shutil.copytree(tmp_path / "old", home / "x")
+        killed = killed_at(k, monkeypatch, lambda home=home: replace_corpus(after, bpe, home / "x", 300))
+        index = Index.read(home / "x")  # as whoever trains on it
+        found = {name: content for name, content in corpus_files(home / "x").items() if name != LOCK}
+        assert found in (old, new), f"a mixture after a kill at move {k}"
+        assert index.documents == (40 if found == old else 9)
+        seen.append(found == new)
+        assert prepare(before if found == old else after, bpe, home / "x", 300).complete  # the next start
+        assert os.listdir(home) == ["x"] and LOCK not in os.listdir(home / "x")
+        replace_corpus(after, bpe, home / "x", 300)  # and a later --overwrite
+        assert corpus_files(home / "x") == new and os.listdir(home) == ["x"]
+        if not killed:
+            break
+    assert k > 20 and seen == sorted(seen) and set(seen) == {False, True}
+
+
+def test_an_overwrite_that_fails_keeps_the_corpus(bpe: BPE, texts: list[str], tmp_path: Path) -> None:
+    source = Files((str(write_json(tmp_path / "a.jsonl", texts)),))
+    prepare(source, bpe, tmp_path / "x", 300)
+    before = corpus_files(tmp_path / "x")
+    (tmp_path / "bad.jsonl").write_text('{"text": "the man"}\n{"text": 5}\n')
+    with pytest.raises(ValueError, match="line 2"):
+        replace_corpus(Files((str(tmp_path / "bad.jsonl"),)), bpe, tmp_path / "x", 300)
+    assert corpus_files(tmp_path / "x") == before
+    (tmp_path / ".x.old").mkdir()  # as a kill leaves it
+    (tmp_path / "x").rename(tmp_path / ".x.old" / "y")
+    shutil.move(tmp_path / ".x.old", tmp_path / "aside")
+    (tmp_path / "aside" / "y").rename(tmp_path / ".x.old")
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "mine").write_text("precious")
+    with pytest.raises(ValueError, match="holds something else, not the corpus that waits in"):
+        replace_corpus(source, bpe, tmp_path / "x", 300)
+    assert (tmp_path / "x" / "mine").exists() and corpus_files(tmp_path / ".x.old") == before
+
+
+def test_an_overwrite_through_a_link_keeps_the_link(bpe: BPE, texts: list[str], tmp_path: Path) -> None:
+    source = Files((str(write_json(tmp_path / "a.jsonl", texts)),))
+    prepare(source, bpe, tmp_path / "big" / "x", 300)
+    (tmp_path / "x").symlink_to(tmp_path / "big" / "x")
+    replace_corpus(source, bpe, tmp_path / "x", 10**6)
+    assert (tmp_path / "x").is_symlink() and len(Index.read(tmp_path / "big" / "x").shards) == 1
+
+
 def test_one_process_at_a_time(bpe: BPE, texts: list[str], tmp_path: Path) -> None:
     path = write_json(tmp_path / "a.jsonl", texts)
     (tmp_path / "made").mkdir()
     with FileLock(tmp_path / "made" / LOCK), pytest.raises(ValueError, match="another process is preparing it"):
         prepare(Files((str(path),)), bpe, tmp_path / "made")
     assert prepare(Files((str(path),)), bpe, tmp_path / "made").documents == 40
+    with FileLock(tmp_path / ".made.lock"), pytest.raises(ValueError, match="another process is replacing it"):
+        replace_corpus(Files((str(path),)), bpe, tmp_path / "made", 100)
+    with FileLock(tmp_path / "made" / LOCK), pytest.raises(ValueError, match="another process is preparing it"):
+        replace_corpus(Files((str(path),)), bpe, tmp_path / "made", 100)
+    assert Index.read(tmp_path / "made").documents == 40
 
 
 def test_a_folder_of_data_is_known_by_its_content(tmp_path: Path, texts: list[str]) -> None:
@@ -364,6 +432,9 @@ def test_damaged_corpora_are_refused(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"00001.ends.npy: damaged"):
         Corpus(str(tmp_path / "ends"), 4).split("train")
     np.save(copy("permuted") / "00001.ends.npy", np.load(corpus / "00001.ends.npy")[::-1])
+    index = json.loads((corpus / "index.json").read_text())
+    index["shards"][1]["sha256"][1] = checksum(tmp_path / "permuted" / "00001.ends.npy")
+    (tmp_path / "permuted" / "index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match=r"00001.ends.npy: damaged: not the ends of \d+ documents"):
         Corpus(str(tmp_path / "permuted"), 4).split("train")
     (copy("missing") / "00000.ends.npy").unlink()
@@ -375,7 +446,7 @@ def test_damaged_corpora_are_refused(corpus: Path, tmp_path: Path) -> None:
             Corpus(str(tmp_path / f"index{hash(content)}")).split("train")
     other = write_bpe(tmp_path / "other", [("t", "h")])
     (copy("swapped") / TOKENIZER).write_text(BPE(str(other)).tokenizer.to_str())
-    with pytest.raises(ValueError, match="tokenizer.json: not the tokenizer that belongs here"):
+    with pytest.raises(ValueError, match="tokenizer.json: damaged: its SHA-256 is not what index.json says"):
         _ = Corpus(str(tmp_path / "swapped"), 4).codec.vocab_size
     with pytest.raises(ValueError, match="fewer than one sequence of length 100000"):
         Corpus(str(corpus), 100_000).split("train")

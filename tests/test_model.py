@@ -114,7 +114,7 @@ def test_damaged_files_are_errors_that_name_them(saved: Path) -> None:
     whole = weights.read_bytes()
     for part in (whole[: len(whole) // 2], whole[:4], b""):
         weights.write_bytes(part)
-        with pytest.raises(ValueError, match="model.safetensors: damaged or truncated"):
+        with pytest.raises(ValueError, match="model.safetensors: damaged"):
             MaskedDiffusion.from_pretrained(saved)
     weights.unlink()
     with pytest.raises(FileNotFoundError, match="model.safetensors: no such file"):

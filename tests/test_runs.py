@@ -8,8 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +17,7 @@ import torch
 from lightning.pytorch.loggers import Logger
 from safetensors.torch import load_file
 
+from kill import killed_at
 from unmask.cli.main import main
 from unmask.data.digits import Digits
 from unmask.model import MaskedDiffusion
@@ -53,10 +53,6 @@ def rows(out: Path) -> list[dict[str, str]]:
     with open(out / "logs" / "version_0" / "metrics.csv", newline="") as file:
         found = list(csv.DictReader(file))
     return [{name: value for name, value in row.items() if name != "tokens/s"} for row in found]
-
-
-class Die(BaseException):
-    """What a kill is in these tests: nothing catches it but `finally`, and there every move dies again."""
 
 
 def test_training_from_python_resumes_bitwise_with_the_same_logs(tmp_path: Path) -> None:
@@ -159,27 +155,6 @@ def run_by_hand(out: Path, text: str, checkpoint: bool) -> None:
     if checkpoint:
         (out / "checkpoints").mkdir(exist_ok=True)
         (out / "checkpoints" / "last.safetensors").write_text(text)
-
-
-def killed_at(k: int, monkeypatch: pytest.MonkeyPatch, work: Callable[[], None]) -> bool:
-    """Do some work that is killed at the k-th call that moves or removes something; return whether it was."""
-    calls, dead = iter(range(1, 1_000_000)), []
-
-    def hooked(real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **settings: Any) -> Any:
-            if dead or next(calls) == k:
-                dead.append(True)
-                raise Die
-            return real(*arguments, **settings)
-
-        return call
-
-    with monkeypatch.context() as patch:
-        for name in ("replace", "rename", "unlink", "rmdir", "mkdir"):
-            patch.setattr(os, name, hooked(getattr(os, name)))
-        with suppress(Die):
-            work()
-    return bool(dead)
 
 
 @pytest.mark.parametrize("checkpoint", [False, True])

@@ -11,10 +11,10 @@ from small_bpe import write_bpe
 from unmask.cli.main import main
 from unmask.codecs.tokenizer import BPE
 from unmask.data.benchmarks import BENCHMARKS, NEWS, PTB, WIKITEXT, Texts, articles, replaced, sequences
-from unmask.data.text import cache_folder
 from unmask.evaluation.published import COLUMNS, MEDIUM, SMALL, published
 from unmask.model import MaskedDiffusion
 from unmask.networks.transformer import Transformer
+from unmask.storage.folders import cache_folder
 
 WIKI = (
     ' \n = First ( album ) = \n \n It \'s a well @-@ known " album " , sold 1 @,@ 000 times ( in 2 @.@ 5 weeks ) . \n'

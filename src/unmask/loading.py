@@ -16,7 +16,7 @@ from unmask.storage.checkpoint import averaged_weights
 from unmask.storage.description import build
 from unmask.storage.folders import CHECKPOINT, CONFIG, RUN, WEIGHTS, find_folder
 from unmask.storage.hub import download_model
-from unmask.storage.model_files import config_digest, read_config, read_weights
+from unmask.storage.model_files import config_digest, finish_saving, read_config, read_weights, verify_files
 from unmask.storage.plugins import import_named
 
 
@@ -44,7 +44,9 @@ class Parts(NamedTuple):
     altered: bool = False
 
 
-def read_model(name: str, trust: Sequence[str] = (), tokenizer: str | None = None, **download: Any) -> Parts:
+def read_model(
+    name: str, trust: Sequence[str] = (), tokenizer: str | None = None, verify: bool = False, **download: Any
+) -> Parts:
     """Read a model, a run, or a public checkpoint; see `unmask.load`."""
     import_named(trust)
     folder = find_folder(name)
@@ -52,10 +54,12 @@ def read_model(name: str, trust: Sequence[str] = (), tokenizer: str | None = Non
         return _read_run(folder, trust)
     if folder is None:
         folder = download_model(name, WEIGHT_FILES, **download)
+    finish_saving(folder)
     description = read_config(folder / CONFIG)
     if is_public(description):
         network, codec, about = load_public(folder, tokenizer)
         return Parts(network, codec, None, about | {"source": name}, None, folder / CONFIG, folder)
+    verify_files(folder, description, verify)
     built = _build(description, folder / CONFIG, folder, trust)
     path = folder / WEIGHTS
     weights, metadata = read_weights(path)

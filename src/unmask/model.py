@@ -2,8 +2,6 @@
 
 import difflib
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +32,7 @@ from unmask.storage.card import model_card
 from unmask.storage.description import describe
 from unmask.storage.folders import CONFIG, RUN, WEIGHTS
 from unmask.storage.hub import publishing
-from unmask.storage.model_files import config_digest
+from unmask.storage.model_files import config_digest, file_sums, saving
 from unmask.types import Labels, Nats, Tokens, Where
 
 
@@ -270,14 +268,10 @@ class MaskedDiffusion(
         The keyword arguments are those of `huggingface_hub.ModelHubMixin.save_pretrained`.
         """
         folder = Path(save_directory)
-        folder.mkdir(parents=True, exist_ok=True)
         kwargs.setdefault("repo_id", folder.name)
         kwargs["model_card_kwargs"] = {"name": kwargs["repo_id"]} | (kwargs.get("model_card_kwargs") or {})
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".saving") as temporary:
-            url = super().save_pretrained(temporary, **kwargs)
-            for name in sorted(os.listdir(temporary), reverse=True):  # weights, what the codec needs, then config.json
-                os.replace(Path(temporary, name), folder / name)
-        return url
+        with saving(folder) as temporary:
+            return super().save_pretrained(temporary, **kwargs)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
         """Publish the model on the Hugging Face Hub: weights, config.json, the tokenizer if any, and the card.
@@ -306,7 +300,8 @@ class MaskedDiffusion(
         }
         weights = {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
         save_file(weights, save_directory / WEIGHTS, metadata={"config": config_digest(description)})
-        config = json.dumps(description | {"about": self.about}, indent=2, ensure_ascii=False)
+        content = description | file_sums(save_directory) | {"about": self.about}
+        config = json.dumps(content, indent=2, ensure_ascii=False)
         (save_directory / CONFIG).write_text(config + "\n", encoding="utf-8")
 
     @classmethod
@@ -316,15 +311,16 @@ class MaskedDiffusion(
         *,
         trust: Sequence[str] = (),
         tokenizer: str | None = None,
+        verify: bool = False,
         **download: Any,
     ) -> "MaskedDiffusion":
         """Load a model in evaluation mode; see `load`, which also puts it on a device.
 
         Args:
-            pretrained_model_name_or_path: see `load`; so are trust and tokenizer.
+            pretrained_model_name_or_path: see `load`; so are trust, tokenizer and verify.
             download: passed to `huggingface_hub.snapshot_download` (revision, token, cache_dir, ...).
         """
-        found = read_model(str(pretrained_model_name_or_path), trust, tokenizer, **download)
+        found = read_model(str(pretrained_model_name_or_path), trust, tokenizer, verify, **download)
         model = cls(found.network, found.codec, found.schedule, found.about)
         if found.weights is not None:
             try:
@@ -351,6 +347,7 @@ def load(
     tokenizer: str | None = None,
     dtype: torch.dtype | None = None,
     device: str | None = None,
+    verify: bool = False,
     **download: Any,
 ) -> MaskedDiffusion:
     """Load a model, ready to be evaluated and sampled.
@@ -367,6 +364,8 @@ def load(
         tokenizer: for public checkpoints: what `BPE` reads; that in the folder, or GPT-2's, if None.
         dtype: of the weights; as they were saved if None.
         device: cpu, cuda, cuda:1, ...; a GPU where there is one if None.
+        verify: whether to compare the SHA-256 of the files in any case, as with the variable UNMASK_VERIFY=1; else once
+            for each version of a file.
         download: passed to `huggingface_hub.snapshot_download` (revision, token, cache_dir, ...).
 
     Raises:
@@ -380,7 +379,7 @@ def load(
         images = model.codec.decode(model.sample(4))
     """
     target = find_device(device)
-    model = MaskedDiffusion.from_pretrained(name, trust=trust, tokenizer=tokenizer, **download)
+    model = MaskedDiffusion.from_pretrained(name, trust=trust, tokenizer=tokenizer, verify=verify, **download)
     return model.to(device=target, dtype=dtype)
 
 

@@ -21,7 +21,7 @@ from unmask.data.documents import Files, Hub, Piece
 from unmask.data.index import check_sizes
 from unmask.data.prepare import prepare
 from unmask.data.reading import COMPRESSED, characters, lines, visible_files
-from unmask.data.text import cache_folder
+from unmask.storage.folders import cache_folder
 
 Ends = Literal["document", "line"]
 

@@ -16,9 +16,11 @@ from jaxtyping import Int64, Integer
 from unmask.codecs.tokenizer import BPE, TOKENIZER
 from unmask.data.base import DataSet, Part, Split
 from unmask.data.index import Index, Shard, check_sizes, corpus_checksum
+from unmask.data.replacing import INDEX
 from unmask.data.text import check_lengths
 from unmask.given import encode_given
 from unmask.lengths import Lengths
+from unmask.storage.sums import verify_file
 from unmask.types import Tokens
 
 Packing = Literal["concatenated", "wrapped", "padded"]
@@ -31,10 +33,14 @@ class Shards:
     Args:
         folder: of the corpus.
         index: of it.
+
+    Attributes:
+        vocab_size: that all tokens must be below; None does not check.
     """
 
     def __init__(self, folder: Path, index: Index) -> None:
         self.folder, self.index = folder, index
+        self.vocab_size: int | None = None
         self.starts = np.cumsum([0, *(shard.tokens for shard in index.shards)])
         self.maps: dict[int, np.ndarray] = {}
 
@@ -52,6 +58,7 @@ class Shards:
 
     def _ends(self, shard: Shard) -> Int64[np.ndarray, " documents"]:
         path = self.folder / f"{shard.name}.ends.npy"
+        verify_file(path, shard.sha256[1], INDEX)
         try:
             ends = np.load(path, allow_pickle=False)
         except (ValueError, EOFError, OSError) as error:
@@ -61,14 +68,21 @@ class Shards:
             raise ValueError(f"{path}: damaged: not the ends of {shard.documents} documents; prepare the corpus anew")
         return ends
 
+    def _map(self, shard: Shard) -> Integer[np.ndarray, " tokens"]:
+        path = self.folder / f"{shard.name}.bin"
+        verify_file(path, shard.sha256[0], INDEX)
+        tokens = np.memmap(path, self.index.dtype, "r")
+        if self.vocab_size is not None and (highest := int(tokens.max())) >= self.vocab_size:
+            raise ValueError(f"{path}: holds the token {highest}, but the tokenizer has {self.vocab_size:,}")
+        return tokens
+
     def read(self, start: int, stop: int) -> Integer[np.ndarray, " tokens"]:
         """Return tokens start..stop-1, across the borders of shards."""
         first, last = np.searchsorted(self.starts, (start, stop - 1), side="right") - 1
         pieces = []
         for number in range(first, last + 1):
             if number not in self.maps:
-                path = self.folder / f"{self.index.shards[number].name}.bin"
-                self.maps[number] = np.memmap(path, self.index.dtype, "r")
+                self.maps[number] = self._map(self.index.shards[number])
             base = self.starts[number]
             pieces.append(self.maps[number][max(start - base, 0) : stop - base])
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
@@ -216,7 +230,10 @@ class Corpus(DataSet):
     @cached_property
     def codec(self) -> BPE:
         index = self.shards.index
-        codec = BPE(str(Path(self.path) / TOKENIZER), index.key["tokenizer"])
+        path = Path(self.path) / TOKENIZER
+        if index.tokenizer_sha256 is not None and path.is_file():
+            verify_file(path, index.tokenizer_sha256, INDEX)
+        codec = BPE(str(path), index.key["tokenizer"])
         with suppress(ValueError):  # it has no token of a known name
             if codec.end == index.end:
                 return codec
@@ -242,6 +259,7 @@ class Corpus(DataSet):
         return Lengths(self.shards.index.end, tuple(counts.tolist()))
 
     def split(self, part: Part) -> Split:
+        self.shards.vocab_size = self.codec.vocab_size
         count = len(self.shards.ends)
         held = {"last-2-percent": count // 50, "last-100000": 100_000}.get(self.split_by)
         if held is None:

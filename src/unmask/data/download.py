@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from unmask.data.text import cache_folder
 from unmask.storage.files import replacing
+from unmask.storage.folders import cache_folder
 
 
 def fetch(url: str, check: Callable[[Path], None], size: int | None = None) -> Path:

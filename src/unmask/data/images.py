@@ -20,8 +20,8 @@ from unmask.codecs.pixels import Pixels
 from unmask.data.base import MOST_CLASSES, DataSet, Examples, Joined, Part, Split, shuffled_parts
 from unmask.data.picture import describe_size, open_image
 from unmask.data.reading import is_hidden, visible_files
-from unmask.data.text import cache_folder
 from unmask.storage.files import replacing
+from unmask.storage.folders import cache_folder
 from unmask.types import Labels, Tokens
 
 SUFFIXES = (".png", ".bmp", ".gif", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from unmask.data.replacing import INDEX, settle
 from unmask.storage.files import checksum, replacing
 
-INDEX = "index.json"
 FORMAT = 1
 SKIPPED = "skipped.txt"
 """What was left out of a corpus, one line each."""
@@ -50,6 +50,7 @@ class Index:
         complete: whether all documents are there.
         empty: documents that were left out because they are empty.
         skipped: rows that were left out because they hold no text; SKIPPED lists them.
+        tokenizer_sha256: of its file; None in a corpus of before that was recorded.
     """
 
     key: dict[str, Any]
@@ -59,6 +60,7 @@ class Index:
     complete: bool
     empty: int
     skipped: int = 0
+    tokenizer_sha256: str | None = None
 
     @property
     def tokens(self) -> int:
@@ -94,6 +96,8 @@ class Index:
         """
         path = folder / INDEX
         if not path.is_file():
+            settle(folder, seconds=60.0)
+        if not path.is_file():
             raise FileNotFoundError(f"{folder}: no prepared corpus ({INDEX}) there; unmask prepare makes one")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -101,14 +105,23 @@ class Index:
                 raise ValueError("of another format")
             content.pop("unmask")
             shards = tuple(Shard(**shard | {"sha256": tuple(shard["sha256"])}) for shard in content.pop("shards"))
-            if not all(isinstance(shard.tokens, int) and shard.name.isalnum() for shard in shards):
+            if not all(map(_is_described, shards)):
                 raise ValueError("a shard is not described as it should be")
             index = cls(**content, shards=shards)
-            if index.dtype not in ("<u2", "<u4") or not isinstance(index.key["tokenizer"], str):
+            counts = (index.end, index.empty, index.skipped)
+            numbers = all(type(count) is int and count >= 0 for count in counts) and type(index.complete) is bool
+            if index.dtype not in ("<u2", "<u4") or not isinstance(index.key["tokenizer"], str) or not numbers:
                 raise ValueError("the tokens are not described as they should be")
             return index
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(f"{path}: damaged, or not an index: {error}; prepare it anew with --overwrite") from None
+
+
+def _is_described(shard: Shard) -> bool:
+    """Return whether all that an index says of a shard has the form that it should have."""
+    counts = all(type(count) is int and count > 0 for count in (shard.documents, shard.tokens, shard.pieces))
+    sums = len(shard.sha256) == len(SUFFIXES) and all(isinstance(digest, str) for digest in shard.sha256)
+    return counts and sums and isinstance(shard.name, str) and shard.name.isalnum()
 
 
 def check_sizes(folder: Path, index: Index) -> None:

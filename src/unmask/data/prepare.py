@@ -1,6 +1,7 @@
 """Prepare a corpus: documents become tokens, once, in shards that are memory-mapped from then on."""
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
@@ -15,7 +16,8 @@ from tqdm import tqdm
 
 from unmask.codecs.tokenizer import BPE, TOKENIZER
 from unmask.data.documents import Piece
-from unmask.data.index import INDEX, SKIPPED, SUFFIXES, Index, Shard, check_sizes, verify
+from unmask.data.index import SKIPPED, SUFFIXES, Index, Shard, check_sizes, verify
+from unmask.data.replacing import INDEX, finish_replacing, new_folder, old_folder, replacing_lock, settle
 from unmask.storage.files import checksum, replacing
 
 __all__ = ["LOCK", "SKIPPED", "Index", "prepare", "replace_corpus", "verify"]
@@ -54,18 +56,19 @@ def prepare(source: Source, codec: BPE, folder: Path, shard_tokens: int = 1 << 2
     if shard_tokens < 1:
         raise ValueError(f"shard_tokens must be at least 1, got {shard_tokens}")
     key = {"source": source.identity(), "tokenizer": codec.checksum, "shard_tokens": shard_tokens}
+    settle(folder)
     _begun(folder, key)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / LOCK, timeout=-1 if wait else 0):
             index = _prepare(source, codec, folder, key)
+            (folder / LOCK).unlink(missing_ok=True)
     except Timeout:
         raise ValueError(f"{folder}: another process is preparing it") from None
     except ValueError:
         if not any(path.name != LOCK for path in folder.iterdir()):
             shutil.rmtree(folder)
         raise
-    (folder / LOCK).unlink(missing_ok=True)
     return index
 
 
@@ -78,6 +81,7 @@ def _prepare(source: Source, codec: BPE, folder: Path, key: dict[str, Any]) -> I
         return index
     index.write(folder)  # first: a folder with it is known as a corpus
     codec.saved(folder)
+    index = replace(index, tokenizer_sha256=checksum(folder / TOKENIZER))
     for path in folder.iterdir():  # what a run that was killed was writing
         if HALF.fullmatch(path.name):
             path.unlink()
@@ -124,23 +128,32 @@ def _add_shard(index: Index, folder: Path, cut: Iterator[tuple[list[int], bool]]
 def replace_corpus(source: Source, codec: BPE, folder: Path, shard_tokens: int) -> Index:
     """Prepare a corpus beside one that is there, which it takes the place of when it is complete.
 
+    Whatever ends it, the folder holds the old corpus or the new one, whole; see `unmask.data.replacing`.
+
     Raises:
-        ValueError: the folder holds something that is no part of a corpus, or what `prepare` refuses.
+        ValueError: the folder holds something that is no part of a corpus, another process is at it, or what `prepare`
+            refuses.
     """
+    folder = folder.resolve() if folder.is_symlink() else folder
+    settle(folder)
     if not folder.exists():
         return prepare(source, codec, folder, shard_tokens)
     if not folder.is_dir():
         raise ValueError(f"{folder}: is a file, not a folder")
     if foreign := sorted(path.name for path in folder.iterdir() if not OWN.fullmatch(path.name)):
         raise ValueError(f"{folder}: holds {foreign[0]}, which is no part of a corpus, so nothing is deleted")
-    new = folder.with_name(f"{folder.name}.new")
-    if new.is_dir() and all(OWN.fullmatch(path.name) for path in new.iterdir()):
-        shutil.rmtree(new)  # of an attempt that failed
-    index = prepare(source, codec, new, shard_tokens)
-    old = folder.with_name(f"{folder.name}.old")
-    folder.rename(old)
-    new.rename(folder)
-    shutil.rmtree(old)
+    with replacing_lock(folder):
+        try:
+            with FileLock(folder / LOCK, timeout=0):
+                try:
+                    index = prepare(source, codec, new_folder(folder), shard_tokens)
+                finally:
+                    (folder / LOCK).unlink(missing_ok=True)
+                os.rename(folder, old_folder(folder))
+        except Timeout:
+            raise ValueError(f"{folder}: another process is preparing it") from None
+        finally:
+            finish_replacing(folder)
     return index
 
 

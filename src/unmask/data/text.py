@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,16 +13,10 @@ from unmask.data.base import Part, Windows
 from unmask.data.reading import characters, check_file
 from unmask.storage.description import build, describe
 from unmask.storage.files import checksum, replacing
+from unmask.storage.folders import cache_folder
 
 READER = 2
 """Of what `characters` makes of a file: part of the cache's key."""
-
-
-def cache_folder() -> Path:
-    """Return the folder for downloads and encoded texts: $UNMASK_CACHE, else unmask under the user's cache."""
-    if "UNMASK_CACHE" in os.environ:
-        return Path(os.environ["UNMASK_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "unmask"
 
 
 def find_codec(path: Path) -> Characters | Bytes:

@@ -18,7 +18,6 @@ from tqdm import tqdm
 from unmask.checks import check_whole
 from unmask.codecs.pixels import Pixels
 from unmask.data.base import DataSet
-from unmask.data.text import cache_folder
 from unmask.evaluation.data import measured_data
 from unmask.evaluation.protocol import evaluation_mode, versions, weights
 from unmask.evaluation.statistics import Extractor, Inception, ModelFeatures, Statistics, frechet_with_error, gather
@@ -31,6 +30,7 @@ from unmask.samplers.first_hitting import FirstHitting
 from unmask.schedules import Cosine, Linear, TokenPolynomial
 from unmask.storage.description import describe
 from unmask.storage.files import replacing
+from unmask.storage.folders import cache_folder
 from unmask.types import Tokens
 
 if TYPE_CHECKING:

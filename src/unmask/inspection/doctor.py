@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from unmask.data.text import cache_folder
 from unmask.report import Report
+from unmask.storage.folders import cache_folder
 
 PACKAGES = {
     "lightning": ("unmask train", "train"),

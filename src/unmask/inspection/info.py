@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from unmask.checkpoints.ddit import WEIGHT_FILES, is_public
-from unmask.data.index import INDEX, Index
+from unmask.data.index import Index
+from unmask.data.replacing import INDEX
 from unmask.report import Figure, Report
 from unmask.storage.card import is_figure
 from unmask.storage.folders import CHECKPOINT, CONFIG, MODEL, RUN, WEIGHTS, find_folder
@@ -130,7 +131,7 @@ def _run(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
 def _checkpoint_step(path: Path) -> Any:
     """Return the step that a checkpoint was written at."""
     structure = json.loads(_header(path).get("__metadata__", {}).get("structure", "{}"))
-    facts = {key: value for key, value in structure.get("dict", []) if isinstance(key, str)}
+    facts = {key: value for key, value in structure.get("tree", structure).get("dict", []) if isinstance(key, str)}
     return facts.get("global_step", "?")
 
 

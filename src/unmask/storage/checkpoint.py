@@ -1,5 +1,9 @@
-"""Checkpoints as one safetensors file: tensors as tensors, everything else as JSON beside them. No pickle."""
+"""Checkpoints as one safetensors file: tensors as tensors, everything else as JSON beside them. No pickle.
 
+The header holds the SHA-256 of that JSON and of every tensor, which are compared when they are read.
+"""
+
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +16,9 @@ from torch import Tensor
 
 from unmask.storage.files import replacing
 
+TREE = ""
+"""Under this name, which no tensor has, the SHA-256 of all that is no tensor."""
+
 
 def save_tree(tree: Any, path: Path | str) -> None:
     """Write nested dicts, lists, tuples, tensors and plain values to one file, in one step.
@@ -21,10 +28,12 @@ def save_tree(tree: Any, path: Path | str) -> None:
         OSError: the file cannot be written; what was there before is kept.
     """
     tensors: dict[str, Tensor] = {}
-    structure = json.dumps(_flatten(tree, "", tensors))
+    structure = _flatten(tree, "", tensors)
+    sums = {name: _sum(tensor) for name, tensor in tensors.items()} | {TREE: _sum(json.dumps(structure))}
+    metadata = {"structure": json.dumps({"tree": structure, "sha256": sums})}  # one: their order would be random
     with replacing(path) as temporary:
         try:
-            save_file(tensors, temporary, metadata={"structure": structure})
+            save_file(tensors, temporary, metadata=metadata)
         except SafetensorError as error:
             raise OSError(f"cannot write {path}: {error}; the file is as it was before") from error
 
@@ -77,16 +86,34 @@ def _read(path: Path | str, device: Any, wanted: Callable[[str], bool]) -> tuple
         raise FileNotFoundError(f"{path}: no such file")
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
-            structure = json.loads((file.metadata() or {})["structure"])
-            return structure, {name: file.get_tensor(name) for name in file.keys() if wanted(name)}  # noqa: SIM118
-    except (SafetensorError, KeyError, ValueError) as error:
+            structure, sums = json.loads((file.metadata() or {})["structure"]), {}
+            if isinstance(structure, dict) and "tree" in structure:  # written by 0.4 and later
+                structure, sums = structure["tree"], structure["sha256"]
+            if sums and sums.get(TREE) != _sum(json.dumps(structure)):
+                raise ValueError("its SHA-256 is not what it was")
+            tensors = {name: file.get_tensor(name) for name in file.keys() if wanted(name)}  # noqa: SIM118
+        for name in [name for name in sums if name != TREE and wanted(name)]:
+            if sums[name] != _sum(tensors[name]):
+                raise ValueError(f"the SHA-256 of {name} is not what it was")
+        return structure, tensors
+    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, OSError, RecursionError) as error:
         raise ValueError(f"{path}: damaged, or not a checkpoint of unmask: {error}") from error
+
+
+def _sum(content: str | Tensor) -> str:
+    """Return the SHA-256 of a text, or of a tensor with its type and shape."""
+    if isinstance(content, str):
+        return hashlib.sha256(content.encode()).hexdigest()
+    digest = hashlib.sha256(f"{content.dtype} {tuple(content.shape)}".encode())
+    content = content.detach().cpu().contiguous()
+    digest.update(content.view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _restored(structure: Any, tensors: dict[str, Tensor], path: Path | str) -> Any:
     try:
         return _restore(structure, tensors)
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: damaged, or not a checkpoint of unmask: {error}") from error
 
 

@@ -1,12 +1,22 @@
 """Where things lie in the folders of models and runs. Light: nothing heavy is imported to look a folder up."""
 
 import difflib
+import os
 from pathlib import Path
 
 CONFIG, WEIGHTS, CARD, TOKENIZER = "config.json", "model.safetensors", "README.md", "tokenizer.json"
 """Files of a model's folder."""
+SAVED = ".saved"
+"""In a model's folder: files that belong into it (`unmask.storage.model_files.finish_saving`)."""
 RUN, CHECKPOINT, MODEL = "run.json", Path("checkpoints", "last.safetensors"), "model"
 """Of a run's folder: its settings, its last checkpoint, and the folder of its model once it is finished."""
+
+
+def cache_folder() -> Path:
+    """Return the folder for downloads and encoded texts: $UNMASK_CACHE, else unmask under the user's cache."""
+    if "UNMASK_CACHE" in os.environ:
+        return Path(os.environ["UNMASK_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "unmask"
 
 
 def find_folder(name: str) -> Path | None:
@@ -26,4 +36,5 @@ def find_folder(name: str) -> Path | None:
         if path.is_absolute() or name.startswith(".") or len(path.parts) > 2:  # the Hub's names: one word, or two
             raise FileNotFoundError(f"{path}: no such folder")
         return None
-    return path / MODEL if not (path / CONFIG).exists() and (path / MODEL).is_dir() else path
+    inner = path / MODEL
+    return inner if not (path / CONFIG).exists() and ((inner / CONFIG).exists() or (inner / SAVED).exists()) else path

@@ -2,13 +2,23 @@
 
 import hashlib
 import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from unmask.storage.folders import CONFIG, WEIGHTS
+from unmask.storage.files import checksum
+from unmask.storage.folders import CONFIG, SAVED, TOKENIZER, WEIGHTS
+from unmask.storage.sums import verify_file
+
+SUMS = {WEIGHTS: "weights_sha256", TOKENIZER: "tokenizer_sha256"}
+"""What config.json calls the SHA-256 of each file beside it."""
 
 
 def config_digest(description: dict[str, Any]) -> str:
@@ -57,3 +67,51 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return weights, file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: damaged or truncated safetensors file: {error}") from error
+
+
+def file_sums(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of the files of a model's folder, as config.json has them."""
+    return {key: checksum(folder / name) for name, key in SUMS.items() if (folder / name).is_file()}
+
+
+def verify_files(folder: Path, description: dict[str, Any], always: bool = False) -> None:
+    """Compare the files of a model's folder with what its config.json says of them; one of before 0.4 says nothing.
+
+    Raises:
+        ValueError: one is not what it was when it was written; names it.
+    """
+    for name, key in SUMS.items():
+        expected = description.get(key)
+        if expected is None or not (folder / name).is_file():
+            continue
+        if not isinstance(expected, str):
+            raise ValueError(f"{folder / CONFIG}: {key} must be a SHA-256 in hexadecimal, got {expected!r:.100}")
+        verify_file(folder / name, expected, CONFIG, always=always)
+
+
+@contextmanager
+def saving(folder: Path) -> Iterator[Path]:
+    """Yield a folder for all files of a model; when the block ends well, they are in `folder`, else none is.
+
+    The rename of that folder to `.saved` decides: then its files are moved out of it, if need be by who comes next.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    finish_saving(folder)
+    temporary = Path(tempfile.mkdtemp(dir=folder, prefix=".saving"))
+    try:
+        yield temporary
+        os.rename(temporary, folder / SAVED)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    finish_saving(folder)
+
+
+def finish_saving(folder: Path) -> None:
+    """Move files that were saved to where they belong, if a kill has kept who saved them from it."""
+    saved = folder / SAVED
+    if saved.is_dir():
+        for path in sorted(saved.iterdir(), reverse=True):  # config.json after the others
+            with suppress(FileNotFoundError):  # another process was faster
+                os.replace(path, folder / path.name)
+        with suppress(FileNotFoundError):
+            saved.rmdir()
