@@ -1,5 +1,6 @@
 """Shape checks on every call, the device option, and a cache of their own for all tests."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -7,6 +8,9 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # one core for each worker, and for the processes that it starts
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 install_import_hook("unmask", "beartype.beartype")
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -130,5 +130,6 @@ def record() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    STORED.write_text(json.dumps(record(), indent=1) + "\n")
-    print(STORED, file=sys.stderr)
+    target = Path(sys.argv[1]) if len(sys.argv) > 1 else STORED
+    target.write_text(json.dumps(record(), indent=1) + "\n")
+    print(target, file=sys.stderr)

@@ -30,7 +30,7 @@ from unmask.samplers.token import TokenFirstHitting, TokenSampler
 from unmask.schedules import Linear, Schedule, TokenPolynomial, require_schedule
 from unmask.storage.card import model_card
 from unmask.storage.description import describe
-from unmask.storage.folders import CONFIG, RUN, WEIGHTS
+from unmask.storage.folders import CONFIG, WEIGHTS
 from unmask.storage.hub import publishing
 from unmask.storage.model_files import config_digest, file_sums, saving
 from unmask.types import Labels, Nats, Tokens, Where
