@@ -1,16 +1,12 @@
 """The bundle: a network, its schedule and its codec, saved and loaded together."""
 
 import difflib
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import ModelCard, ModelHubMixin
-from safetensors.torch import save_file
-from torch import nn
 
 from unmask.codecs.base import Codec
 from unmask.devices import find_device
@@ -27,22 +23,13 @@ from unmask.randomness import Generators, seeded, uniform
 from unmask.samplers.base import Sampler
 from unmask.samplers.first_hitting import FirstHitting
 from unmask.samplers.token import TokenFirstHitting, TokenSampler
+from unmask.saving import Saved
 from unmask.schedules import Linear, Schedule, TokenPolynomial, require_schedule
-from unmask.storage.card import model_card
-from unmask.storage.description import describe
-from unmask.storage.folders import CONFIG, WEIGHTS
-from unmask.storage.hub import publishing
-from unmask.storage.model_files import config_digest, file_sums, saving
+from unmask.storage.folders import CONFIG
 from unmask.types import Labels, Nats, Tokens, Where
 
 
-class MaskedDiffusion(
-    nn.Module,
-    ModelHubMixin,
-    library_name="unmask",
-    license="apache-2.0",
-    tags=["masked-diffusion", "discrete-diffusion"],
-):
+class MaskedDiffusion(Saved):
     """A masked diffusion model of data: what is trained, evaluated, sampled, saved and shared.
 
     Args:
@@ -79,11 +66,6 @@ class MaskedDiffusion(
     def shape(self) -> tuple[int, ...]:
         """Dims of one example."""
         return self.network.shape
-
-    @property
-    def parameter_count(self) -> int:
-        """Number of parameters, those of a learned schedule among them."""
-        return sum(parameter.numel() for parameter in self.parameters())
 
     @property
     def device(self) -> torch.device:
@@ -261,48 +243,6 @@ class MaskedDiffusion(
                 "sample it with FirstHitting or Ancestral"
             )
         return sampler or FirstHitting()
-
-    def save_pretrained(self, save_directory: Path | str, **kwargs: Any) -> str | None:
-        """Write config.json, model.safetensors and a model card; an error leaves what was there before.
-
-        The keyword arguments are those of `huggingface_hub.ModelHubMixin.save_pretrained`.
-        """
-        folder = Path(save_directory)
-        kwargs.setdefault("repo_id", folder.name)
-        kwargs["model_card_kwargs"] = {"name": kwargs["repo_id"]} | (kwargs.get("model_card_kwargs") or {})
-        with saving(folder) as temporary:
-            return super().save_pretrained(temporary, **kwargs)
-
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
-        """Publish the model on the Hugging Face Hub: weights, config.json, the tokenizer if any, and the card.
-
-        The keyword arguments are those of `huggingface_hub.ModelHubMixin.push_to_hub` (private, token, ...).
-
-        Raises:
-            ValueError: not a name for the Hub.
-            ConnectionError: not logged in, no such right, or no connection.
-        """
-        with publishing(repo_id):
-            return super().push_to_hub(repo_id, **{"model_card_kwargs": {"name": repo_id}} | kwargs)
-
-    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """Return the card: how to use the model, what was measured of it, how it was made."""
-        parts = {"network": self.network, "codec": self.codec, "schedule": self.schedule}
-        described = {name: describe(part) for name, part in parts.items()}
-        described["codec"].pop("source", None)  # where a tokenizer lies on this machine
-        return model_card(kwargs.get("name", "model"), described, self.parameter_count, self.about)
-
-    def _save_pretrained(self, save_directory: Path) -> None:
-        description = {
-            "network": describe(self.network),
-            "codec": describe(self.codec.saved(save_directory)),
-            "schedule": describe(self.schedule),
-        }
-        weights = {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
-        save_file(weights, save_directory / WEIGHTS, metadata={"config": config_digest(description)})
-        content = description | file_sums(save_directory) | {"about": self.about}
-        config = json.dumps(content, indent=2, ensure_ascii=False)
-        (save_directory / CONFIG).write_text(config + "\n", encoding="utf-8")
 
     @classmethod
     def from_pretrained(

@@ -1,0 +1,80 @@
+"""Writing a model: its folder, its card, and the Hub."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelHubMixin
+from safetensors.torch import save_file
+from torch import nn
+
+from unmask.codecs.base import Codec
+from unmask.networks.base import Network
+from unmask.schedules import Schedule, TokenPolynomial
+from unmask.storage.card import model_card
+from unmask.storage.description import describe
+from unmask.storage.folders import CONFIG, WEIGHTS
+from unmask.storage.hub import publishing
+from unmask.storage.model_files import config_digest, file_sums, saving
+
+
+class Saved(
+    nn.Module,
+    ModelHubMixin,
+    library_name="unmask",
+    license="apache-2.0",
+    tags=["masked-diffusion", "discrete-diffusion"],
+):
+    """What writes a model's parts: the half of `MaskedDiffusion` that knows files."""
+
+    network: Network
+    codec: Codec
+    schedule: Schedule | TokenPolynomial
+    about: dict[str, Any]
+
+    @property
+    def parameter_count(self) -> int:
+        """Number of parameters, those of a learned schedule among them."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def save_pretrained(self, save_directory: Path | str, **kwargs: Any) -> str | None:
+        """Write config.json, model.safetensors and a model card; an error leaves what was there before.
+
+        The keyword arguments are those of `huggingface_hub.ModelHubMixin.save_pretrained`.
+        """
+        folder = Path(save_directory)
+        kwargs.setdefault("repo_id", folder.name)
+        kwargs["model_card_kwargs"] = {"name": kwargs["repo_id"]} | (kwargs.get("model_card_kwargs") or {})
+        with saving(folder) as temporary:
+            return super().save_pretrained(temporary, **kwargs)
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
+        """Publish the model on the Hugging Face Hub: weights, config.json, the tokenizer if any, and the card.
+
+        The keyword arguments are those of `huggingface_hub.ModelHubMixin.push_to_hub` (private, token, ...).
+
+        Raises:
+            ValueError: not a name for the Hub.
+            ConnectionError: not logged in, no such right, or no connection.
+        """
+        with publishing(repo_id):
+            return super().push_to_hub(repo_id, **{"model_card_kwargs": {"name": repo_id}} | kwargs)
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """Return the card: how to use the model, what was measured of it, how it was made."""
+        parts = {"network": self.network, "codec": self.codec, "schedule": self.schedule}
+        described = {name: describe(part) for name, part in parts.items()}
+        described["codec"].pop("source", None)  # where a tokenizer lies on this machine
+        return model_card(kwargs.get("name", "model"), described, self.parameter_count, self.about)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        description = {
+            "network": describe(self.network),
+            "codec": describe(self.codec.saved(save_directory)),
+            "schedule": describe(self.schedule),
+        }
+        weights = {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
+        save_file(weights, save_directory / WEIGHTS, metadata={"config": config_digest(description)})
+        content = description | file_sums(save_directory) | {"about": self.about}
+        config = json.dumps(content, indent=2, ensure_ascii=False)
+        (save_directory / CONFIG).write_text(config + "\n", encoding="utf-8")
