@@ -140,7 +140,7 @@ def test_a_failed_save_leaves_the_old_model(saved: Path, monkeypatch: pytest.Mon
     def full_disk(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("unmask.model.save_file", full_disk)
+    monkeypatch.setattr("unmask.saving.save_file", full_disk)
     with pytest.raises(OSError, match="No space left"):
         small_model().save_pretrained(saved)
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before

@@ -75,7 +75,7 @@ def file_sums(folder: Path) -> dict[str, str]:
 
 
 def verify_files(folder: Path, description: dict[str, Any], always: bool = False) -> None:
-    """Compare the files of a model's folder with what its config.json says of them; one of before 0.4 says nothing.
+    """Compare the files of a model's folder with what its config.json says of them; an older one says nothing.
 
     Raises:
         ValueError: one is not what it was when it was written; names it.
