@@ -52,7 +52,7 @@ def steps_figure(steps: int, length: int) -> Figure:
             rate = schedule.mask_rate(grid_times(steps, grid))
             label = f"{type(schedule).__name__.lower()} schedule, {grid} grid"
             axes.plot(range(1, steps + 1), length * (rate[:-1] - rate[1:]), label=label)
-    axes.set(xlabel="step", ylabel=f"tokens revealed, of {length}", title="in the mean", ylim=(0, None))
+    axes.set(xlabel="step", ylabel=f"tokens revealed, of {length}", title="on average", ylim=(0, None))
     axes.legend()
     return figure
 
