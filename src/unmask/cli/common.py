@@ -65,6 +65,11 @@ class Parser(ArgumentParser):
         self.hidden: tuple[str, ...] = ()
         self.links: dict[str, tuple[str, Callable[[Any], Any]]] = {}
 
+    @property
+    def plain(self) -> set[str]:
+        """Names of the options whose values are no objects."""
+        return {option[2:] for option in self._option_string_actions if option.startswith("--")}
+
     def choose(self, name: str, help: str, default: Any = None, required: bool = False) -> None:
         """Add an option that names a class, `--sampler Ancestral`, and those of its arguments, `--sampler.steps 8`."""
         self.choices[name] = Choice(help, default, required)
@@ -121,7 +126,7 @@ def parse(
     """
     parser.add_argument(f"--{IMPORT}", action="append", metavar="MODULE", help="a module of your own, with classes")
     _answer_help(parser, arguments)
-    plain = {option[2:] for action in parser._actions for option in action.option_strings if option.startswith("--")}
+    plain = parser.plain
     given = [*given_options(arguments)]
     defaults = {name: choice.default for name, choice in parser.choices.items() if choice.default}
     written = [*flattened(defaults | dict(tree or {}), plain)]

@@ -21,7 +21,7 @@ from unmask.cli.common import (
     load_model,
     parse,
 )
-from unmask.cli.sample import SHORT, add_sampler, make_sampler
+from unmask.cli.sample import GUIDANCE, add_sampler, make_sampler
 from unmask.storage.files import check_writable, replacing
 from unmask.storage.folders import CONFIG, find_folder
 from unmask.storage.settings import read_numbers, trained_with
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from unmask.model import MaskedDiffusion
     from unmask.report import Report
 
+FILES = "lambada_test.jsonl, wiki.test.raw or .tokens, ptb.test.txt, news.en.heldout-00000-of-00050, AG News' test.csv"
 PICTURES = (".png", ".pdf", ".svg")
 SAMPLES: Option = ("samples", int, 1000, "number of samples from each sampler; figures depend on it")
 ESTIMATE: tuple[Option, ...] = (
@@ -88,7 +89,12 @@ MEASURES = {
         "zeroshot",
         "perplexity on texts that a model was not trained on, each set with its protocol, beside published figures",
         (
-            ("root", str, None, "folder with the sets' files, perhaps in folders; the Hub if not given"),
+            (
+                "root",
+                str,
+                None,
+                f"folder that the sets' files lie in or below, plain or compressed: {FILES}; or the Hub",
+            ),
             ("sets", str, None, "some of lambada,wikitext2,ptb,wikitext103,lm1b,ag_news; by default all there are"),
             ("packing", str, "concatenated", "how texts fill sequences: concatenated, wrapped or padded"),
             ("ends", str, "document", "what a text ends with: document; or line, as SEDD's, MDLM's and RADD's scripts"),
@@ -120,7 +126,7 @@ MEASURES = {
             SAMPLES,
             ("steps", str, "16,64,256", "numbers of steps of the ancestral samplers"),
             ("features", str, "inception", "what looks at the images: inception, or the folder of another image model"),
-            ("guidance", float, 1.0, SHORT["guidance"][1]),
+            ("guidance", float, 1.0, GUIDANCE),
             ("figure", str, None, "picture of the distances against network calls"),
         ),
         "figure",
@@ -162,14 +168,11 @@ def make_parser(name: str, model: str | None) -> Parser:
 
 def check_options(name: str, parser: Parser, arguments: list[str]) -> None:
     """Raise an ArgumentError for an option that belongs to another measure."""
-
-    def known(one: Parser) -> set[str]:
-        return {option.lstrip("-") for option in one._option_string_actions} | one.choices.keys()
-
     for option, _ in given_options(arguments):
         head = option.partition(".")[0]
-        if head not in known(parser):
-            owners = [other for other in MEASURES if head in known(make_parser(other, None))]
+        if head not in parser.plain | parser.choices.keys():
+            parsers = {other: make_parser(other, None) for other in MEASURES}
+            owners = [other for other, one in parsers.items() if head in one.plain | one.choices.keys()]
             if owners:
                 how = " or ".join(f"unmask evaluate {owner}" for owner in owners)
                 raise ArgumentError(None, f"unknown option --{head} of evaluate {name}: it belongs to {how}")
@@ -183,10 +186,7 @@ def check(settings: Namespace, measure: Measure) -> None:
         raise ValueError("give --temperatures or --temperature, not both")
     folder = find_folder(settings.model)
     if measure.picture and settings[measure.picture]:
-        if Path(settings[measure.picture]).suffix not in PICTURES:
-            what = f"--{measure.picture} {settings[measure.picture]}"
-            raise ValueError(f"{what}: the file must end in {', '.join(PICTURES)}")
-        check_writable(Path(settings[measure.picture]), f"--{measure.picture}")
+        check_writable(Path(settings[measure.picture]), f"--{measure.picture}", PICTURES)
     if settings.json:
         check_writable(Path(settings.json), "--json")
     if settings.record and (folder is None or not (folder / CONFIG).is_file()):
@@ -198,15 +198,14 @@ def call(measure: Measure, model: MaskedDiffusion, made: Namespace, settings: Na
     from unmask import evaluation
 
     chosen = {name: settings[name] for name, *_ in measure.options if name != "figure"}
+    chosen |= {"breakdown": bool(settings.breakdown)} if "breakdown" in chosen else {}
     chosen |= numbers(settings, measure.function)
     chosen |= {"batch_size": settings.batch_size, "seed": settings.seed}
     chosen |= {name: made[name] for name, _ in measure.objects}
     if measure.data:
         chosen["data"] = named_data(model, made.data)
-    if "breakdown" in chosen:
-        chosen["breakdown"] = bool(settings.breakdown)
-    if "sets" in chosen:
-        chosen["sets"] = [name.strip() for name in settings.sets.split(",")] if settings.sets else None
+    if chosen.get("sets"):
+        chosen["sets"] = [name.strip() for name in settings.sets.split(",")]
     if "sampler" in chosen:
         chosen["sampler"] = make_sampler(model, made.sampler, settings)
     return getattr(evaluation, measure.function)(model, **chosen)

@@ -35,7 +35,6 @@ OPTIONS: tuple[Option, ...] = (
     ("label", str, None, "class of the example"),
 )
 FORMS = ("text", "text_file", "prefix", "suffix", "unknown", "placeholder", "image", "mask", "array")
-"""In which what is to be completed can be given."""
 
 
 def run(arguments: list[str]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 
-from unmask.cli.common import DEVICE, MODEL, Parser, at_least, instantiate, load_model, parse
+from unmask.cli.common import DEVICE, MODEL, Option, Parser, at_least, instantiate, load_model, parse
 from unmask.storage.files import check_writable
 from unmask.storage.folders import find_folder
 
@@ -18,12 +18,19 @@ if TYPE_CHECKING:
     from unmask.samplers.base import Sampler
     from unmask.types import Labels, Tokens
 
-SHORT: dict[str, tuple[type, str]] = {
-    "temperature": (float, "divides the logits"),
-    "top_k": (int, "draw among the k most likely tokens only"),
-    "top_p": (float, "draw among the most likely tokens that together have this probability"),
-    "guidance": (float, "scale of classifier-free guidance for a --label; 1 is none"),
-}
+OUTPUTS = (".txt", ".jsonl", ".png", ".npy")
+GUIDANCE = "scale of classifier-free guidance for a --label; 1 is none"
+SHORT: tuple[Option, ...] = (
+    (
+        "temperature",
+        float,
+        None,
+        "divides the logits; like the next three, short for --sampler.temperature",
+    ),
+    ("top_k", int, None, "draw among the k most likely tokens only"),
+    ("top_p", float, None, "draw among the most likely tokens that together have this probability"),
+    ("guidance", float, None, GUIDANCE),
+)
 """Settings that every sampler has, and that can be given without naming it."""
 
 
@@ -54,9 +61,7 @@ def run(arguments: list[str]) -> None:
 def add_sampler(parser: Parser) -> None:
     """Add the choice of a sampler."""
     parser.choose("sampler", "how tokens are drawn (by default FirstHitting; for a learned schedule TokenFirstHitting)")
-    parser.add_options(
-        *((name, kind, None, f"{text}; short for --sampler.{name}") for name, (kind, text) in SHORT.items())
-    )
+    parser.add_options(*SHORT)
 
 
 def add_sampling_arguments(parser: Parser) -> None:
@@ -76,17 +81,15 @@ def check_sampling_arguments(settings: Namespace) -> None:
     """Raise an error for what can be known to be wrong before anything is loaded or drawn."""
     at_least(settings, samples=1, batch_size=1, seed=0)
     find_folder(settings.model)
-    for option, endings in (("out", (".txt", ".jsonl", ".png", ".npy")), ("gif", (".gif",))):
-        if settings[option] and Path(settings[option]).suffix not in endings:
-            names = " or ".join((", ".join(endings[:-1]), endings[-1])) if len(endings) > 1 else endings[0]
-            raise ValueError(f"--{option} {settings[option]}: the file must end in {names}")
+    for option, endings in (("out", OUTPUTS), ("gif", (".gif",))):
         if settings[option]:
-            check_writable(Path(settings[option]), f"--{option}")
+            check_writable(Path(settings[option]), f"--{option}", endings)
 
 
 def make_sampler(model: MaskedDiffusion, sampler: Sampler | None, settings: Namespace) -> Sampler:
     """Return the sampler that the arguments describe, the model's own where they describe none."""
-    return replace(model.fit_sampler(sampler), **{name: settings[name] for name in SHORT if settings[name] is not None})
+    given = {name: settings[name] for name, *_ in SHORT if settings[name] is not None}
+    return replace(model.fit_sampler(sampler), **given)
 
 
 def check_outputs(model: MaskedDiffusion, settings: Namespace) -> None:

@@ -29,7 +29,7 @@ def run(arguments: list[str]) -> None:
     """Run `unmask study`."""
     what = first(arguments, "samplers or precision") or "samplers"
     if what not in STUDIES:
-        raise ValueError(f"study {what}: there are {' and '.join(STUDIES)}")
+        raise ValueError(f"study {what}: there are samplers and precision")
     rest = arguments[1:] if arguments[0] == what else arguments
     path = first(rest, "after that the MODEL")
     parser = Parser(f"study {what}", description=f"{STUDIES[what]} There are: {', '.join(STUDIES)}.")

@@ -7,7 +7,7 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,8 +44,21 @@ def checksum(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_writable(path: Path, what: str) -> None:
-    """Raise an OSError, which names `what` was asked for, if a file cannot be written at `path`."""
+def check_writable(path: Path, what: str, endings: Sequence[str] = ()) -> None:
+    """Raise an error, which names `what` was asked for, if a file cannot be written at `path`.
+
+    Args:
+        path: of the file.
+        what: was asked for, such as "--out".
+        endings: that its name may have; none: any.
+
+    Raises:
+        ValueError: another ending.
+        OSError: it cannot be written.
+    """
+    if endings and path.suffix not in endings:
+        names = " or ".join(filter(None, (", ".join(endings[:-1]), endings[-1])))
+        raise ValueError(f"{what} {path}: the file must end in {names}")
     if path.is_dir():
         raise IsADirectoryError(f"{what} {path}: is a folder, not a file")
     try:

@@ -21,7 +21,7 @@ from unmask.training.settings import CHECKPOINT
 
 RECORD = "run.json"
 CODEC = ".codec"
-CONTENTS = (CODEC, "checkpoints", "logs", "tensorboard", "model", "loss.png")
+CONTENTS = (CODEC, "checkpoints", "logs", "lightning_logs", "tensorboard", "model", "loss.png")
 """What a run writes into its folder, beside run.json and the files of its codec; anything else is the user's."""
 MOVING, OLD, TRASH = ".moving", ".old", ".trash"
 

@@ -64,6 +64,7 @@ def train(
     settings = TrainerSettings(**trainer) if isinstance(trainer, dict) else trainer or TrainerSettings()
     objective = with_schedule(objective or TimeFreeELBO(), network)
     model = MaskedDiffusion(network, data.codec, getattr(objective, "schedule", Linear()))
+    check_data(model, data)
     task = Task(model, data, objective, optimizer or Optimizer(), run, settings)
     if getattr(rank_zero_only, "rank", 0):  # of several processes the first looks after the folder
         task, _ = task.with_precision(resume)
@@ -77,6 +78,17 @@ def train(
     with held(out):
         check_folder(out, resume, overwrite)
         return _train_alone(task, out, resume)
+
+
+def check_data(model: MaskedDiffusion, data: DataSet) -> None:
+    """Raise a ValueError unless the network was made for such data."""
+    network = model.network
+    if network.shape != data.shape:
+        raise ValueError(f"{data.name} has examples of shape {data.shape}, the network takes {network.shape}")
+    if network.classes != data.classes:
+        raise ValueError(
+            f"{data.name} has {data.classes or 'no'} classes, the network was made with classes={network.classes}"
+        )
 
 
 @dataclass(frozen=True)
