@@ -1,18 +1,16 @@
-"""unmask prepare: cut documents into tokens, once, for training and evaluation."""
+"""unmask prepare: tokenise documents, once, for training and evaluation."""
 
 import time
 from pathlib import Path
 from typing import Literal
 
+from jsonargparse import Namespace
+
 from unmask.cli.common import Option, Parser, parse
-from unmask.codecs.tokenizer import BPE
-from unmask.data.documents import Files, Hub
-from unmask.data.formats import Format
-from unmask.data.prepare import prepare, replace_corpus, verify
 
 OPTIONS: tuple[Option, ...] = (
     ("tokenizer", str, "gpt2", "a tokenizer.json, a folder with one or with vocab.json and merges.txt, or a Hub name"),
-    ("format", Format, None, "of the files, where their names and contents do not tell"),
+    ("format", Literal["text", "json", "csv", "tsv", "parquet"], None, "of the files, where they do not tell"),
     ("field", str, "text", "of a row that holds the text; a.b is field b of a"),
     ("boundary", Literal["file", "blank_line", "line"], "file", "what ends a document in a text file"),
     ("hub", str, None, "in place of files: a data set on the Hugging Face Hub, streamed"),
@@ -21,16 +19,15 @@ OPTIONS: tuple[Option, ...] = (
     ("part", str, None, "for --hub: which of its splits; train if not given"),
     ("shard_tokens", int, 1 << 26, "tokens of a shard, about"),
     ("overwrite", bool, False, "replace a corpus that is in the way, once the new is there"),
-    ("verify", bool, False, "only compare the checksums of the corpus at --out"),
 )
 
 
-def prepare_parser() -> Parser:
-    """Return the parser of the command."""
+def run(arguments: list[str]) -> None:
+    """Run `unmask prepare`."""
     parser = Parser(
         "prepare",
-        description="Cut documents into tokens, once, into a folder of memory-mapped shards with an index and "
-        "checksums. What was interrupted goes on where it was when the same command is given again.",
+        description="Tokenise documents, once, into a folder of memory-mapped shards with an index and checksums. What "
+        "was interrupted goes on where it was when the same command is given again.",
         epilog="Examples: unmask prepare articles.jsonl --out data/articles; "
         "unmask prepare --hub Skylion007/openwebtext --revision refs/convert/parquet --out data/openwebtext. "
         "Then: unmask train openwebtext --data.path data/articles",
@@ -41,35 +38,22 @@ def prepare_parser() -> Parser:
     parser.add_argument("--end-token", "--end_token", type=str, help="its token that ends a text, such as [SEP]")
     text = "leave out rows without a text, and list them in --out"
     parser.add_argument("--skip-bad", "--skip_bad", action="store_true", help=text)
-    parser.add_options(*OPTIONS)
-    return parser
+    parser.add_options(*OPTIONS, ("verify", bool, False, "only compare the checksums of the corpus at --out"))
+    settings = parse(parser, arguments, check=check)
+    start, out = time.monotonic(), Path(settings.out)
+    from unmask.data.corpora import prepare_corpus
+    from unmask.data.index import verify
 
-
-def run(arguments: list[str]) -> None:
-    """Run `unmask prepare`."""
-    settings = parse(prepare_parser(), arguments)
-    out = Path(settings.out)
     if settings.verify:
         print(verify(out).summary(out))
         return
-    if bool(settings.files) == bool(settings.hub):
-        raise ValueError("give files, or --hub NAME" + (", not both" if settings.hub else "; --help says more"))
-    for option in ("config", "revision", "part"):
-        if settings[option] and not settings.hub:
-            raise ValueError(f"--{option} is for --hub")
-    source: Files | Hub
-    if settings.hub:
-        if settings.format:
-            raise ValueError("--format is for files")
-        part, bad = settings.part or "train", settings.skip_bad
-        source = Hub(settings.hub, settings.config, settings.revision, part, settings.field, bad)
-    else:
-        how = (settings.field, settings.boundary, settings.format, settings.skip_bad)
-        source = Files(tuple(settings.files), *how)
-        _ = source.files
-    codec = BPE(settings.tokenizer, end_token=settings.end_token)
-    _ = codec.end  # what is wrong with it should be known before anything is deleted
-    start = time.monotonic()
-    index = (replace_corpus if settings.overwrite else prepare)(source, codec, out, settings.shard_tokens)
-    print(index.summary(out))
+    chosen = {name: settings[name] for name in ("end_token", "skip_bad", *(name for name, *_ in OPTIONS))}
+    print(prepare_corpus(out, settings.files, **chosen).summary(out))
     print(f"{time.monotonic() - start:.1f} s. Next:\n  unmask train openwebtext --data.path {out}")
+
+
+def check(settings: Namespace) -> None:
+    """Raise a FileNotFoundError for a file that is not there."""
+    for name in settings.files:
+        if not Path(name).exists():
+            raise FileNotFoundError(f"{name}: no such file or folder")
