@@ -14,6 +14,7 @@ from unmask.codecs.pixels import Pixels
 from unmask.codecs.text import Text, UnknownCharacterError
 from unmask.data.picture import open_image
 from unmask.networks.base import check_tokens
+from unmask.storage.arrays import map_array
 
 Canvas = Int[Tensor, "*dims"]
 """Tokens of one example, V where unknown."""
@@ -194,14 +195,9 @@ def array_canvas(codec: Codec, path: Path | str, shape: tuple[int, ...]) -> Int[
         FileNotFoundError: no such file.
         ValueError: no array of integers of such a shape, a token out of range, or nothing is unknown.
     """
-    try:
-        array = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file") from None
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path}: not a .npy file of plain numbers: {error}") from None
-    if not isinstance(array, np.ndarray):
-        raise ValueError(f"{path}: expected a .npy file of one array, got an archive of several")
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    array = map_array(Path(path))
     if not np.issubdtype(array.dtype, np.integer) or shape not in (array.shape, array.shape[1:]):
         raise ValueError(
             f"{path}: expected integers of shape {shape}, or (examples, *{shape}), got {array.dtype} {array.shape}"

@@ -16,7 +16,7 @@ from unmask.storage.checkpoint import averaged_weights
 from unmask.storage.description import build
 from unmask.storage.folders import CHECKPOINT, CONFIG, RUN, WEIGHTS, find_folder
 from unmask.storage.hub import download_model
-from unmask.storage.model_files import config_digest, finish_saving, read_config, read_weights, verify_files
+from unmask.storage.model_files import bounded, config_digest, finish_saving, read_config, read_weights, verify_files
 from unmask.storage.plugins import import_named
 
 
@@ -60,9 +60,10 @@ def read_model(
         network, codec, about = load_public(folder, tokenizer)
         return Parts(network, codec, None, about | {"source": name}, None, folder / CONFIG, folder)
     verify_files(folder, description, verify)
-    built = _build(description, folder / CONFIG, folder, trust)
     path = folder / WEIGHTS
     weights, metadata = read_weights(path)
+    with bounded(weights, path):
+        built = _build(description, folder / CONFIG, folder, trust)
     digest = config_digest({part: description[part] for part in ("network", "codec", "schedule")})
     altered = metadata.get("config", digest) != digest
     return Parts(*built, description.get("about") or {}, weights, path, folder, altered)
@@ -74,8 +75,9 @@ def _read_run(folder: Path, trust: Sequence[str]) -> Parts:
     if not path.is_file():
         raise FileNotFoundError(f"{folder}: a run that has neither a model nor a checkpoint yet")
     description = read_config(folder / RUN)
-    built = _build(description, folder / RUN, folder, trust)
     weights, step = averaged_weights(path)
+    with bounded(weights, path):
+        built = _build(description, folder / RUN, folder, trust)
     print(f"unmask: note: {folder} did not finish: these are its averaged weights at step {step}", file=sys.stderr)
     about = {name: description[name] for name in ("data", "class_names", "run", "lengths") if name in description}
     return Parts(*built, about | {"steps": step, "unfinished": True}, weights, path, None)

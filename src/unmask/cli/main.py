@@ -2,11 +2,13 @@
 
 import importlib
 import sys
+import traceback
 from argparse import ArgumentError
 from collections.abc import Sequence
 from importlib.metadata import version
 from keyword import iskeyword
 
+from unmask.storage.failures import explain_failure
 from unmask.storage.signatures import nearest
 
 COMMANDS = {
@@ -26,7 +28,8 @@ COMMANDS = {
 USAGE = (
     "usage: unmask COMMAND ...\n\nMasked diffusion on discrete data.\n\ncommands:\n"
     + "".join(f"  {name:10} {text}\n" for name, text in COMMANDS.items())
-    + "\nunmask COMMAND --help explains a command. --import MODULE, with every command, imports classes of your own.\n"
+    + "\nunmask COMMAND --help explains a command. --import MODULE, with every command, imports classes of your own;\n"
+    "--debug prints the traceback of an error.\n"
     "Start with: unmask train digits\n"
 )
 
@@ -37,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE)
         return 0
-    name, *rest = arguments
+    debug = "--debug" in arguments
+    name, *rest = [argument for argument in arguments if argument != "--debug"] or ["--debug"]
     if name == "--version":
         print(f"unmask {version('unmask')}")
         return 0
@@ -45,14 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"unknown command {name!r}{nearest(name, COMMANDS)}; the commands are {', '.join(COMMANDS)}", 2)
     try:
         importlib.import_module(f"unmask.cli.{name}{'_' * iskeyword(name)}").run(imports_last(rest))
-    except KeyboardInterrupt as error:
-        return _fail(str(error) or "interrupted", 130)
-    except ArgumentError as error:
-        return _fail(error.message, 2)
-    except ModuleNotFoundError as error:
-        return _fail(f"{name} needs the package {error.name!r}, which is not installed: pip install 'unmask[demo]'", 1)
-    except (ImportError, ValueError, OSError, FloatingPointError) as error:
-        return _fail(str(error), 1)
+    except (KeyboardInterrupt, Exception) as error:
+        if debug:
+            traceback.print_exception(error)
+        return _fail(*explain_failure(error, name))
     return 0
 
 

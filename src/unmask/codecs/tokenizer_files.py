@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from unmask.storage.limits import check_size
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from tokenizers.decoders import Decoder
 
 TOKENIZER = "tokenizer.json"
 PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
+MOST = 256 << 20
+"""Bytes of a tokenizer's file."""
 ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
 """What tokenizers call the end of a text."""
 
@@ -40,6 +44,7 @@ def load_tokenizer(source: str) -> Tokenizer:
         if path.suffix == ".json" or path.is_absolute() or source.startswith("."):
             raise FileNotFoundError(f"{path}: no such file")
         path = _download(source)
+    check_size(path.stat().st_size, path, MOST)
     try:
         return _ready(Tokenizer.from_file(str(path)))
     except Exception as error:  # the library raises plain Exceptions

@@ -1,8 +1,6 @@
 """Integer arrays of the user's own, of any shape."""
 
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,6 +13,7 @@ from unmask.codecs.pixels import Pixels
 from unmask.codecs.symbols import Symbols
 from unmask.data.base import MOST_CLASSES, MOST_TOKENS, DataSet, Examples, Joined, Part, Split, shuffled_parts
 from unmask.data.reading import check_file
+from unmask.storage.arrays import map_array, read_arrays
 
 PARTS = ("train", "valid", "test")
 MOST_COMPARED = 1 << 20
@@ -135,13 +134,7 @@ def _load(path: Path) -> dict[str, np.ndarray]:
     suffix = path.suffix.lower()
     if suffix not in (".npy", ".npz"):
         raise ValueError(f"{path}: expected a .npy or .npz file")
-    try:
-        if suffix == ".npy":
-            return {"x": np.load(path, mmap_mode="r", allow_pickle=False)}
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError, OverflowError) as error:
-        raise ValueError(f"{path}: damaged, or not plain arrays: {error}") from error
+    return {"x": map_array(path)} if suffix == ".npy" else read_arrays(path)
 
 
 def _check_integers(array: np.ndarray, what: str, count: int | None, most: int) -> None:

@@ -3,7 +3,6 @@
 import json
 import warnings
 import zipfile
-import zlib
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from unmask.codecs.pixels import Pixels
 from unmask.data.base import MOST_CLASSES, DataSet, Examples, Joined, Part, Split, shuffled_parts
 from unmask.data.picture import describe_size, open_image
 from unmask.data.reading import is_hidden, visible_files
+from unmask.storage.arrays import read_arrays
 from unmask.storage.files import replacing
 from unmask.storage.folders import cache_folder
 from unmask.types import Labels, Tokens
@@ -308,11 +308,7 @@ def load_npz(path: Path, *names: str) -> dict[str, np.ndarray]:
         raise FileNotFoundError(f"{path}: no such file")
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path}: damaged, or not a .npz archive")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files if name in names}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path}: damaged, or not plain arrays: {error}") from None
+    return read_arrays(path, names)
 
 
 def cached_array(key: Any, write: Any) -> np.ndarray:

@@ -11,14 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from unmask.storage.files import checksum
 from unmask.storage.folders import CONFIG, SAVED, TOKENIZER, WEIGHTS
+from unmask.storage.limits import check_size
 from unmask.storage.sums import verify_file
 
 SUMS = {WEIGHTS: "weights_sha256", TOKENIZER: "tokenizer_sha256"}
 """What config.json calls the SHA-256 of each file beside it."""
+
+MOST_JSON = 64 << 20
 
 
 def config_digest(description: dict[str, Any]) -> str:
@@ -35,9 +39,10 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; a model's folder holds {CONFIG} and {WEIGHTS}")
+    check_size(path.stat().st_size, path, MOST_JSON)
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON: {error}") from error
     if not isinstance(description, dict):
         raise ValueError(f"{path}: expected a JSON object, got {type(description).__name__}")
@@ -87,6 +92,29 @@ def verify_files(folder: Path, description: dict[str, Any], always: bool = False
         if not isinstance(expected, str):
             raise ValueError(f"{folder / CONFIG}: {key} must be a SHA-256 in hexadecimal, got {expected!r:.100}")
         verify_file(folder / name, expected, CONFIG, always=always)
+
+
+@contextmanager
+def bounded(weights: dict[str, Tensor], path: Path) -> Iterator[None]:
+    """Raise a ValueError as soon as a network is built that has far more parameters than its weights.
+
+    A few bytes of a description can name a network that no memory holds, or that takes days to build.
+    """
+    most, most_tensors = 2 * sum(tensor.numel() for tensor in weights.values()) + (1 << 20), 2 * len(weights) + 100
+    count = tensors = 0
+
+    def registered(module: nn.Module, name: str, parameter: Tensor | None) -> None:
+        nonlocal count, tensors
+        tensors += 1
+        count += parameter.numel() if parameter is not None else 0
+        if count > most or tensors > most_tensors:
+            raise ValueError(f"has many more parameters than {path} holds")
+
+    handle = register_module_parameter_registration_hook(registered)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @contextmanager
