@@ -3,6 +3,7 @@
 import importlib
 import sys
 import traceback
+import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -79,6 +80,7 @@ def _fail(message: str, status: int) -> int:
 
 def command() -> None:
     """Run as a program."""
+    warnings.formatwarning = lambda message, *_, **__: f"unmask: warning: {message}\n"
     sys.exit(main())
 
 
