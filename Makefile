@@ -1,5 +1,6 @@
 # make demo    train, evaluate and sample the digits model in minutes, from nothing but Python, pip, make and git
 # make test    every test, lint and type check
+# make fuzz    2,000 damaged files and command lines: one line of error each, nothing run, nothing altered
 # make bench   speed and memory, as ratios in one run: half an hour on 2 cores
 
 PYTHON ?= python3
@@ -7,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: demo test bench clean
+.PHONY: demo test fuzz bench clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "unmask needs Python 3.11 or newer, this is " + sys.version)'
@@ -33,6 +34,9 @@ test: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n auto --dist worksteal
+
+fuzz: $(READY)
+	UNMASK_FUZZ=2000 $(BIN)/pytest tests/test_fuzz.py
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.sampling

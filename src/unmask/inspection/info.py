@@ -45,6 +45,13 @@ def info(name: Path | str) -> Report:
         FileNotFoundError: no such folder, or nothing in it that is known.
         ValueError: a file is damaged; names it.
     """
+    try:
+        return _describe(name)
+    except (TypeError, AttributeError, KeyError, IndexError, RecursionError, OverflowError) as error:
+        raise ValueError(f"{name}: a file in it is damaged: {type(error).__name__}: {error}") from error
+
+
+def _describe(name: Path | str) -> Report:
     path = Path(name)
     if (path / INDEX).is_file():
         return Report((_corpus(path),), {})
