@@ -227,7 +227,7 @@ def instantiate(parser: ArgumentParser, settings: Namespace) -> Namespace:
             _raised_in(root).startswith("jsonargparse") and (deeper := root.__cause__ or root.__context__) is not None
         ):
             root = deeper
-        raise root from None
+        raise (ValueError(str(root)) if isinstance(root, TypeError) else root) from None
 
 
 def _raised_in(error: BaseException) -> str:

@@ -87,8 +87,8 @@ def remove_temporary(folder: Path) -> None:
 def locked(folder: Path, what: str) -> Iterator[None]:
     """Hold the lock of a folder: one process at a time writes into it.
 
-    The operating system lets go of the lock when a process ends, however it ends. Beside it lies who holds it. A folder
-    that did not exist is removed again if it is left empty.
+    The operating system lets go of the lock when a process ends, however it ends. Beside it lies who holds it. Folders
+    that did not exist are removed again if they are left empty.
 
     Args:
         folder: made if it does not exist.
@@ -101,6 +101,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     lock = FileLock(folder / LOCK, timeout=0)
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -123,7 +124,8 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         (folder / HOLDER).unlink(missing_ok=True)
         (folder / LOCK).unlink(missing_ok=True)  # while it is held: who opens it later finds that it is gone
         with suppress(OSError):  # it is not empty
-            folder.rmdir()
+            for path in made or [folder]:
+                path.rmdir()
         lock.release()
 
 

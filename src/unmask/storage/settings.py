@@ -69,10 +69,12 @@ def count_values(tree: Any, left: int = MOST_VALUES) -> int:
     """Count the values of a tree down from a limit: aliases can make a huge tree of a small file.
 
     Raises:
-        ValueError: there are more.
+        ValueError: there are more, or some are named by something else than a text.
     """
     if left <= 0:
         raise ValueError(f"more than {MOST_VALUES:,} values")
+    if isinstance(tree, dict) and not all(isinstance(name, str) for name in tree):
+        raise ValueError(f"expected names that are texts, got {next(n for n in tree if not isinstance(n, str))!r}")
     for part in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
         left = count_values(part, left - 1)
     return left
