@@ -1,0 +1,136 @@
+"""What nobody expected is one line and a report, and what unpacks to more than memory holds is refused before."""
+
+import io
+import json
+import os
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import unmask
+from unmask.cli import info
+from unmask.cli.main import main
+from unmask.storage.arrays import map_array, read_arrays
+from unmask.storage.limits import check_size
+from unmask.storage.model_files import config_digest
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (KeyError("x"), "unexpected KeyError: 'x'; this is a bug"),
+        (RecursionError("too deep"), "unexpected RecursionError: too deep"),
+        (MemoryError(), "out of memory; a smaller --batch_size"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried\nmore"), "out of memory: "),
+        (AssertionError(), "unexpected AssertionError; this is a bug"),
+    ],
+)
+def test_what_nobody_expected_is_one_line_and_a_report(
+    error: Exception, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def fail(_: list[str]) -> None:
+        raise error
+
+    monkeypatch.setattr(info, "run", fail)
+    assert main(["info", "x"]) == 1
+    line = capsys.readouterr().err
+    assert line.startswith(f"unmask: error: {said}") and line.count("\n") == 1
+    (path,) = re.findall(r"; (/\S+\.txt) says where it happened", line)
+    report = Path(path).read_text()
+    assert "Traceback" in report and type(error).__name__ in report and "in fail" in report
+    for arguments in (["info", "x", "--debug"], ["--debug", "info", "x"]):
+        assert main(arguments) == 1
+        err = capsys.readouterr().err
+        assert err.startswith("Traceback") and "in fail" in err and err.splitlines()[-1].startswith("unmask: error:")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("UNMASK_CACHE", str(tmp_path / "file"))  # where nothing can be written
+    assert main(["info", "x"]) == 1
+    assert "says where it happened" in capsys.readouterr().err
+
+
+def test_errors_that_are_expected_have_no_report(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["info", str(tmp_path / "none")]) == 1
+    assert "says where it happened" not in capsys.readouterr().err
+    assert main(["info", str(tmp_path / "none"), "--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def npz(path: Path, name: str, content: bytes) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, content)
+    return path
+
+
+def test_an_array_that_unpacks_to_too_much_is_refused_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bomb = tmp_path / "bomb.npz"
+    np.savez_compressed(bomb, x=np.zeros((1000, 1000), dtype=np.int64))
+    assert bomb.stat().st_size < 100_000
+    monkeypatch.setenv("UNMASK_MOST_BYTES", "1000000")
+    with pytest.raises(ValueError, match=r"holds 8,000,128 bytes, more than the 1,000,000 .*BYTES=8000128"):
+        read_arrays(bomb)
+    monkeypatch.setenv("UNMASK_MOST_BYTES", "8000128")
+    assert read_arrays(bomb)["x"].shape == (1000, 1000)
+    monkeypatch.delenv("UNMASK_MOST_BYTES")
+    with pytest.raises(ValueError, match="holds 5,000,000,000 bytes, more than the 4,294,967,296"):
+        check_size(5 * 10**9, "x")
+    file = io.BytesIO()
+    np.save(file, np.zeros((3, 4), dtype=np.int64))
+    lie = file.getvalue().replace(b"(3, 4), }      ", b"(9999999, 4), }")
+    assert len(lie) == len(file.getvalue()) != lie.count(b"(3, 4)")
+    with pytest.raises(ValueError, match="x.npy in it is shorter than its header says"):
+        read_arrays(npz(tmp_path / "lie.npz", "x.npy", lie))
+    for name, content, message in (
+        ("x", b"text", "x in it is no array"),
+        ("x.npy", b"text", "damaged, or not plain arrays"),
+        ("x.npy", b"", "damaged, or not plain arrays"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read_arrays(npz(tmp_path / "bad.npz", name, content))
+    np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
+    with pytest.raises(ValueError, match=r"objects.npy: damaged, or not plain arrays"):
+        map_array(tmp_path / "objects.npy")
+    with pytest.raises(ValueError, match=r"bomb.npz: damaged, or not plain arrays: expected one array, got an archive"):
+        map_array(bomb)
+
+
+def test_a_network_that_its_weights_cannot_fill_is_not_built(tmp_path: Path) -> None:
+    """It would take all memory, or days."""
+    torch.manual_seed(0)
+    model = unmask.MaskedDiffusion(unmask.Transformer(5, (6,), width=8, depth=1, heads=2), unmask.Symbols(5))
+    model.save_pretrained(tmp_path)
+    whole = json.loads((tmp_path / "config.json").read_text())
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(tmp_path / "model.safetensors")
+    for change in ({"depth": 10**9}, {"width": 4096}):
+        described = {part: dict(whole[part]) for part in ("network", "codec", "schedule")}
+        described["network"] |= change
+        save_file(weights, tmp_path / "model.safetensors", metadata={"config": config_digest(described)})
+        (tmp_path / "config.json").write_text(json.dumps(described))
+        with pytest.raises(ValueError, match="config.json: network: Transformer: has many more parameters than"):
+            unmask.load(tmp_path)
+
+
+def test_a_pipe_is_refused_and_nothing_waits_for_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    model = unmask.MaskedDiffusion(unmask.Transformer(5, (6,), width=8, depth=1, heads=2), unmask.Symbols(5))
+    model.save_pretrained(tmp_path / "m")
+    pipe, folder = str(tmp_path / "pipe.npy"), str(tmp_path / "m")
+    os.mkfifo(pipe)
+    for arguments in (
+        ["train", pipe],
+        ["prepare", pipe, "--out", str(tmp_path / "c")],
+        ["infill", folder, "--array", pipe],
+        ["evaluate", folder, "--data", "Arrays", "--data.path", pipe],
+        ["evaluate", folder, "--data", "TextFile", "--data.path", pipe],
+        ["info", pipe],
+        ["sample", pipe],
+        ["sample", folder, "--sampler.steps", "1e22", "--sampler", "Ancestral"],
+    ):
+        assert main(arguments) in (1, 2)
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1 and err.startswith("unmask: error:") and "unexpected" not in err
