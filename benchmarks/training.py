@@ -30,6 +30,8 @@ from unmask.randomness import generators, seeded
 from unmask.schedules import Cosine, Linear
 
 LENGTH = 256
+SIDE = 2048
+"""Of the matrices whose product is the peak that utilisation is of."""
 SIZES = {
     "a": ({"width": 256, "depth": 4, "heads": 4}, 16),
     "b": ({"width": 768, "depth": 12, "heads": 12}, 4),
@@ -71,8 +73,8 @@ def flops(network: Transformer, batch: int, length: int, asked: float) -> float:
 
 def peak_flops(dtype: torch.dtype) -> float:
     """Measure the FLOP/s of a product of large matrices."""
-    a, b = torch.randn(2048, 2048, dtype=dtype), torch.randn(2048, 2048, dtype=dtype)
-    return 2 * 2048**3 / interleaved({"product": lambda: a @ b})["product"]
+    a, b = torch.randn(SIDE, SIDE, dtype=dtype), torch.randn(SIDE, SIDE, dtype=dtype)
+    return 2 * SIDE**3 / interleaved({"product": lambda: a @ b})["product"]
 
 
 class Step:
