@@ -112,7 +112,7 @@ def test_settings_are_checked_first(folder: Path) -> None:
     text = MaskedDiffusion(Transformer(3, (8,), width=8, depth=1, heads=1), Characters("abc"))
     for measure, settings, message in (
         (evaluation.likelihood, {"draws": 0}, "draws must be a whole number of at least 1, got 0"),
-        (evaluation.likelihood, {"split": "all"}, "split must be one of train, valid, test, got 'all'"),
+        (evaluation.likelihood, {"split": "some"}, "split must be one of train, valid, test, all, got 'some'"),
         (evaluation.likelihood, {"steps": [0.5]}, "steps must be whole numbers of at least 1, or infinity; got 0.5"),
         (evaluation.likelihood, {"steps": [3], "breakdown": True}, "give neither objective nor breakdown"),
         (evaluation.zeroshot, {}, "zero-shot perplexity is for models of a byte-pair encoding"),

@@ -26,7 +26,7 @@ def colour(shade: tuple[int, ...]) -> str:
 
 
 def test_text_is_coloured_by_when_it_appeared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unmask.terminal.PAUSE", 0)
+    monkeypatch.setattr("unmask.display.terminal.PAUSE", 0)
     stream = Terminal()
     canvas = torch.tensor([[0, 2, 2]])
     live = Live(Characters("ab"), canvas, stream)

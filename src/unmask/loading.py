@@ -79,8 +79,10 @@ def _read_run(folder: Path, trust: Sequence[str]) -> Parts:
     with bounded(weights, path):
         built = _build(description, folder / RUN, folder, trust)
     print(f"unmask: note: {folder} did not finish: these are its averaged weights at step {step}", file=sys.stderr)
-    about = {name: description[name] for name in ("data", "class_names", "run", "lengths") if name in description}
-    return Parts(*built, about | {"steps": step, "unfinished": True}, weights, path, None)
+    kept = ("data", "class_names", "objective", "run", "lengths")
+    about: dict[str, Any] = {str(name): description[name] for name in kept if name in description}
+    about |= {"train_sha256": description.get("data_sha256"), "steps": step, "unfinished": True}
+    return Parts(*built, about, weights, path, None)
 
 
 def _build(

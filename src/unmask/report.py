@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
-from unmask.checkpoints.ddit import is_public
 from unmask.storage.card import model_card
 from unmask.storage.files import replacing
 from unmask.storage.folders import CARD, CONFIG, WEIGHTS
+from unmask.storage.recording import recordable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Picture
@@ -98,36 +98,6 @@ class Report:
             target.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         with replacing(folder / CARD) as target:
             card.save(target)
-
-
-def recordable(folder: Path | str) -> tuple[Path, dict[str, Any]]:
-    """Return the folder of a model that a report can be recorded in, and what its config.json holds.
-
-    Args:
-        folder: of a model, or of a run, whose model is meant.
-
-    Raises:
-        ValueError: no folder of a model, a public checkpoint, or a damaged config.json; names it.
-    """
-    inner = Path(folder, "model")
-    place = inner if not Path(folder, CONFIG).exists() and inner.is_dir() else Path(folder)
-    path = place / CONFIG
-    if not path.is_file():
-        raise ValueError(f"{folder} is not a model's folder on this machine: it has no {CONFIG}")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON: {error}") from None
-    if not isinstance(config, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {type(config).__name__}")
-    if is_public(config):
-        raise ValueError(f"{folder} is as it was published; unmask import makes a model of your own")
-    if not all(isinstance(config.get(name), dict) for name in ("network", "codec", "schedule")):
-        raise ValueError(f"{path}: network, codec and schedule must be JSON objects")
-    about = config.get("about", {})
-    if not isinstance(about, dict) or not isinstance(about.get("measured", []), list):
-        raise ValueError(f"{path}: about must be a JSON object, and about.measured a list of reports")
-    return place, config
 
 
 def count_parameters(path: Path) -> int:

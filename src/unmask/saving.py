@@ -1,9 +1,11 @@
 """Writing a model: its folder, its card, and the Hub."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import ModelCard, ModelHubMixin
 from safetensors.torch import save_file
 from torch import nn
@@ -36,6 +38,16 @@ class Saved(
     def parameter_count(self) -> int:
         """Number of parameters, those of a learned schedule among them."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+    @property
+    def weights_sha256(self) -> str:
+        """SHA-256 of the weights in memory: of the names, in order, and the bytes of each tensor."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(
+                name.encode() + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+            )
+        return digest.hexdigest()
 
     def save_pretrained(self, save_directory: Path | str, **kwargs: Any) -> str | None:
         """Write config.json, model.safetensors and a model card; an error leaves what was there before.

@@ -1,1 +1,1 @@
-"""The command line: unmask train | evaluate | sample | infill | plot, one file each; the only code that knows YAML."""
+"""The command line: one small file for each command, which parses, calls the library and prints."""

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-from unmask.storage.folders import find_folder
-from unmask.storage.names import check_names, flattened, named_modules, unknown_classes
+from unmask.storage.names import check_names, check_paths, flattened, given_options, named_modules, unknown_classes
 from unmask.storage.plugins import import_installed, import_named, installed_modules
 from unmask.storage.settings import as_arguments
 from unmask.storage.signatures import choices_of, explain, nearest
@@ -136,13 +135,14 @@ def parse(
     with naming(source):
         check_names(written, plain, parser.choices, foreign)
     with naming():
-        check_names([*written, *given], plain, parser.choices, foreign)
+        check_names(given, plain, parser.choices, foreign, written)
     from_file = arguments[:1] + as_arguments(tree or {}, parser.choices, plain)
     everything = from_file + arguments[1:] if tree else arguments
     if tree:
         with naming(source):
             _parse(parser, _without_choices(from_file, parser.choices))
     settings = _parse(parser, _without_choices(everything, parser.choices))
+    check_paths([*flattened(tree or {}, plain), *given])
     if check is not None:
         check(settings)
     allow_classes([*modules, *named_modules(given)])
@@ -197,7 +197,7 @@ def _without_choices(arguments: list[str], choices: Mapping[str, Choice]) -> lis
     kept: list[str] = []
     skip = False
     for argument in arguments:
-        if argument.startswith("--"):
+        if argument.startswith("-") and not argument[1:2].isdigit():
             skip = argument[2:].partition("=")[0].partition(".")[0] in choices
             if not skip:
                 kept.append(argument)
@@ -244,6 +244,10 @@ def _in_short(message: str) -> str:
     if found := re.search(r"Importing '([^']+)' is not allowed", message):
         module = found[1].rpartition(".")[0]
         return f"{where}the class {found[1]} is no part of unmask: its module is imported only with --import {module}"
+    if found := re.search(r"Unable to load config '([^']+)'", message):
+        return f"{where}{found[1]}: no such file of settings"
+    if keys and keys[0] in HOMES and (found := re.search(r"but ([\w.]+) either not accessible", message)):
+        return f"{where}there is no class {found[1]!r} that is a {HOMES[keys[0]][1]}"
     if found := re.search(r"Expected a dot import path string: (\S+)", message):
         return f"{where}unknown class {found[1]!r}"
     if found := re.search(r"[Oo]ption '([^']+)' is not accepted|does not accept option '([^']+)'", message):
@@ -255,15 +259,6 @@ def _in_short(message: str) -> str:
     if found := re.search(r"Expected an? (.+?)\. Got value: (\S+)", message):
         return f"{where}expected {found[1].removeprefix('<class ').rstrip('>')}, got {found[2]!r}"
     return message
-
-
-def given_options(arguments: list[str]) -> Iterator[tuple[str, str | None]]:
-    """Yield the long options of a command line, without their dashes, and what follows each."""
-    for place, argument in enumerate(arguments):
-        if argument.startswith("--") and len(argument) > 2:
-            name, equals, value = argument[2:].partition("=")
-            following = arguments[place + 1] if place + 1 < len(arguments) else None
-            yield name, value if equals else following
 
 
 def first(arguments: list[str], what: str) -> str | None:
@@ -283,7 +278,6 @@ def first(arguments: list[str], what: str) -> str | None:
 
 def load_model(path: str, device: str | None) -> MaskedDiffusion:
     """Load a model onto a device, a GPU where there is one if none is named."""
-    find_folder(path)  # before torch is imported
     from unmask.model import load
 
     return load(path, device=device)

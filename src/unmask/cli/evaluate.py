@@ -16,14 +16,16 @@ from unmask.cli.common import (
     Parser,
     at_least,
     first,
-    given_options,
     instantiate,
     load_model,
     parse,
 )
+from unmask.cli.plot import PICTURES
 from unmask.cli.sample import GUIDANCE, add_sampler, make_sampler
 from unmask.storage.files import check_writable, replacing
-from unmask.storage.folders import CONFIG, find_folder
+from unmask.storage.hub import check_model
+from unmask.storage.names import given_options
+from unmask.storage.recording import recordable
 from unmask.storage.settings import read_numbers, trained_with
 from unmask.storage.signatures import nearest
 
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
     from unmask.report import Report
 
 FILES = "lambada_test.jsonl, wiki.test.raw or .tokens, ptb.test.txt, news.en.heldout-00000-of-00050, AG News' test.csv"
-PICTURES = (".png", ".pdf", ".svg")
 SAMPLES: Option = ("samples", int, 1000, "number of samples from each sampler; figures depend on it")
 ESTIMATE: tuple[Option, ...] = (
     ("steps", str, None, "numbers T of steps, as in 100,1000,inf: the bound of each"),
@@ -184,13 +185,13 @@ def check(settings: Namespace, measure: Measure) -> None:
     numbers(settings, measure.function)
     if settings.get("temperatures") and settings.temperature is not None:
         raise ValueError("give --temperatures or --temperature, not both")
-    folder = find_folder(settings.model)
+    check_model(settings.model)
     if measure.picture and settings[measure.picture]:
         check_writable(Path(settings[measure.picture]), f"--{measure.picture}", PICTURES)
     if settings.json:
         check_writable(Path(settings.json), "--json")
-    if settings.record and (folder is None or not (folder / CONFIG).is_file()):
-        raise ValueError(f"--record: {settings.model} is not a model's folder on this machine: it has no {CONFIG}")
+    if settings.record:
+        recordable(settings.model)
 
 
 def call(measure: Measure, model: MaskedDiffusion, made: Namespace, settings: Namespace) -> Report:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from unmask.cli.common import Parser, parse
-from unmask.storage.folders import find_folder
+from unmask.storage.hub import check_model
 
 
 def run(arguments: list[str]) -> None:
@@ -21,7 +21,7 @@ def run(arguments: list[str]) -> None:
     settings = parse(parser, arguments)
     if Path(settings.out).exists():
         raise ValueError(f"{settings.out}: is there already; name another folder")
-    find_folder(settings.source)
+    check_model(settings.source)
     from unmask.model import import_checkpoint
 
     model = import_checkpoint(settings.source, settings.out, settings.tokenizer)

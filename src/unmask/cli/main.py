@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE)
         return 0
-    debug = "--debug" in arguments
+    arguments, debug = imports_last(arguments), "--debug" in arguments
     name, *rest = [argument for argument in arguments if argument != "--debug"] or ["--debug"]
     if name == "--version":
         print(f"unmask {version('unmask')}")
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         return _fail(f"unknown command {name!r}{nearest(name, COMMANDS)}; the commands are {', '.join(COMMANDS)}", 2)
     try:
-        importlib.import_module(f"unmask.cli.{name}{'_' * iskeyword(name)}").run(imports_last(rest))
+        importlib.import_module(f"unmask.cli.{name}{'_' * iskeyword(name)}").run(rest)
     except (KeyboardInterrupt, Exception) as error:
         if debug:
             traceback.print_exception(error)

@@ -10,12 +10,13 @@ from jsonargparse import Namespace
 from unmask.cli.common import DEVICE, Parser, at_least, instantiate, load_model, parse
 from unmask.cli.sample import add_sampler, make_sampler
 from unmask.storage.files import check_writable
-from unmask.storage.folders import find_folder
+from unmask.storage.hub import check_model
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+PICTURES = (".png", ".pdf", ".svg")
 WITH_MODEL = ("schedules", "trajectory")
 
 
@@ -50,14 +51,14 @@ def run(arguments: list[str]) -> None:
 def check(settings: Namespace) -> None:
     """Raise an error for what is known to be wrong before anything is drawn."""
     if settings.out:
-        check_writable(Path(settings.out), "--out")
+        check_writable(Path(settings.out), "--out", PICTURES)
     if settings.model and settings.what not in WITH_MODEL:
         raise ValueError(f"plot {settings.what} {settings.model}: only {' and '.join(WITH_MODEL)} take a model")
     if settings.what == "trajectory" and not settings.model:
         raise ValueError("plot trajectory needs a model, as in: unmask plot trajectory runs/digits")
     at_least(settings, steps=1, length=1, samples=1, seed=0)
     if settings.model:
-        find_folder(settings.model)
+        check_model(settings.model)
 
 
 def draw(settings: Namespace, parser: Parser) -> Figure:

@@ -11,7 +11,7 @@ from jsonargparse import Namespace
 
 from unmask.cli.common import DEVICE, MODEL, Option, Parser, at_least, instantiate, load_model, parse
 from unmask.storage.files import check_writable
-from unmask.storage.folders import find_folder
+from unmask.storage.hub import check_model
 
 if TYPE_CHECKING:
     from unmask.model import MaskedDiffusion
@@ -80,7 +80,7 @@ def add_sampling_arguments(parser: Parser) -> None:
 def check_sampling_arguments(settings: Namespace) -> None:
     """Raise an error for what can be known to be wrong before anything is loaded or drawn."""
     at_least(settings, samples=1, batch_size=1, seed=0)
-    find_folder(settings.model)
+    check_model(settings.model)
     for option, endings in (("out", OUTPUTS), ("gif", (".gif",))):
         if settings[option]:
             check_writable(Path(settings[option]), f"--{option}", endings)

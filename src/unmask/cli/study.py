@@ -4,10 +4,20 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
-from unmask.cli.common import DEVICE, MODEL, Option, Parser, at_least, first, instantiate, load_model, parse
+from unmask.cli.common import (
+    DEVICE,
+    MODEL,
+    Option,
+    Parser,
+    at_least,
+    first,
+    instantiate,
+    load_model,
+    parse,
+)
 from unmask.cli.evaluate import named_data, numbers, write
 from unmask.storage.files import check_writable
-from unmask.storage.folders import find_folder
+from unmask.storage.hub import check_model
 from unmask.storage.settings import trained_with
 
 STUDIES = {
@@ -52,7 +62,7 @@ def run(arguments: list[str]) -> None:
 
 def check(settings: Namespace) -> None:
     """Raise an error for a value out of range or a file that cannot be written, before anything is loaded."""
-    find_folder(settings.model)
+    check_model(settings.model)
     at_least(settings, samples=2, seed=0, ngram=0)
     numbers(settings, "study")
     for option in ("out", "json"):

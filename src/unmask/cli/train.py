@@ -12,9 +12,10 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 
-from unmask.cli.common import Parser, first, given_options, instantiate, parse
+from unmask.cli.common import Parser, first, instantiate, parse
 from unmask.configs import find_config, shipped
-from unmask.storage.folders import RUN
+from unmask.storage.folders import CHECKPOINT, RUN
+from unmask.storage.names import given_options
 from unmask.storage.settings import count_values, run_settings
 from unmask.training.settings import Optimizer, Run, TrainerSettings
 
@@ -50,8 +51,6 @@ def run(arguments: list[str]) -> None:
     settings = parse(parser, arguments, tree, resumed or config, check)
     import torch
 
-    from unmask.training import dry_run, train
-
     torch.manual_seed(settings.seed)
     try:
         made = instantiate(parser, settings)
@@ -59,6 +58,8 @@ def run(arguments: list[str]) -> None:
         if resumed is None:
             raise
         raise ValueError(f"cannot resume on other data or settings than {resumed / RUN} names: {error}") from None
+    from unmask.training import dry_run, train
+
     chosen: dict[str, Any] = {name: made[name] for name in ("objective", "optimizer", "trainer")}
     chosen["run"] = Run(**{field.name: settings[field.name] for field in fields(Run)})
     if settings.dry_run:
@@ -76,7 +77,7 @@ def train_parser(config: Path | None) -> Parser:
         epilog="Example: unmask train digits --objective ContinuousELBO --objective.schedule Cosine "
         "--network.width 192 --trainer.max_steps 2000 --out runs/cosine",
     )
-    parser.hidden = tuple(f"{group}." for group in GROUPS)
+    parser.hidden = tuple(GROUPS)
     parser.add_argument("config", metavar="CONFIG", help=f"one of {', '.join(shipped())}; or a YAML file")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of this run, exactly")
     parser.add_argument("--overwrite", action="store_true", help="replace a run that is in the way")
@@ -96,6 +97,9 @@ def check(settings: Namespace) -> None:
     Run(**{field.name: settings[field.name] for field in fields(Run)})
     for name, cls in GROUPS.items():
         cls(**settings[name].as_dict())
+    checkpoint = Path(settings.out, CHECKPOINT)
+    if settings.resume and not checkpoint.is_file():
+        raise ValueError(f"nothing to resume: {checkpoint} does not exist; start again with --overwrite")
     follows = any(os.environ.get(name, "0") != "0" for name in RANKS)  # another process looks after the folder
     if Path(settings.out, RUN).is_file() and not (settings.resume or settings.overwrite or settings.dry_run or follows):
         raise ValueError(f"{settings.out} holds a run: give --resume, --overwrite, or another --out")

@@ -21,5 +21,7 @@ def find_config(name: str) -> Path:
         return shipped()[name]
     if Path(name).is_file() or Path(name, RUN).is_file():
         return Path(name)
+    if Path(name).is_dir():
+        raise FileNotFoundError(f"{name}: a folder without {RUN}: neither a run to go on with nor a configuration")
     known = f"{nearest(name, shipped())}; shipped are {', '.join(shipped())}; or give a file"
     raise FileNotFoundError(f"no configuration {name!r}{known}")

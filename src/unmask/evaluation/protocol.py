@@ -22,7 +22,12 @@ def weights(model: MaskedDiffusion) -> dict[str, str | None]:
     path = next((path for path in names if path.is_file()), None)
     ema = model.about.get("run", {}).get("ema")
     averaged = f"moving average, decay {ema}" if ema else "as published" if "layout" in model.about else "not averaged"
-    return {"weights": averaged, "weights_sha256": checksum(path) if path else None}
+    if model.about.get("unfinished"):
+        averaged += f", of step {model.about.get('steps')} of a run that did not finish"
+    return {
+        "weights": averaged,
+        "weights_sha256": checksum(path) if path else f"of the tensors: {model.weights_sha256}",
+    }
 
 
 def versions(model: MaskedDiffusion) -> dict[str, str]:

@@ -35,7 +35,7 @@ class Extractor(Protocol):
 
 @dataclass(frozen=True)
 class Statistics:
-    """A normal law fitted to features.
+    """A normal distribution fitted to features.
 
     Attributes:
         mean: (width,).
@@ -60,13 +60,13 @@ class Statistics:
             x = features.double() - centre
             count, first, second = count + len(x), first + x.sum(0), second + x.T @ x
         if centre is None or count < 2:
-            raise ValueError(f"at least 2 images are needed to fit a law, got {count}")
+            raise ValueError(f"at least 2 images are needed to fit a distribution, got {count}")
         mean = first / count
         return cls(centre + mean, (second - count * torch.outer(mean, mean)) / (count - 1), count)
 
 
 def frechet_distance(a: Statistics, b: Statistics) -> float:
-    """Return |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) between two normal laws."""
+    """Return |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) between two normal distributions."""
     values, vectors = torch.linalg.eigh(a.covariance)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
     cross = torch.linalg.eigvalsh(root @ b.covariance @ root).clamp(min=0).sqrt().sum()

@@ -30,6 +30,11 @@ class Info(Report):
     def __str__(self) -> str:
         return "\n\n".join((super().__str__(), *map(str, self.measured)))
 
+    def to_json(self) -> str:
+        """Return the row of facts, and under "measured" the reports."""
+        content = json.loads(super().to_json()) | {"measured": [json.loads(one.to_json()) for one in self.measured]}
+        return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
 
 def info(name: Path | str) -> Report:
     """Describe a model's, a run's or a prepared corpus' folder, or a model on the Hub.

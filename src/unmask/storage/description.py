@@ -77,6 +77,9 @@ def find_class(base: type[T] | tuple[type[T], ...], name: str, where: str, trust
     kind = bases[0].__name__.lower()
     if not module:
         raise ValueError(f"{where}: unknown {kind} {name!r}; known are {', '.join(sorted(known))}")
+    if module == "__main__":
+        how = "define it before the model is loaded, or move it into a module and train again"
+        raise ValueError(f"{where}: the {kind} {name} was defined in a script: {how}")
     if is_trusted(module, trust):
         raise ValueError(f"{where}: the module {module!r} has no {kind} {name.rpartition('.')[2]!r}")
     raise ValueError(

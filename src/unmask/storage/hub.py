@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
 
-from unmask.storage.folders import CONFIG, TOKENIZER, WEIGHTS
+from unmask.storage.folders import CHECKPOINT, CONFIG, RUN, TOKENIZER, WEIGHTS, find_folder
 
 CLIENTS = ("httpx", "httpx2", "requests", "urllib3", "huggingface_hub")
 """Packages whose errors are those of a connection."""
@@ -31,7 +31,28 @@ def download_model(repo_id: str, weights: tuple[str, ...], **download: Any) -> P
         if not is_connection_error(error):
             raise
         reason = first_line(error)
-        raise FileNotFoundError(f"{repo_id}: no such folder, and not to be had from the Hub ({reason})") from error
+        raise FileNotFoundError(
+            f"{repo_id}: no such folder, and the Hub cannot be asked or has none ({reason})"
+        ) from error
+
+
+def check_model(name: str) -> None:
+    """Raise an error, without importing torch, where there is no folder of that name, nor a model on the Hub.
+
+    Raises:
+        FileNotFoundError: neither; or a run that has no checkpoint yet.
+        ValueError: it is a file.
+    """
+    folder = find_folder(name)
+    if folder is None:
+        download_model(name, ())
+    elif not (folder / CONFIG).is_file() and not (folder / CHECKPOINT).is_file():
+        run = (folder / RUN).is_file()
+        raise FileNotFoundError(
+            f"{folder}: a run that has neither a model nor a checkpoint yet: let it go on with --resume"
+            if run
+            else f"{folder / CONFIG}: no such file; a model's folder holds {CONFIG} and {WEIGHTS}"
+        )
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from unmask.storage.signatures import BASES, choices_of, nearest
@@ -21,22 +22,35 @@ def flattened(tree: Mapping[str, Any], plain: Collection[str], prefix: str = "")
             yield from flattened(value, plain, f"{name}.")
 
 
+def given_options(arguments: list[str]) -> Iterator[tuple[str, str | None]]:
+    """Yield the long options of a command line, without their dashes, and what follows each."""
+    for place, argument in enumerate(arguments):
+        if argument.startswith("--") and len(argument) > 2:
+            name, equals, value = argument[2:].partition("=")
+            following = arguments[place + 1] if place + 1 < len(arguments) else None
+            yield name, value if equals else following
+
+
 def check_names(
-    options: Iterable[tuple[str, str | None]], plain: Collection[str], choices: Collection[str], own: bool = False
+    options: Iterable[tuple[str, str | None]],
+    plain: Collection[str],
+    choices: Collection[str],
+    own: bool = False,
+    context: Iterable[tuple[str, str | None]] = (),
 ) -> None:
     """Raise a ValueError, with the nearest known name, for a class or an option that is not known.
 
     Args:
-        options: names and values; those of a file first.
+        options: names and values.
         plain: names of all options whose values are no objects.
         choices: names of the options whose values are objects of a class that is named.
         own: whether modules of the user's were imported, whose classes may be named without their module.
+        context: settings that were checked before and that these come on top of: they say which classes are meant.
     """
     shown = [(name.replace(".init_args", "").removesuffix(".class_path"), value) for name, value in options]
-    chosen: dict[str, str | None] = {}
+    chosen: dict[str, str | None] = {name: value for name, value in context if _names_class(name, choices)}
     for name, value in shown:
-        nested = name.partition(".")[0] in choices and name.rpartition(".")[2] in BASES
-        if name in choices or nested:
+        if _names_class(name, choices):
             chosen[name] = value
             foreign = own or "." in (value or "") or (value or "").startswith(("{", "null"))
             if not foreign and value is not None and value not in choices_of(name):
@@ -61,6 +75,11 @@ def check_names(
         _check_argument(name, head, rest, chosen)
 
 
+def _names_class(name: str, choices: Collection[str]) -> bool:
+    """Return whether an option's value is the name of a class."""
+    return name in choices or (name.partition(".")[0] in choices and name.rpartition(".")[2] in BASES)
+
+
 def _check_argument(name: str, head: str, rest: list[str], chosen: dict[str, str | None]) -> None:
     """Check the name of an argument of a class, such as sampler.steps or objective.schedule.power."""
     key = ".".join((head, *rest[:-1]))
@@ -80,6 +99,16 @@ def _check_argument(name: str, head: str, rest: list[str], chosen: dict[str, str
         raise ValueError(f"--{name}: {rest[-1]!r} belongs to {', '.join(owners)}: {how}")
     every = {argument for one in classes.values() for argument in one.arguments}
     raise ValueError(f"--{name}: unknown option {rest[-1]!r}{nearest(rest[-1], known or every)}")
+
+
+def check_paths(settings: Iterable[tuple[str, str | None]]) -> None:
+    """Raise a FileNotFoundError for a file of a data set of the package that is not there."""
+    chosen = dict(settings)
+    if chosen.get("data") in choices_of("data"):
+        for name in ("data.path", "data.labels_path"):
+            value = chosen.get(name, chosen.get(name.replace("data.", "data.init_args.")))
+            if value and value not in ("None", "null") and not Path(value).exists():
+                raise FileNotFoundError(f"{value}: no such file or folder")
 
 
 def named_modules(given: Iterable[tuple[str, str | None]]) -> list[str]:

@@ -22,7 +22,7 @@ def import_named(names: Iterable[str]) -> list[str]:
     Raises:
         ImportError: there is no such module, or it fails when it is imported; in one line.
     """
-    return [_import(name).__name__ for name in names]
+    return [_import(name).__name__ for name in ([names] if isinstance(names, str) else names)]
 
 
 def _import(name: str) -> ModuleType:
@@ -39,7 +39,7 @@ def _import(name: str) -> ModuleType:
         sys.path.append(folder)  # stays: worker processes and what the module imports later need it
     try:
         found = importlib.import_module(module)
-    except Exception as error:  # what a user's module may raise
+    except (Exception, SystemExit) as error:  # what a user's module may raise
         if added:
             sys.path.remove(folder)
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -120,7 +120,7 @@ def explain(name: str) -> str:
     module, _, title = name.rpartition(".")
     import_named([module])
     cls = getattr(sys.modules[module], title, None)
-    if cls is None:
+    if not inspect.isclass(cls):
         raise ImportError(f"the module {module} has no class {title!r}")
     return f"{title}{inspect.signature(cls)}\n\n{inspect.getdoc(cls) or ''}"
 

@@ -12,10 +12,9 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from unmask.storage.files import replacing
+from unmask.training.settings import LOGGERS
 
 COLUMNS = ("step", "loss", "bits", "tokens/s", "valid_bits")
-PACKAGES = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow", "CometLogger": "comet-ml", "LitLogger": "litlogger"}
-PACKAGES |= {"TensorBoardLogger": "tensorboard"}
 
 
 def metrics_file(out: Path | str) -> Path:
@@ -118,7 +117,7 @@ def _new_logger(wanted: Any, out: str) -> Logger:
     try:
         return found[name](**{key: value for key, value in places.items() if key in accepted} | arguments)
     except ModuleNotFoundError as error:
-        package = PACKAGES.get(name) or error.name or str(error).split()[0]
+        package = LOGGERS.get(name) or error.name or str(error).split()[0]
         raise ImportError(
             f"trainer.logger: {name} needs a package that is not installed: pip install {package}"
         ) from None

@@ -24,7 +24,7 @@ from unmask.training.loop import check_names, processes_of, trained_on
 from unmask.training.optimizer import new_optimizer
 from unmask.training.precision import Choice, decide
 from unmask.training.settings import Optimizer, Run, TrainerSettings
-from unmask.training.start import with_schedule
+from unmask.training.start import check_data, with_schedule
 
 MIB = 1 << 20
 
@@ -67,6 +67,7 @@ def dry_run(
     objective = with_schedule(objective or TimeFreeELBO(), network)
     network, objective = copy.deepcopy((network, objective))
     model = MaskedDiffusion(network, data.codec, getattr(objective, "schedule", Linear())).to(device).train()
+    check_data(model, data)
     seconds = _time_steps(model, data, objective, optimizer or Optimizer(), run, settings, choice, measured_steps)
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     examples = run.batch_size * settings.accumulate_grad_batches * processes

@@ -5,8 +5,9 @@ Plain values and no import of torch or lightning: the command line checks these 
 
 import math
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 CHECKPOINT = Path("checkpoints", "last.safetensors")
 """Where a run's folder holds the whole state of training."""
@@ -57,6 +58,13 @@ class Optimizer:
         return 1 - (1 - self.final) * fall
 
 
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
+LOGGERS = {"TensorBoardLogger": "tensorboard", "CSVLogger": None, "WandbLogger": "wandb", "MLFlowLogger": "mlflow"}
+LOGGERS |= {"CometLogger": "comet-ml", "NeptuneLogger": "neptune", "LitLogger": "litlogger"}
+"""Lightning's loggers, and the packages that they need."""
+
+
 @dataclass(frozen=True)
 class Run:
     """Where and how long a model is trained, beside what lightning's Trainer is told.
@@ -94,6 +102,8 @@ class Run:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.seed < 0 or self.workers < 0:
             raise ValueError(f"seed and workers must be at least 0, got {self.seed} and {self.workers}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {self.precision!r}")
         if not self.out:
             raise ValueError("out must name a folder, got an empty string")
         if not 0 <= self.label_dropout < 1:
@@ -156,6 +166,10 @@ class TrainerSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"trainer.{name} must be at least 1, got {value}")
+        if isinstance(self.accelerator, str) and self.accelerator not in ACCELERATORS:
+            raise ValueError(f"trainer.accelerator must be one of {', '.join(ACCELERATORS)}; got {self.accelerator!r}")
+        for wanted in self.logger if isinstance(self.logger, list) else [self.logger]:
+            check_logger(wanted)
         if not 0 <= (self.gradient_clip_val or 0) < math.inf:
             raise ValueError(f"trainer.gradient_clip_val must be at least 0, got {self.gradient_clip_val}")
         if self.gradient_clip_algorithm not in (None, "norm", "value"):
@@ -167,3 +181,20 @@ class TrainerSettings:
     def rows_every(self) -> int:
         """Steps between two rows of the logs."""
         return self.log_every_n_steps or max(1, min(10, self.max_steps // 20))
+
+
+def check_logger(wanted: Any) -> None:
+    """Raise an error for a logger of lightning's that there is not, or whose package is not installed.
+
+    Raises:
+        ValueError: an unknown name; one with a module is looked up when the trainer is built.
+        ImportError: the package is not installed; names it.
+    """
+    name = wanted.get("class_path") if isinstance(wanted, dict) else wanted
+    if not isinstance(name, str) or "." in name:
+        return
+    if name not in LOGGERS:
+        raise ValueError(f"trainer.logger: unknown logger {name!r}; known are {', '.join(LOGGERS)}, or module.Class")
+    package = LOGGERS[name]
+    if package is not None and find_spec(package.partition("-")[0].replace("comet", "comet_ml")) is None:
+        raise ImportError(f"trainer.logger: {name} needs a package that is not installed: pip install {package}")

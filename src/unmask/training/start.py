@@ -157,6 +157,7 @@ def _train_alone(task: Task, out: Path, resume: bool) -> MaskedDiffusion:
         "unmask": version("unmask"),
     }
     model.save_pretrained(out / "model")
+    model.folder = out / "model"
     with suppress(FileNotFoundError), replacing(out / "loss.png") as path:  # it ended before the first row
         loss_curve(out).savefig(path)
     _say_the_end(task, steps)
@@ -219,6 +220,9 @@ def _say_the_end(task: Task, steps: int) -> None:
         )
     parts = (task.model.network, task.data, task.objective, task.model.schedule, task.data.codec)
     modules = dict.fromkeys(type(part).__module__ for part in parts)
+    if "__main__" in modules:
+        what = "a class of this run is defined in a script: move it into a module, so that other programs can load it"
+        print(f"unmask: note: {what}", file=sys.stderr)
     own = "".join(f" --import {name}" for name in modules if name.partition(".")[0] not in ("unmask", "__main__"))
     curve = f", {out}/loss.png its loss curve" if Path(out, "loss.png").is_file() else ""
     print(f"{out}/model holds the model{curve}. Next:")
