@@ -518,7 +518,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(
         (["sample", "{digits}", "--label", "-1"], "label must be in 0..9"),
         (
             ["sample", "{digits}", "--label", "all", "-n", "7"],
-            "label all: a multiple of the 10 classes is needed, got 7 examples",
+            "label all: the number of examples must be a multiple of the 10 classes, got 7",
         ),
         (["sample", "{text}", "--label", "1"], "the model was trained without labels"),
         (["sample", "{digits}", "--temperature", "0"], "finite, got 0.0; top_k=1 draws the most likely token"),

@@ -89,6 +89,19 @@ WRONG = [
     ["plot", "trajectory"],
     ["info", "no/such/thing"],
     ["sample", "run", "--import", "no-module"],
+    ["train", "textfile", "--data.path", "nosuch.txt"],
+    ["train", "images", "--data.path", "nosuch"],
+    ["train", "digits", "--trainer.logger", "Nope"],
+    ["train", "digits", "--trainer.accelerator", "warp"],
+    ["train", "digits", "--precision", "nope"],
+    ["train", "run", "--resume"],
+    ["train", "digits", "--out", "nowhere", "--resume"],
+    ["evaluate", "nosuch"],
+    ["sample", "run"],
+    ["plot", "schedules", "run"],
+    ["plot", "steps", "--out", "x.bmp"],
+    ["prepare", "nosuch.txt", "--out", "corpus"],
+    ["infill", "run", "a", "--image", "none.png", "--mask", "none.png"],
 ]
 """A wrong name, option or file; importing torch would take seconds, and lightning many more."""
 

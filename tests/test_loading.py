@@ -57,7 +57,7 @@ def test_a_run_that_did_not_finish_is_its_last_checkpoint(
     assert main(["sample", str(unfinished), "-n", "2", "--out", str(out)]) == 0 and np.load(out).shape == (2, 8, 8, 1)
     assert main(["evaluate", str(unfinished), "--draws", "1", "--limit", "8"]) == 0
     assert main(["evaluate", str(unfinished), "--draws", "1", "--limit", "8", "--record"]) == 1
-    assert "is not a model's folder on this machine" in capsys.readouterr().err
+    assert "is a run that did not finish" in capsys.readouterr().err
 
 
 def test_what_is_no_model_is_said_in_a_line(run: Path, unfinished: Path, tmp_path: Path) -> None:
