@@ -405,7 +405,7 @@ def test_trainer_settings_refuse() -> None:
         ({"strategy": "evil.Strategy"}, "trainer.strategy must be one of auto, ddp, .*; got 'evil.Strategy'"),
         ({"strategy": "deepspeed"}, "trainer.strategy must be one of"),
         ({"profiler": "evil.P"}, "trainer.profiler must be one of simple, advanced, pytorch; got 'evil.P'"),
-        ({"accelerator": "abacus"}, "trainer: "),
+        ({"accelerator": "abacus"}, "trainer.accelerator must be one of auto, cpu, gpu"),
     ],
 )
 def test_what_lightning_is_told_is_checked_first(tmp_path: Path, setting: dict[str, Any], message: str) -> None:

@@ -150,8 +150,8 @@ class TimeFreeELBO(Objective):
         n = sample_counts(len(x), length, generator=generator, device=x.device)
         v = uniform((len(x), x[0].numel()), generator, x.device)
         v = v if given is None else v.masked_fill(given.flatten(1), math.inf)
-        nth_smallest = v.sort(dim=1).values.gather(1, n[:, None] - 1)
-        masked = (v <= nth_smallest).view_as(x)
+        largest_hidden = v.sort(dim=1).values.gather(1, n[:, None] - 1)
+        masked = (v <= largest_hidden).view_as(x)
         shared = generator is None or isinstance(generator, torch.Generator)
         constant = isinstance(length, int) and shared and len(x) % 2 == 0  # see `sample_counts`
         total = len(x) // 2 * (x[0].numel() + 1) if constant else None

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from unmask.storage.folders import cache_folder
+from unmask.storage.packages import PACKAGES
 
 EXPECTED = (ImportError, ValueError, OSError, FloatingPointError)
 """What the library raises for what users can fix."""
@@ -24,7 +25,9 @@ def explain_failure(error: BaseException, command: str) -> tuple[str, int]:
     if isinstance(error, ArgumentError):
         return error.message, 2
     if isinstance(error, ModuleNotFoundError):
-        return f"{command} needs the package {error.name!r}, which is not installed: pip install 'unmask[demo]'", 1
+        name = (error.name or "").partition(".")[0]
+        how = f": pip install 'unmask[{PACKAGES[name][1]}]'" if name in PACKAGES else ""
+        return f"{command} needs the package {name!r}, which is not installed{how}", 1
     if isinstance(error, EXPECTED):
         return str(error) or type(error).__name__, 1
     said = (str(error).strip().splitlines() or [""])[0]
