@@ -38,7 +38,7 @@ def test_it_is_the_librarys() -> None:
 def test_few_images_and_singular_covariances() -> None:
     few = Statistics.of([normal(5, 12, 0)])  # of rank 4
     assert frechet_distance(few, few) == pytest.approx(0, abs=1e-5 * float(few.covariance.trace()))
-    with pytest.raises(ValueError, match="at least 2 images are needed to fit a law, got 1"):
+    with pytest.raises(ValueError, match="at least 2 images are needed to fit a distribution, got 1"):
         Statistics.of([torch.zeros(1, 3)])
 
 

@@ -17,9 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from unmask.storage.files import locked, remove_temporary
-from unmask.training.settings import CHECKPOINT
+from unmask.storage.folders import CHECKPOINT, RUN
 
-RECORD = "run.json"
 CODEC = ".codec"
 CONTENTS = (CODEC, "checkpoints", "logs", "lightning_logs", "tensorboard", "model", "loss.png")
 """What a run writes into its folder, beside run.json and the files of its codec; anything else is the user's."""
@@ -42,17 +41,17 @@ def held(out: Path) -> Iterator[None]:
 
 def contents(out: Path) -> list[str]:
     """Return the names of what a run has written into a folder; run.json, which says some of them, is the last."""
-    return [name for name in (*CONTENTS, *_codec_files(out), RECORD) if os.path.lexists(out / name)]
+    return [name for name in (*CONTENTS, *_codec_files(out), RUN) if os.path.lexists(out / name)]
 
 
 def _codec_files(out: Path) -> list[str]:
     """Return the names of the files that the codec of a run needs."""
     try:
-        names = json.loads((out / RECORD).read_text(encoding="utf-8"))["codec_files"]
+        names = json.loads((out / RUN).read_text(encoding="utf-8"))["codec_files"]
     except (OSError, ValueError, KeyError, TypeError):
         return []
     plain = isinstance(names, list) and all(isinstance(name, str) and Path(name).name == name for name in names)
-    return [name for name in names if name not in (*CONTENTS, RECORD)] if plain else []
+    return [name for name in names if name not in (*CONTENTS, RUN)] if plain else []
 
 
 @contextmanager

@@ -30,9 +30,10 @@ from unmask.model import MaskedDiffusion
 from unmask.objectives.base import Objective
 from unmask.storage.description import describe
 from unmask.storage.files import replacing
-from unmask.training.folder import CODEC, RECORD
+from unmask.storage.folders import CHECKPOINT, RUN
+from unmask.training.folder import CODEC
 from unmask.training.precision import Choice
-from unmask.training.settings import CHECKPOINT, Optimizer, Run, TrainerSettings
+from unmask.training.settings import Optimizer, Run, TrainerSettings
 
 MAY_CHANGE = {"run.out", "run.workers", "run.evaluate_every", "run.evaluate_examples", "run.checkpoint_every"}
 MAY_CHANGE |= {"trainer.max_steps", "trainer.max_time", "trainer.enable_progress_bar", "trainer.log_every_n_steps"}
@@ -85,7 +86,7 @@ def write_record(out: Path, record: dict[str, Any], model: MaskedDiffusion | Non
         (out / CODEC).mkdir()
         record["codec"] = describe(model.codec.saved(out / CODEC))
         record["codec_files"] = sorted(path.name for path in (out / CODEC).iterdir())
-    with replacing(out / RECORD) as path:
+    with replacing(out / RUN) as path:
         path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if model is not None:
         for name in record["codec_files"]:
@@ -99,7 +100,7 @@ def read_record(out: Path) -> dict[str, Any]:
     Raises:
         ValueError: it is not there, or damaged.
     """
-    path = out / RECORD
+    path = out / RUN
     if not path.is_file():
         raise ValueError(f"nothing to resume: {path} does not exist")
     try:

@@ -9,8 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-CHECKPOINT = Path("checkpoints", "last.safetensors")
-"""Where a run's folder holds the whole state of training."""
+from unmask.storage.folders import CHECKPOINT
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from unmask.schedules import Linear, TokenPolynomial
 from unmask.storage.checkpoint import checkpoint_step
 from unmask.storage.description import describe
 from unmask.storage.files import replacing
-from unmask.training.folder import RECORD, contents, held, new_run
+from unmask.storage.folders import RUN
+from unmask.training.folder import contents, held, new_run
 from unmask.training.loop import plan_training, processes_of, trained_on
 from unmask.training.precision import Choice, decide
 from unmask.training.run import check_same, find_checkpoint, new_record, plain_settings, read_record, write_record
@@ -74,7 +75,7 @@ def train(
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other")
     if resume and not out.is_dir():
-        raise ValueError(f"nothing to resume: {out / RECORD} does not exist")
+        raise ValueError(f"nothing to resume: {out / RUN} does not exist")
     with held(out):
         check_folder(out, resume, overwrite)
         return _train_alone(task, out, resume)
@@ -124,8 +125,8 @@ def check_folder(out: Path, resume: bool, overwrite: bool) -> None:
     there = contents(out)
     if there and not (resume or overwrite):
         raise ValueError(f"{out} holds a run ({', '.join(there)}): give --resume, --overwrite, or another --out")
-    if overwrite and there and RECORD not in there:
-        raise ValueError(f"{out} holds {', '.join(there)} but no {RECORD}: not a run, so nothing is overwritten")
+    if overwrite and there and RUN not in there:
+        raise ValueError(f"{out} holds {', '.join(there)} but no {RUN}: not a run, so nothing is overwritten")
     if resume:
         read_record(out)
         if find_checkpoint(out) is None:
@@ -170,7 +171,7 @@ def _record(task: Task, choice: Choice, resume: bool) -> dict[str, Any]:
     except ValueError as error:
         if not resume:
             raise
-        where = Path(task.run.out, RECORD)
+        where = Path(task.run.out, RUN)
         raise ValueError(f"cannot resume on other data than {where} names: {error}") from error
 
 
@@ -183,7 +184,7 @@ def _continued(now: dict[str, Any], out: Path) -> dict[str, Any]:
     before = read_record(out)
     checkpoint = find_checkpoint(out)
     step = checkpoint_step(checkpoint) if checkpoint else 0
-    changes = check_same(before, now, out / RECORD, step)
+    changes = check_same(before, now, out / RUN, step)
     record = now | {name: before[name] for name in ("codec", "codec_files", "stopped", "changes") if name in before}
     if changes:
         record["changes"] = [*record.get("changes", []), {"step": step} | changes]
