@@ -11,35 +11,41 @@ from . import (
     inspection,
     networks,
     objectives,
+    randomness,
+    rendering,
+    samplers,
+    schedules,
+    storage,
+    training,
+    types,
 )
-from . import randomness, rendering, samplers, schedules, storage, training, types
-from .codecs.base import Codec
-from .codecs.pixels import Pixels
-from .codecs.symbols import Symbols
-from .codecs.text import Bytes, Characters, Text
-from .codecs.tokenizer import BPE
-from .data.base import DataSet, Examples, Split, Windows
+from .schedules import Cosine, Geometric, Linear, Polynomial, Schedule, TokenPolynomial
 from .forward import all_masked, mask, sample_times
-from .model import MaskedDiffusion, load
 from .networks.base import Network, Positions, pick
-from .networks.ddit import DDiT
 from .networks.head import HeadedNetwork
 from .networks.transformer import Transformer
 from .networks.unet import UNet
+from .networks.ddit import DDiT
 from .objectives.base import Loss, Objective
 from .objectives.scalar import ContinuousELBO, DiscreteELBO, TimeFreeELBO
 from .objectives.token import TokenELBO
-from .randomness import generators
-from .report import Figure, Report
-from .samplers.ancestral import Ancestral
 from .samplers.base import Sampler, State
-from .samplers.confidence import EntropyBounded, MostConfident
+from .samplers.unmasking import Plan, Planned
 from .samplers.first_hitting import FirstHitting
+from .samplers.ancestral import Ancestral
 from .samplers.ordered import InOrder
+from .samplers.confidence import EntropyBounded, MostConfident
 from .samplers.remasking import Remasking
 from .samplers.token import TokenAncestral, TokenFirstHitting
-from .samplers.unmasking import Plan, Planned
-from .schedules import Cosine, Geometric, Linear, Polynomial, Schedule, TokenPolynomial
+from .randomness import generators
+from .codecs.base import Codec
+from .codecs.text import Bytes, Characters, Text
+from .codecs.tokenizer import BPE
+from .codecs.pixels import Pixels
+from .codecs.symbols import Symbols
+from .data.base import DataSet, Examples, Split, Windows
+from .model import MaskedDiffusion, load
+from .report import Figure, Report
 from .training.settings import Optimizer, Run
 from .training.start import train
 
