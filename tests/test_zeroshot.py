@@ -82,7 +82,11 @@ def test_sequences_hold_the_documents(tmp_path: Path, codec: BPE) -> None:
 
 def test_published_rows_are_whole() -> None:
     assert all(len(row) == len(COLUMNS) for row in (*SMALL.values(), *MEDIUM.values()))
-    assert published(162_000_000)[1]["MD4"][1] == 34.94 and published(405_000_000)[1]["MD4"][1] == 25.84
+    small, medium = published(162_000_000)[1], published(405_000_000)[1]
+    assert small["MD4"]["wikitext2"] == 34.94 and medium["MD4"]["wikitext2"] == 25.84
+    by_lines = published(162_000_000, "line")[1]
+    (added,) = by_lines.keys() - small.keys()
+    assert "MDLM" in added and by_lines[added] == {"lambada": 47.52, "lm1b": 67.01, "ag_news": 61.15}
 
 
 def save(folder: Path, codec: BPE) -> str:
@@ -104,7 +108,7 @@ def test_the_suite(tmp_path: Path, codec: BPE, capsys: Any) -> None:
     assert {"set": "ptb", "model": "MD4", "published": True, "perplexity_per_token": [102.26, None]} in report["rows"]
     assert re.search(r"this model, T = inf +[\d.]+ ± [\d.]+", shown) and re.search(r"MD4 +48.43 +34.94", shown)
     assert (
-        "part test, file wiki.test.raw, detokeniser @-@ @,@" in shown
+        "part test, file wiki.test.raw, provenance unverified copy, detokeniser @-@ @,@" in shown
         and report["protocol"]["packing"] == "concatenated"
     )
     by_steps = [[row["perplexity_per_token"][0] for row in ours if row["steps"] == t] for t in ("10", "inf")]
@@ -213,7 +217,7 @@ def test_bounds_of_finite_steps(tmp_path: Path, codec: BPE, capsys: Any) -> None
     assert [row["steps"] for row in rows] == ["1", "4", "inf"] and len(bits) == 3
     capsys.readouterr()
     assert main(["evaluate", model, *data, "--steps", "4", "--objective", "ContinuousELBO"]) == 1
-    assert "goes with neither --objective nor --breakdown" in capsys.readouterr().err
+    assert "give neither objective nor breakdown with them" in capsys.readouterr().err
 
 
 def test_wikitext_2_has_sixty_articles(shared_data: Path) -> None:
