@@ -130,7 +130,9 @@ def test_damaged_files_are_errors_that_name_them(saved: Path) -> None:
 def test_no_such_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no/such/folder: no such folder"):
         MaskedDiffusion.from_pretrained("no/such/folder")
-    with pytest.raises(FileNotFoundError, match=r"nobody/nothing: no such folder, and the Hub cannot be asked or has none"):
+    with pytest.raises(
+        FileNotFoundError, match=r"nobody/nothing: no such folder, and the Hub cannot be asked or has none"
+    ):
         MaskedDiffusion.from_pretrained("nobody/nothing", local_files_only=True, cache_dir=tmp_path)
 
 
