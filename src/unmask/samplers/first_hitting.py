@@ -25,7 +25,7 @@ class FirstHitting(Planned):
     revealed in decreasing order of v, each at mask rate v. Every example has its own clock. With one token per call the
     samples are exactly those of the network's reverse process; there is no error of a time grid.
 
-    With `tokens_per_call` = k > 1 the tokens of a call are drawn independently. `order=2` restores the pairwise
+    With `tokens_per_call` = k > 1 the tokens of a call are drawn independently. `order=2` compensates for the pairwise
     correlation that is lost. With p the prediction of the previous call and p′ that of this one, token
     j = 0, ..., k − 1 of call m is drawn from the normalised
 
