@@ -22,7 +22,22 @@ def clean_tokens(x: Int[Tensor, "batch *dims"]) -> Tokens:
     return torch.where(x < 0, -1 - x, x)
 
 
-def given_and_clean(x: Int[Tensor, "batch *dims"]) -> tuple[Where | None, Tokens]:
-    """Return which tokens of a batch are given (None if none is), and the tokens without the encoding."""
-    given = x < 0
-    return (given, clean_tokens(x)) if given.any() else (None, x)
+def given_and_clean(x: Int[Tensor, "batch *dims"], excluded: tuple[int, ...] = ()) -> tuple[Where | None, Tokens]:
+    """Return which tokens of a batch are given (None if none is), and the tokens without the encoding.
+
+    Args:
+        x: tokens, some perhaps encoded as given.
+        excluded: tokens that are given wherever they stand; see `Network.excluded`.
+    """
+    given: Where | None = x < 0
+    given, x = (given, clean_tokens(x)) if (x < 0).any() else (None, x)
+    return add_excluded(given, x, excluded), x
+
+
+def add_excluded(given: Where | None, x: Tokens, excluded: tuple[int, ...]) -> Where | None:
+    """Return which tokens are given, those among them that a network never predicts; None if none is."""
+    if not excluded:
+        return given
+    never = torch.isin(x, torch.tensor(excluded, device=x.device))
+    given = never if given is None else given | never
+    return given if given.any() else None

@@ -137,7 +137,7 @@ def evaluate(
     tokens: list[Tensor] = []
     for i, (x, label) in enumerate(batches):
         generator = seeded(seed, i, device=x.device)
-        given, x = given_and_clean(x)
+        given, x = given_and_clean(x, network.excluded)
         drawn = draw_loss(network, objective, x, label, draws=draws, given=given, generator=generator)
         parts.append(drawn.nelbo.view(draws, -1).mean(0).double())
         if breakdown is not None:

@@ -99,11 +99,14 @@ class Network(nn.Module, ABC):
         shape: dims of one example.
         classes: number of classes, or None for a network without labels. The label `classes` is the null label, which
             stands for an unknown class.
+        excluded: tokens that are never predicted: their probability is 0, and in data they are given wherever they
+            stand, neither masked nor counted.
     """
 
     vocab_size: int
     shape: tuple[int, ...]
     classes: int | None = None
+    excluded: tuple[int, ...] = ()
 
     @property
     def mask_id(self) -> int:

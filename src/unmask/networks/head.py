@@ -1,7 +1,7 @@
 """A linear head fused with its cross-entropy, so that the logits are never held all at once."""
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -17,9 +17,21 @@ LOGITS_PER_SOFTMAX = 2**21
 """Largest number of float32 logits per softmax on a CPU, so that they stay in its caches."""
 
 
+class LinearMap(Protocol):
+    """What maps features to logits: `torch.nn.Linear`, or what has its weight and bias."""
+
+    @property
+    def weight(self) -> Tensor: ...
+
+    @property
+    def bias(self) -> Tensor | None: ...
+
+    def __call__(self, h: Tensor) -> Tensor: ...
+
+
 def linear_cross_entropy(
     h: Float[Tensor, "n width"],
-    head: nn.Linear,
+    head: LinearMap,
     target: Int[Tensor, " n"],
     weight: Float[Tensor, " n"],
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
@@ -96,7 +108,7 @@ class HeadedNetwork(Network):
     A subclass implements `features` instead of `forward`.
     """
 
-    head: nn.Linear
+    head: LinearMap
 
     @abstractmethod
     def features(

@@ -74,7 +74,7 @@ class Transformer(HeadedNetwork):
         self.blocks = nn.ModuleList(Block(width, heads, self.hidden, dropout, conditioned) for _ in range(depth))
         self.norm = nn.LayerNorm(width, elementwise_affine=not conditioned, bias=False)
         self.modulation = Modulation(width, 2) if conditioned else None
-        self.head = nn.Linear(width, vocab_size)
+        self.head: nn.Linear = nn.Linear(width, vocab_size)
         self._initialise()
 
     def _initialise(self) -> None:

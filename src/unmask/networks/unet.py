@@ -193,7 +193,7 @@ class UNet(HeadedNetwork):
         )
         self.norm = group_norm(first)
         self.channels = nn.Linear(first, channels * first)
-        self.head = nn.Linear(first, vocab_size)
+        self.head: nn.Linear = nn.Linear(first, vocab_size)
         self._initialise()
 
     def _initialise(self) -> None:

@@ -2,6 +2,7 @@
 
 import torch
 
+from unmask.given import add_excluded
 from unmask.networks.base import Network, check_label, check_tokens
 from unmask.objectives.base import Loss, Objective
 from unmask.randomness import Generators
@@ -30,6 +31,7 @@ def draw_loss(
     if draws < 1:
         raise ValueError(f"draws must be at least 1, got {draws}")
     check_tokens(x, network.vocab_size)
+    given = add_excluded(given, x, network.excluded)
     if given is not None:
         if given.flatten(1).all(1).any():
             raise ValueError("every token of an example is given: there is nothing to measure")

@@ -117,7 +117,7 @@ def _time_steps(
             start = time.perf_counter()
             for part in range(settings.accumulate_grad_batches):
                 x, label = train[np.asarray(next(order))]
-                given, x = given_and_clean(x.to(device))
+                given, x = given_and_clean(x.to(device), model.network.excluded)
                 label = None if label is None else label.to(device)
                 generator = seeded(run.seed, step, part, device=device)
                 with torch.autocast(device.type, low or torch.bfloat16, enabled=low is not None):

@@ -88,7 +88,7 @@ class Trainee(LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
         x, label = batch
         generator = seeded(self.seed, batch_idx, device=self.device)
-        given, x = given_and_clean(x)
+        given, x = given_and_clean(x, self.model.network.excluded)
         nelbo = draw_loss(self.model.network, self.objective, x, label, draws=1, given=given, generator=generator).nelbo
         tokens = x.numel() if given is None else int((~given).sum())
         bits = nelbo.sum() / (tokens * math.log(2))
