@@ -16,7 +16,7 @@ from unmask.data.cifar10 import CLASSES as CIFAR10_CLASSES
 from unmask.data.imagenet64 import ImageNet64
 from unmask.data.images import Images, Mirrored
 from unmask.data.mnist import FILES, MNIST
-from unmask.data.pickled import Made, read_pickle
+from unmask.storage.pickled import Made, read_pickle
 
 RANDOM = np.random.default_rng(0)
 

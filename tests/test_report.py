@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from unmask import evaluation
-from unmask.checkpoints.ddit import WEIGHT_FILES
+from unmask.checkpoints import WEIGHT_FILES
 from unmask.cli.main import main
 from unmask.codecs.pixels import Pixels
 from unmask.codecs.text import Characters

@@ -1,22 +1,31 @@
 """Reading a model by its name: the parts of which `MaskedDiffusion` is made. No code is loaded."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from unmask.checkpoints.ddit import WEIGHT_FILES, is_public
-from unmask.checkpoints.ddit import load as load_public
+from unmask.checkpoints import WEIGHT_FILES, is_public
+from unmask.checkpoints import load as load_public
 from unmask.codecs import Codec
 from unmask.networks import Network
 from unmask.schedules import Schedule, TokenPolynomial
 from unmask.storage.checkpoint import averaged_weights
 from unmask.storage.description import build
-from unmask.storage.folders import CHECKPOINT, CONFIG, RUN, WEIGHTS, find_folder
+from unmask.storage.folders import CHECKPOINT, CONFIG, RUN, WEIGHTS, find_folder, is_weights
 from unmask.storage.hub import download_model
-from unmask.storage.model_files import bounded, config_digest, finish_saving, read_config, read_weights, verify_files
+from unmask.storage.model_files import (
+    bounded,
+    config_digest,
+    finish_saving,
+    read_config,
+    read_weights,
+    verify_files,
+    without_memory,
+)
 from unmask.storage.plugins import import_named
 
 
@@ -45,10 +54,17 @@ class Parts(NamedTuple):
 
 
 def read_model(
-    name: str, trust: Sequence[str] = (), tokenizer: str | None = None, verify: bool = False, **download: Any
+    name: str,
+    trust: Sequence[str] = (),
+    tokenizer: str | None = None,
+    verify: bool = False,
+    how: Mapping[str, Any] | None = None,
+    **download: Any,
 ) -> Parts:
-    """Read a model, a run, or a public checkpoint; see `unmask.load`."""
+    """Read a model, a run, or a public checkpoint; see `unmask.load`. `how` is for public models alone."""
     import_named(trust)
+    if is_weights(name):
+        return _read_public(Path(name), name, tokenizer, how)
     folder = find_folder(name)
     if folder is not None and not (folder / CONFIG).exists() and (folder / RUN).is_file():
         return _read_run(folder, trust)
@@ -57,8 +73,9 @@ def read_model(
     finish_saving(folder)
     description = read_config(folder / CONFIG)
     if is_public(description):
-        network, codec, about = load_public(folder, tokenizer)
-        return Parts(network, codec, None, about | {"source": name}, None, folder / CONFIG, folder)
+        return _read_public(folder, name, tokenizer, how)
+    if given := [option for option, value in (how or {}).items() if value is not None]:
+        raise ValueError(f"{folder}: {', '.join(given)} is for public models; this is one of unmask")
     verify_files(folder, description, verify)
     path = folder / WEIGHTS
     weights, metadata = read_weights(path)
@@ -67,6 +84,13 @@ def read_model(
     digest = config_digest({part: description[part] for part in ("network", "codec", "schedule")})
     altered = metadata.get("config", digest) != digest
     return Parts(*built, description.get("about") or {}, weights, path, folder, altered)
+
+
+def _read_public(source: Path, name: str, tokenizer: str | None, how: Mapping[str, Any] | None) -> Parts:
+    """Read a public model in a folder, or in a file of weights."""
+    network, codec, about = load_public(source, tokenizer, **(how or {}))
+    folder = source.parent if source.is_file() else source
+    return Parts(network, codec, None, about | {"source": name}, None, folder / CONFIG, folder)
 
 
 def _read_run(folder: Path, trust: Sequence[str]) -> Parts:
@@ -89,7 +113,10 @@ def _build(
     description: dict[str, Any], path: Path, folder: Path, trust: Sequence[str]
 ) -> tuple[Network, Codec, Schedule | TokenPolynomial]:
     """Build the parts that a file describes; the network without its weights."""
-    network = build(Network, description.get("network"), f"{path}: network", trust)
+    described = description.get("network")
+    own = isinstance(described, dict) and "." not in str(described.get("class"))
+    with without_memory() if own else nullcontext():  # others' classes may compute with their weights
+        network = build(Network, described, f"{path}: network", trust)
     codec = build(Codec, description.get("codec"), f"{path}: codec", trust).opened(folder)
     kinds: tuple[type, ...] = (Schedule, TokenPolynomial)
     schedule: Any = build(kinds, description.get("schedule"), f"{path}: schedule", trust)

@@ -252,19 +252,24 @@ class MaskedDiffusion(Saved):
         trust: Sequence[str] = (),
         tokenizer: str | None = None,
         verify: bool = False,
+        bidirectional: bool | None = None,
+        shifted: bool | None = None,
+        length: int | None = None,
+        averaged: bool | None = None,
         **download: Any,
     ) -> "MaskedDiffusion":
         """Load a model in evaluation mode; see `load`, which also puts it on a device.
 
         Args:
-            pretrained_model_name_or_path: see `load`; so are trust, tokenizer and verify.
+            pretrained_model_name_or_path: see `load`; so are the others.
             download: passed to `huggingface_hub.snapshot_download` (revision, token, cache_dir, ...).
         """
-        found = read_model(str(pretrained_model_name_or_path), trust, tokenizer, verify, **download)
+        how = {"bidirectional": bidirectional, "shifted": shifted, "length": length, "averaged": averaged}
+        found = read_model(str(pretrained_model_name_or_path), trust, tokenizer, verify, how, **download)
         model = cls(found.network, found.codec, found.schedule, found.about)
         if found.weights is not None:
             try:
-                model.load_state_dict(found.weights)
+                model.load_state_dict(found.weights, assign=True)
                 if isinstance(model.schedule, TokenPolynomial):
                     model.schedule.check()
             except ValueError as error:
@@ -288,6 +293,10 @@ def load(
     dtype: torch.dtype | None = None,
     device: str | None = None,
     verify: bool = False,
+    bidirectional: bool | None = None,
+    shifted: bool | None = None,
+    length: int | None = None,
+    averaged: bool | None = None,
     **download: Any,
 ) -> MaskedDiffusion:
     """Load a model, ready to be evaluated and sampled.
@@ -297,15 +306,23 @@ def load(
 
             - a model's folder, as `MaskedDiffusion.save_pretrained` writes it;
             - a run's folder: its model or, if it did not finish, the averaged weights of its last checkpoint;
-            - a public checkpoint of MDLM, SEDD or RADD, as it was published;
-            - the name of a model or of a public checkpoint on the Hugging Face Hub, such as kuleshov-group/mdlm-owt.
+            - a public model as it was published: of MDLM, SEDD, RADD, LLaDA, Dream and others, or a masked language
+              model of `transformers`; `unmask.checkpoints.FAMILIES` and `LAYOUTS` are what is read;
+            - a trainer's checkpoint (.ckpt) of MDLM, Duo or BD3LM, or SMDM's file of weights (.safetensors);
+            - the name of a model or of a public one on the Hugging Face Hub, such as kuleshov-group/mdlm-owt.
         trust: modules of your own whose classes the model may use; they are imported. Without it no code is ever
             imported because a file names it.
-        tokenizer: for public checkpoints: what `BPE` reads; that in the folder, or GPT-2's, if None.
+        tokenizer: for public models: what `Tokenizer` reads; that in the folder, or GPT-2's, if None.
         dtype: of the weights; as they were saved if None.
         device: cpu, cuda, cuda:1, ...; a GPU where there is one if None.
         verify: whether to compare the SHA-256 of the files in any case, as with the variable UNMASK_VERIFY=1; else once
             for each version of a file.
+        bidirectional: whether to make a left-to-right model of `transformers` see both sides, to be trained from there;
+            it gets a mask token if it has none.
+        shifted: for models of `transformers`: whether position i is predicted at position i − 1; None: as their family
+            was trained.
+        length: for models of `transformers`: the longest sequence, in tokens; None: what they were trained with.
+        averaged: for a trainer's checkpoint: whether to take the moving average of its weights; yes if None.
         download: passed to `huggingface_hub.snapshot_download` (revision, token, cache_dir, ...).
 
     Raises:
@@ -319,22 +336,32 @@ def load(
         images = model.codec.decode(model.sample(4))
     """
     target = find_device(device)
-    model = MaskedDiffusion.from_pretrained(name, trust=trust, tokenizer=tokenizer, verify=verify, **download)
+    model = MaskedDiffusion.from_pretrained(
+        name,
+        trust=trust,
+        tokenizer=tokenizer,
+        verify=verify,
+        bidirectional=bidirectional,
+        shifted=shifted,
+        length=length,
+        averaged=averaged,
+        **download,
+    )
     return model.to(device=target, dtype=dtype)
 
 
-def import_checkpoint(source: Path | str, out: Path | str, tokenizer: str | None = None) -> MaskedDiffusion:
-    """Convert a public checkpoint into a model of unmask, in a folder of its own.
+def import_checkpoint(source: Path | str, out: Path | str, **options: Any) -> MaskedDiffusion:
+    """Convert a public model into a model of unmask, in a folder of its own.
 
     Args:
-        source: a folder as it was published, or its name on the Hub.
+        source: what `load` takes, but for a model of unmask.
         out: the folder to write.
-        tokenizer: see `load`.
+        options: of `load`: tokenizer, bidirectional, shifted, length, averaged.
 
     Raises:
-        ValueError: `source` is a model of unmask already, or of no layout that is read.
+        ValueError: `source` is a model of unmask already, or of no kind that is read.
     """
-    model = MaskedDiffusion.from_pretrained(source, tokenizer=tokenizer)
+    model = MaskedDiffusion.from_pretrained(source, **options)
     if "layout" not in model.about or model.about.get("imported"):
         raise ValueError(f"{source}: is a model of unmask already")
     model.about["imported"] = True

@@ -1,4 +1,4 @@
-"""Read public checkpoints of masked diffusion models: MDLM, SEDD and RADD. JSON and tensors alone, no code.
+"""Read public checkpoints of masked diffusion models: MDLM, SEDD, RADD and BD3LM. JSON and tensors alone, no code.
 
 They are one transformer in the layouts that `unmask.checkpoints.layouts` lists. MDLM's was trained with its noise set
 to zero, so that its modulation is constant: it is folded into the weights, which gives RADD's, exactly. With
@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from unmask.checkpoints.layouts import Family, Layout, find_layout, is_public, is_timed, least_alpha
-from unmask.checkpoints.reading import CONFIG, WEIGHT_FILES, read_config, read_weights
-from unmask.codecs.tokenizer import BPE, PAIRS, TOKENIZER
+from unmask.checkpoints.layouts import Family, Layout, find_layout, is_timed, least_alpha
+from unmask.checkpoints.reading import CONFIG, read_config, read_weights
+from unmask.codecs.tokenizer import PAIRS, TOKENIZER, Tokenizer
 from unmask.networks.ddit import FREQUENCIES, DDiT
 
-__all__ = ["WEIGHT_FILES", "Sizes", "fold", "is_public", "load", "names"]
 IGNORED = ("rotary_emb.inv_freq", "sampling_eps_min", "sampling_eps_max", "block_diff_mask")
 """Buffers that are not weights."""
 
@@ -55,7 +54,7 @@ def names(layout: Family, sizes: Sizes) -> dict[str, tuple[int, ...]]:
         if layout == "radd":
             found[f"{name}.bias"] = (width,)
 
-    timed = layout != "radd"
+    timed = layout in ("mdlm", "sedd")
     if timed:
         add("sigma_map.mlp.0", condition, 2 * FREQUENCIES, True)
         add("sigma_map.mlp.2", condition, condition, True)
@@ -75,21 +74,35 @@ def names(layout: Family, sizes: Sizes) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def load(folder: Path, tokenizer: str | None = None) -> tuple[DDiT, BPE, dict[str, Any]]:
+def load(folder: Path, tokenizer: str | None = None) -> tuple[DDiT, Tokenizer, dict[str, Any]]:
     """Read a checkpoint: its network, its codec, and what there is to say about it.
 
     Args:
         folder: with config.json, and model.safetensors or pytorch_model.bin.
-        tokenizer: what `BPE` reads; the folder's own if None and it has one, else GPT-2's from the Hub.
+        tokenizer: what `Tokenizer` reads; the folder's own if None and it has one, else GPT-2's from the Hub.
 
     Raises:
         FileNotFoundError: a file is missing.
         ValueError: a file is damaged or of no known layout, or a tensor is missing, unknown or of a wrong shape; names
             it.
     """
-    where, config = folder / CONFIG, read_config(folder)
-    layout = find_layout(config, lambda: _stripped(read_weights(folder)[1]), where)
     path, weights = read_weights(folder)
+    own = any((folder / name).is_file() for name in (TOKENIZER, *(vocab for vocab, _ in PAIRS)))
+    return build(read_config(folder), weights, folder / CONFIG, path, tokenizer or (str(folder) if own else "gpt2"))
+
+
+def build(
+    config: dict[str, Any], weights: dict[str, Tensor], where: Path, path: Path, tokenizer: str
+) -> tuple[DDiT, Tokenizer, dict[str, Any]]:
+    """Build what `load` returns of what was read.
+
+    Args:
+        config: the content of config.json.
+        weights: the tensors by name.
+        where, path: name the one and the other in errors.
+        tokenizer: what `Tokenizer` reads.
+    """
+    layout = find_layout(config, lambda: _stripped(weights), where)
     weights = {name: value.float() for name, value in _stripped(weights).items()}
     sizes = _sizes(weights, layout.family, path)
     _check(weights, names(layout.family, sizes), sizes, path, layout.family)
@@ -116,9 +129,12 @@ def load(folder: Path, tokenizer: str | None = None) -> tuple[DDiT, BPE, dict[st
     if frequencies is not None and frequencies.shape != (sizes.width // heads // 2,):
         raise ValueError(f"{path}: {IGNORED[0]} has {frequencies.numel()} frequencies, which {heads} heads do not")
     folded = layout.family == "mdlm" and not timed
-    network.load_state_dict(_renamed(fold(weights, sizes.depth) if folded else weights))
-    own = any((folder / name).is_file() for name in (TOKENIZER, *(vocab for vocab, _ in PAIRS)))
-    codec = BPE(tokenizer or (str(folder) if own else "gpt2"))
+    weights = fold(weights, sizes.depth) if folded else weights
+    if layout.family == "bd3lm":  # its norms have no biases
+        norms = [name for name in weights if "norm" in name]
+        weights |= {name.replace(".weight", ".bias"): torch.zeros(sizes.width) for name in norms}
+    network.load_state_dict(_renamed(weights))
+    codec = Tokenizer(tokenizer)
     try:
         _ = codec.tokenizer
     except FileNotFoundError as error:
@@ -154,7 +170,7 @@ def _sizes(weights: dict[str, Tensor], layout: Family, path: Path) -> Sizes:
             raise ValueError(f"{path}: the tensor {name} has shape {tuple(weights[name].shape)}, expected {dims} axes")
     rows, width = shape("vocab_embed.embedding")
     depth = len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
-    condition = 0 if layout == "radd" else shape("sigma_map.mlp.0.weight")[0]
+    condition = 0 if layout in ("radd", "bd3lm") else shape("sigma_map.mlp.0.weight")[0]
     return Sizes(rows, width, depth, shape("blocks.0.mlp.0.weight")[0], condition)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-Family = Literal["mdlm", "sedd", "radd"]
+Family = Literal["mdlm", "sedd", "radd", "bd3lm"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,22 @@ LAYOUTS = (
         length="model_length",
     ),
     Layout(
+        "bd3lm",
+        "BD3LM of a single block (model_type: bd3lm, block_size as long as model_length)",
+        lambda config: config.get("model_type") == "bd3lm" and config.get("adaln") is False,
+        inside=None,
+        width="hidden_dim",
+        length="model_length",
+    ),
+    Layout(
+        "mdlm",
+        "the same with a modulation (adaln: true)",
+        lambda config: config.get("model_type") == "bd3lm" and config.get("adaln", True) is not False,
+        inside=None,
+        width="hidden_dim",
+        length="model_length",
+    ),
+    Layout(
         "mdlm",
         "MDLM as its own code saves it (parameterization: subs, model: {...})",
         lambda config: bool(_model(config)) and "parameterization" in config and "model_type" not in config,
@@ -79,6 +95,11 @@ RADD = LAYOUTS[-1]
 def is_public(config: dict[str, Any]) -> bool:
     """Return whether a config.json is that of other people's code: `load` reads it, or says what can be read."""
     return not {"network", "codec", "schedule"} & config.keys()
+
+
+def is_layout(config: dict[str, Any]) -> bool:
+    """Return whether a config.json is of one of these layouts, or of none but described as these are, in `model`."""
+    return _plain(config) or any(layout.identifies(config) for layout in LAYOUTS)
 
 
 def find_layout(config: dict[str, Any], tensors: Callable[[], Iterable[str]], where: Path) -> Layout:
@@ -113,6 +134,12 @@ def _check_kind(config: dict[str, Any], layout: Layout, where: Path) -> None:
         value = config.get(name, known[0])
         if value not in known:
             raise ValueError(f"{where}: {name} is {value!r}; only {' and '.join(known)} is read")
+    if config.get("model_type") == "bd3lm":
+        block, length = config.get("block_size"), config.get("model_length", 1024)
+        if block != length or config.get("causal", False):
+            raise ValueError(
+                f"{where}: blocks of {block!r} in {length}: only a model of a single block is masked as a whole"
+            )
     if not isinstance(config.get("time_conditioning", False), bool):
         raise ValueError(f"{where}: time_conditioning must be true or false, got {config['time_conditioning']!r}")
     graph = config.get("graph")

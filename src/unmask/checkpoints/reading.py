@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from unmask.storage.limits import check_size
 
 CONFIG = "config.json"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+INDEX_FILES = tuple(f"{name}.index.json" for name in WEIGHT_FILES)
+"""Of weights in several files, which they name."""
+MOST_JSON = 64 << 20
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -19,6 +23,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
+    return read_object(path)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object of a file."""
+    check_size(path.stat().st_size, path, MOST_JSON)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -29,22 +39,59 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
-    """Return the file of the weights and its tensors by name.
+    """Return the file of the weights, or the index of their files, and the tensors by name.
+
+    They are mapped into memory, not copied.
+
+    Args:
+        folder: that holds the file; or the file itself.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: there is no such file, or one that an index names is missing.
         ValueError: it is damaged, or holds more than tensors.
     """
-    path = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+    if folder.is_file():
+        return folder, read_tensors(folder)
+    path = next((folder / name for name in (*WEIGHT_FILES, *INDEX_FILES) if (folder / name).is_file()), None)
     if path is None:
-        raise FileNotFoundError(f"{folder}: holds neither {' nor '.join(WEIGHT_FILES)}")
+        raise FileNotFoundError(f"{folder}: holds neither {' nor '.join((*WEIGHT_FILES, *INDEX_FILES))}")
+    if path.name in WEIGHT_FILES:
+        return path, read_tensors(path)
+    places = read_object(path).get("weight_map")
+    if not isinstance(places, dict) or not all(
+        isinstance(name, str) and Path(name).name == name for name in places.values()
+    ):
+        raise ValueError(f"{path}: expected weight_map, the name of a file beside it for each tensor")
+    tensors: dict[str, Tensor] = {}
+    for name in sorted(set(places.values())):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder / name}: no such file, but {path.name} names it")
+        tensors |= read_tensors(folder / name)
+    if missing := sorted(places.keys() - tensors.keys()):
+        raise ValueError(f"{folder / places[missing[0]]}: lacks the tensor {missing[0]}, which {path.name} names")
+    return path, tensors
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of one file.
+
+    Raises:
+        ValueError: it is damaged, or holds more than tensors.
+    """
     try:
         if path.suffix == ".safetensors":
-            return path, load_file(path)
-        weights = torch.load(path, map_location="cpu", weights_only=True)  # tensors and plain values, no code
+            with safe_open(path, framework="pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+        weights = torch.load(path, map_location="cpu", weights_only=True, mmap=_can_be_mapped(path))
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         why = " ".join(str(error).split())[:200]
         raise ValueError(f"{path}: damaged, or holds more than tensors: {why}") from None
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise ValueError(f"{path}: expected tensors by name; a checkpoint of a trainer must be converted to that first")
-    return path, weights
+    return weights
+
+
+def _can_be_mapped(path: Path) -> bool:
+    """Return whether a file of torch is of the newer kind, a zip archive."""
+    with open(path, "rb") as file:
+        return file.read(2) == b"PK"

@@ -13,8 +13,8 @@ from unmask.data.base import Part
 from unmask.data.download import check_md5, fetch
 from unmask.data.images import ImageSet, Pictures, has_split, held_out, read_folder
 from unmask.data.parquet import parquet_files, read_parquet
-from unmask.data.pickled import read_pickle
 from unmask.data.reading import is_hidden, visible_files
+from unmask.storage.pickled import read_pickle
 
 HOME = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 MD5 = "c32a1d4ab5d03f1284b67883e8d87530"

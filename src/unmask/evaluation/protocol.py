@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from unmask.checkpoints.ddit import WEIGHT_FILES
+from unmask.checkpoints import WEIGHT_FILES
 from unmask.model import MaskedDiffusion
 from unmask.samplers.base import Sampler
 from unmask.storage.files import checksum

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unmask.checkpoints.ddit import WEIGHT_FILES, is_public
+from unmask.checkpoints import WEIGHT_FILES, is_public
 from unmask.data.index import Index
 from unmask.data.replacing import INDEX
 from unmask.report import Figure, Report

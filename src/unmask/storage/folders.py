@@ -19,6 +19,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "unmask"
 
 
+def is_weights(name: str) -> bool:
+    """Return whether a name is that of a file of weights, which some public models consist of alone."""
+    return name.endswith((".safetensors", ".ckpt")) and Path(name).is_file()
+
+
 def find_folder(name: str) -> Path | None:
     """Return the folder of a model or of an unfinished run that a name stands for; None: it can only be on the Hub.
 

@@ -8,8 +8,24 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
 
-from unmask.storage.folders import CHECKPOINT, CONFIG, RUN, TOKENIZER, WEIGHTS, find_folder
+from unmask.storage.folders import CHECKPOINT, CONFIG, RUN, TOKENIZER, WEIGHTS, find_folder, is_weights
 
+SMALL = (
+    CONFIG,
+    TOKENIZER,
+    "added_tokens.json",
+    "chat_template.jinja",
+    "merges.txt",
+    "model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
+    "special_tokens_map.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+)
+"""Files of models beside their weights."""
+SHARDS = {"model.safetensors.index.json": "model-*.safetensors", "pytorch_model.bin.index.json": "pytorch_model-*.bin"}
+"""What the files of weights are called that an index names."""
 CLIENTS = ("httpx", "httpx2", "requests", "urllib3", "huggingface_hub")
 """Packages whose errors are those of a connection."""
 
@@ -21,9 +37,10 @@ def download_model(repo_id: str, weights: tuple[str, ...], **download: Any) -> P
         FileNotFoundError: no such repository within reach.
     """
     try:
-        folder = Path(snapshot_download(repo_id, allow_patterns=[CONFIG, WEIGHTS, TOKENIZER], **download))
-        if not (folder / WEIGHTS).is_file():  # some public checkpoints have none
-            snapshot_download(repo_id, allow_patterns=[CONFIG, *weights], **download)
+        folder = Path(snapshot_download(repo_id, allow_patterns=[*SMALL, WEIGHTS], **download))
+        if not (folder / WEIGHTS).is_file():  # some public models have none
+            shards = next((pattern for index, pattern in SHARDS.items() if (folder / index).is_file()), None)
+            snapshot_download(repo_id, allow_patterns=[CONFIG, *([shards] if shards else weights)], **download)
         return folder
     except HFValidationError:
         raise FileNotFoundError(f"{repo_id}: no such folder") from None
@@ -43,6 +60,8 @@ def check_model(name: str) -> None:
         FileNotFoundError: neither; or a run that has no checkpoint yet.
         ValueError: it is a file.
     """
+    if is_weights(name):
+        return
     folder = find_folder(name)
     if folder is None:
         download_model(name, ())

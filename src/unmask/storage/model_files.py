@@ -118,6 +118,22 @@ def bounded(weights: dict[str, Tensor], path: Path) -> Iterator[None]:
 
 
 @contextmanager
+def without_memory() -> Iterator[None]:
+    """Build networks whose weights take no memory until they are loaded (`load_state_dict(..., assign=True)`)."""
+
+    def registered(module: nn.Module, name: str, parameter: Tensor | None) -> nn.Parameter | None:
+        if parameter is None or parameter.is_meta:
+            return None
+        return nn.Parameter(parameter.to("meta"), parameter.requires_grad)
+
+    handle = register_module_parameter_registration_hook(registered)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
 def saving(folder: Path) -> Iterator[Path]:
     """Yield a folder for all files of a model; when the block ends well, they are in `folder`, else none is.
 

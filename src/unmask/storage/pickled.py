@@ -18,6 +18,8 @@ class Made(NamedTuple):
     state: list[Any]
 
 
+STORED = "stored elsewhere"
+"""What a `Made` is called that stands for something beside the pickle, such as the numbers of a tensor."""
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 NUMBERS = ("BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "FLOAT", "BINFLOAT")
 TEXTS = ("BINSTRING", "SHORT_BINSTRING", "STRING", "BINUNICODE", "SHORT_BINUNICODE", "UNICODE", "GLOBAL")
@@ -64,10 +66,13 @@ def read_pickle(data: bytes, name: str) -> Any:
                 stack.append(_pairs(above()))
             elif code in ("APPEND", "APPENDS"):
                 items = above() if code == "APPENDS" else [stack.pop()]
-                stack[-1].extend(items)
+                stack[-1].state.append(items) if isinstance(stack[-1], Made) else stack[-1].extend(items)
             elif code in ("SETITEM", "SETITEMS"):
                 items = above() if code == "SETITEMS" else [stack.pop(-2), stack.pop()]
-                stack[-1].update(_pairs(items))
+                pairs = _pairs(items)
+                stack[-1].state.append(pairs) if isinstance(stack[-1], Made) else stack[-1].update(pairs)
+            elif code == "BINPERSID":
+                stack.append(Made(STORED, stack.pop(), []))
             elif code in ("BINPUT", "LONG_BINPUT", "PUT"):
                 memo[argument] = stack[-1]
             elif code == "MEMOIZE":

@@ -1,0 +1,163 @@
+"""Read public models whose networks are models of `transformers`. JSON and tensors alone, no code."""
+
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from unmask.checkpoints.families import LEFT_TO_RIGHT, Config, Family, Weights, find_family
+from unmask.checkpoints.reading import read_weights
+from unmask.codecs.tokenizer import Tokenizer
+from unmask.networks.pretrained import DECODERS, Pretrained, input_embedding, model_class, read_settings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+SHIFTED = "shifted_logits"
+"""Of a config.json that `Pretrained.export` wrote: whether position i is predicted at position i − 1."""
+UNUSED = re.compile(
+    r"(^|\.)pooler\.|seq_relationship|sop_classifier|position_ids$|inv_freq$|\.attn\.(masked_)?bias$|contact_head\."
+    r"|^embed_out_bias$"
+)
+"""Tensors beside a network: of other tasks, or that are computed."""
+OFFSET = (
+    "camembert",
+    "data2vec-text",
+    "esm",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+)
+"""Kinds whose positions begin after that of the padding."""
+
+
+def load(
+    folder: Path,
+    config: Config,
+    where: Path,
+    *,
+    tokenizer: str | None = None,
+    bidirectional: bool = False,
+    shifted: bool | None = None,
+    length: int | None = None,
+) -> tuple[Pretrained, Tokenizer, dict[str, Any]]:
+    """Read a model: its network, its codec, and what there is to say about it.
+
+    Args:
+        folder: with the weights, and the files of a tokenizer; or the file of the weights beside these.
+        config: the content of its config.json; empty where it has none.
+        where: names it in errors.
+        tokenizer: what `Tokenizer` reads, in place of the folder's own.
+        bidirectional: whether to make a left-to-right model see both sides.
+        shifted: whether position i is predicted at position i − 1; None: as the family was trained, yes for a
+            left-to-right model.
+        length: of the longest sequence; None: what the model was trained with.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is damaged, the model is of no family that is read, a tensor is missing, unknown or of a
+            wrong shape, or the tokenizer has no mask or belongs to another model.
+    """
+    path, weights = read_weights(folder)
+    causal = bidirectional and config.get("model_type") in DECODERS and config.get("is_causal", True) is not False
+    family = LEFT_TO_RIGHT if causal else find_family(config, weights, where)
+    with naming(where, family):
+        settings = family.settings(config, weights)
+        state = family.weights(weights, settings)
+        known = family.mask(config, weights)
+    codec = Tokenizer.from_folder(folder.parent if folder.is_file() else folder, tokenizer)
+    model = fill_model(settings, state, path, where)
+    mask = codec.mask if known is None else known
+    if mask is None and not causal:
+        raise ValueError(f"{where}: neither config.json nor the tokenizer names a mask token: it is no masked model")
+    mask = add_mask(model, codec.vocab_size) if mask is None else mask
+    shifted = config.get(SHIFTED, family.shifted) if shifted is None else shifted
+    with naming(where, family):
+        network = Pretrained(
+            codec.vocab_size,
+            (length or longest(model.config, family),),
+            body=model,
+            mask=mask,
+            special=tuple(token for token in codec.special if token != mask) if family.special else (),
+            padding=codec.padding if family.special else None,
+            shifted=bool(shifted),
+        )
+    return network.eval(), codec, {"layout": family.name, "published_config": config}
+
+
+@contextmanager
+def naming(where: Path, family: Family) -> Iterator[None]:
+    """Turn what is wrong with settings and tensors into a ValueError that names the file and the family."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    except (KeyError, TypeError, AttributeError, RuntimeError, IndexError) as error:
+        raise ValueError(f"{where}: not as {family.name} has it: {type(error).__name__} {error}") from None
+
+
+def add_mask(model: PreTrainedModel, token: int) -> int:
+    """Make a token the mask, and return it: it begins as the mean of the others. A row is added where there is none."""
+    if token >= len(input_embedding(model).weight):
+        model.resize_token_embeddings(token + 1, mean_resizing=False)
+    with torch.no_grad():
+        matrix = input_embedding(model).weight
+        matrix[token] = matrix[:token].float().mean(0).to(matrix.dtype)
+    return token
+
+
+def longest(config: PreTrainedConfig, family: Family) -> int:
+    """Return the length of the longest sequence that a model takes, or was trained on."""
+    rows = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    if not isinstance(rows, int):
+        raise ValueError("config.json has no max_position_embeddings: --length N says how long sequences may be")
+    rows -= config.pad_token_id + 1 if config.model_type in OFFSET else 0
+    return min(rows, family.length or rows)
+
+
+def fill_model(settings: Config, state: Weights, path: Path, where: Path) -> Any:
+    """Build a model of `transformers` around tensors, which are not copied.
+
+    Raises:
+        ValueError: a tensor is missing, unknown or of a wrong shape; or settings that the model refuses.
+    """
+    kind = model_class(settings["model_type"])
+    dtype = next((value.dtype for value in state.values() if value.is_floating_point()), torch.float32)
+    try:
+        wanted = read_settings(settings)
+        with quiet():
+            model, report = kind.from_pretrained(
+                None, config=wanted, state_dict=state, dtype=dtype, output_loading_info=True
+            )
+    except ImportError:
+        raise
+    except Exception as error:  # whatever the package raises for settings and shapes that do not fit each other
+        raise ValueError(f"{where}, {path.name}: {' '.join(str(error).split())[:300]}") from None
+    for what, names in (("missing", report["missing_keys"]), ("unknown", report["unexpected_keys"])):
+        if wrong := sorted(name for name in names if not UNUSED.search(name)):
+            raise ValueError(
+                f"{path}: of a {settings['model_type']} {len(wrong)} tensors are {what}, the first {wrong[0]}"
+            )
+    return model
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep `transformers` from saying what is said here."""
+    from transformers.utils import logging as said
+
+    level, bar = said.get_verbosity(), said.is_progress_bar_enabled()
+    said.set_verbosity(logging.CRITICAL)
+    said.disable_progress_bar()
+    try:
+        yield
+    finally:
+        said.set_verbosity(level)
+        if bar:
+            said.enable_progress_bar()
