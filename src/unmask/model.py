@@ -301,7 +301,7 @@ def load(
             - the name of a model or of a public checkpoint on the Hugging Face Hub, such as kuleshov-group/mdlm-owt.
         trust: modules of your own whose classes the model may use; they are imported. Without it no code is ever
             imported because a file names it.
-        tokenizer: for public checkpoints: what `BPE` reads; that in the folder, or GPT-2's, if None.
+        tokenizer: for public checkpoints: what `Tokenizer` reads; that in the folder, or GPT-2's, if None.
         dtype: of the weights; as they were saved if None.
         device: cpu, cuda, cuda:1, ...; a GPU where there is one if None.
         verify: whether to compare the SHA-256 of the files in any case, as with the variable UNMASK_VERIFY=1; else once

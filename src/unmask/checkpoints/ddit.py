@@ -14,7 +14,7 @@ from torch.nn.functional import silu
 
 from unmask.checkpoints.layouts import Family, Layout, find_layout, is_public, is_timed, least_alpha
 from unmask.checkpoints.reading import CONFIG, WEIGHT_FILES, read_config, read_weights
-from unmask.codecs.tokenizer import BPE, PAIRS, TOKENIZER
+from unmask.codecs.tokenizer import PAIRS, TOKENIZER, Tokenizer
 from unmask.networks.ddit import FREQUENCIES, DDiT
 
 __all__ = ["WEIGHT_FILES", "Sizes", "fold", "is_public", "load", "names"]
@@ -75,12 +75,12 @@ def names(layout: Family, sizes: Sizes) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def load(folder: Path, tokenizer: str | None = None) -> tuple[DDiT, BPE, dict[str, Any]]:
+def load(folder: Path, tokenizer: str | None = None) -> tuple[DDiT, Tokenizer, dict[str, Any]]:
     """Read a checkpoint: its network, its codec, and what there is to say about it.
 
     Args:
         folder: with config.json, and model.safetensors or pytorch_model.bin.
-        tokenizer: what `BPE` reads; the folder's own if None and it has one, else GPT-2's from the Hub.
+        tokenizer: what `Tokenizer` reads; the folder's own if None and it has one, else GPT-2's from the Hub.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -118,7 +118,7 @@ def load(folder: Path, tokenizer: str | None = None) -> tuple[DDiT, BPE, dict[st
     folded = layout.family == "mdlm" and not timed
     network.load_state_dict(_renamed(fold(weights, sizes.depth) if folded else weights))
     own = any((folder / name).is_file() for name in (TOKENIZER, *(vocab for vocab, _ in PAIRS)))
-    codec = BPE(tokenizer or (str(folder) if own else "gpt2"))
+    codec = Tokenizer(tokenizer or (str(folder) if own else "gpt2"))
     try:
         _ = codec.tokenizer
     except FileNotFoundError as error:
