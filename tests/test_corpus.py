@@ -18,7 +18,7 @@ from filelock import FileLock
 from kill import killed_at
 from small_bpe import write_bpe
 from unmask.cli.main import main
-from unmask.codecs.tokenizer import BPE, TOKENIZER
+from unmask.codecs.tokenizer import TOKENIZER, Tokenizer
 from unmask.data import documents
 from unmask.data.base import Split
 from unmask.data.corpus import Corpus
@@ -30,8 +30,8 @@ WORDS = ["the", "man", "in", "a", "thin", "hat", "and", "an", "inn", "then", "th
 
 
 @pytest.fixture(scope="module")
-def bpe(tmp_path_factory: pytest.TempPathFactory) -> BPE:
-    return BPE(str(write_bpe(tmp_path_factory.mktemp("bpe"))))
+def bpe(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    return Tokenizer(str(write_bpe(tmp_path_factory.mktemp("bpe"))))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def write_json(path: Path, texts: list[str]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def corpus(bpe: BPE, texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def corpus(bpe: Tokenizer, texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The forty documents in several shards."""
     folder = tmp_path_factory.mktemp("corpus")
     path = write_json(folder / "forty.jsonl", texts)
@@ -59,7 +59,7 @@ def corpus(bpe: BPE, texts: list[str], tmp_path_factory: pytest.TempPathFactory)
     return folder / "made"
 
 
-def stream(bpe: BPE, texts: list[str]) -> list[int]:
+def stream(bpe: Tokenizer, texts: list[str]) -> list[int]:
     return [token for text in texts for token in (*bpe.encode(text).tolist(), bpe.end)]
 
 
@@ -108,7 +108,9 @@ def test_documents_do_not_depend_on_how_the_text_comes(boundary: documents.Bound
     assert whole(cut_documents([text], boundary)) == expected[boundary]
 
 
-def test_a_document_that_is_too_long_to_be_held(bpe: BPE, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_document_that_is_too_long_to_be_held(
+    bpe: Tokenizer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     rng = random.Random(2)
     text = " ".join(rng.choices([*WORDS, "x\n\ny", "the  man"], k=3000))
     monkeypatch.setattr(documents, "PIECE", 500)
@@ -161,7 +163,7 @@ def test_a_data_set_as_on_the_hub(tmp_path: Path, texts: list[str], monkeypatch:
 # --- prepare
 
 
-def test_no_token_is_lost_or_doubled(bpe: BPE, texts: list[str], corpus: Path) -> None:
+def test_no_token_is_lost_or_doubled(bpe: Tokenizer, texts: list[str], corpus: Path) -> None:
     index = verify(corpus)
     data = Corpus(str(corpus), length=4)
     assert data.shards.read(0, len(data.shards)).tolist() == stream(bpe, texts)
@@ -171,7 +173,7 @@ def test_no_token_is_lost_or_doubled(bpe: BPE, texts: list[str], corpus: Path) -
     assert data.codec == bpe and (corpus / TOKENIZER).is_file()
 
 
-def test_empty_documents_are_left_out(bpe: BPE, tmp_path: Path) -> None:
+def test_empty_documents_are_left_out(bpe: Tokenizer, tmp_path: Path) -> None:
     path = write_json(tmp_path / "a.jsonl", ["", "the man", "", "an inn", ""])
     index = prepare(Files((str(path),)), bpe, tmp_path / "made", shard_tokens=1)
     assert (index.documents, index.empty, len(index.shards)) == (2, 3, 2)
@@ -184,7 +186,7 @@ def test_empty_documents_are_left_out(bpe: BPE, tmp_path: Path) -> None:
 KILLED = """
 import os, sys
 import unmask.data.prepare as module
-from unmask.codecs.tokenizer import BPE
+from unmask.codecs.tokenizer import Tokenizer
 from unmask.data.documents import Files
 source, bpe, out, after = sys.argv[1:]
 fill, shards = module._fill, []
@@ -195,13 +197,13 @@ def dying(file, *rest):
     shards.append(1)
     return fill(file, *rest)
 module._fill = dying
-module.prepare(Files((source,)), BPE(bpe), __import__("pathlib").Path(out), 200)
+module.prepare(Files((source,)), Tokenizer(bpe), __import__("pathlib").Path(out), 200)
 """
 
 
 @pytest.mark.parametrize("after", [0, 2])
 def test_what_was_killed_goes_on_to_identical_bytes(
-    after: int, bpe: BPE, texts: list[str], corpus: Path, tmp_path: Path
+    after: int, bpe: Tokenizer, texts: list[str], corpus: Path, tmp_path: Path
 ) -> None:
     path = write_json(tmp_path / "forty.jsonl", texts)
     arguments = [str(path), bpe.source, str(tmp_path / "made"), str(after)]
@@ -216,13 +218,13 @@ def test_what_was_killed_goes_on_to_identical_bytes(
         assert (tmp_path / "made" / name).read_bytes() == (corpus / name).read_bytes(), name
 
 
-def test_another_preparation_is_not_mixed_in(bpe: BPE, texts: list[str], tmp_path: Path) -> None:
+def test_another_preparation_is_not_mixed_in(bpe: Tokenizer, texts: list[str], tmp_path: Path) -> None:
     path, out = write_json(tmp_path / "a.jsonl", texts), tmp_path / "made"
     first = prepare(Files((str(path),)), bpe, out)
     before = (out / "00000.bin").stat().st_mtime_ns
     assert prepare(Files((str(path),)), bpe, out) == first  # is there already
     assert (out / "00000.bin").stat().st_mtime_ns == before
-    other = BPE(str(write_bpe(tmp_path / "other", [("t", "h")])))
+    other = Tokenizer(str(write_bpe(tmp_path / "other", [("t", "h")])))
     for changed, source, codec in (
         ("tokenizer", Files((str(path),)), other),
         ("source", Files((str(write_json(tmp_path / "b.jsonl", texts[1:])),)), bpe),
@@ -236,7 +238,7 @@ def test_another_preparation_is_not_mixed_in(bpe: BPE, texts: list[str], tmp_pat
         prepare(Files((str(path),)), bpe, tmp_path / "full")
 
 
-def test_a_corpus_is_replaced_only_by_a_whole_one(bpe: BPE, texts: list[str], tmp_path: Path) -> None:
+def test_a_corpus_is_replaced_only_by_a_whole_one(bpe: Tokenizer, texts: list[str], tmp_path: Path) -> None:
     path, out = write_json(tmp_path / "a.jsonl", texts), tmp_path / "made"
     prepare(Files((str(path),)), bpe, out)
     before = (out / "00000.bin").read_bytes()
@@ -261,7 +263,7 @@ def corpus_files(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_kill_at_any_move_of_an_overwrite_leaves_one_corpus_whole(
-    bpe: BPE, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bpe: Tokenizer, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, after = (
         Files((str(write_json(tmp_path / name, part)),)) for name, part in (("a.jsonl", texts), ("b.jsonl", texts[:9]))
@@ -288,7 +290,7 @@ def test_a_kill_at_any_move_of_an_overwrite_leaves_one_corpus_whole(
     assert k > 20 and seen == sorted(seen) and set(seen) == {False, True}
 
 
-def test_an_overwrite_that_fails_keeps_the_corpus(bpe: BPE, texts: list[str], tmp_path: Path) -> None:
+def test_an_overwrite_that_fails_keeps_the_corpus(bpe: Tokenizer, texts: list[str], tmp_path: Path) -> None:
     source = Files((str(write_json(tmp_path / "a.jsonl", texts)),))
     prepare(source, bpe, tmp_path / "x", 300)
     before = corpus_files(tmp_path / "x")
@@ -307,7 +309,7 @@ def test_an_overwrite_that_fails_keeps_the_corpus(bpe: BPE, texts: list[str], tm
     assert (tmp_path / "x" / "mine").exists() and corpus_files(tmp_path / ".x.old") == before
 
 
-def test_an_overwrite_through_a_link_keeps_the_link(bpe: BPE, texts: list[str], tmp_path: Path) -> None:
+def test_an_overwrite_through_a_link_keeps_the_link(bpe: Tokenizer, texts: list[str], tmp_path: Path) -> None:
     source = Files((str(write_json(tmp_path / "a.jsonl", texts)),))
     prepare(source, bpe, tmp_path / "big" / "x", 300)
     (tmp_path / "x").symlink_to(tmp_path / "big" / "x")
@@ -315,7 +317,7 @@ def test_an_overwrite_through_a_link_keeps_the_link(bpe: BPE, texts: list[str], 
     assert (tmp_path / "x").is_symlink() and len(Index.read(tmp_path / "big" / "x").shards) == 1
 
 
-def test_one_process_at_a_time(bpe: BPE, texts: list[str], tmp_path: Path) -> None:
+def test_one_process_at_a_time(bpe: Tokenizer, texts: list[str], tmp_path: Path) -> None:
     path = write_json(tmp_path / "a.jsonl", texts)
     (tmp_path / "made").mkdir()
     with FileLock(tmp_path / "made" / LOCK), pytest.raises(ValueError, match="another process is preparing it"):
@@ -340,7 +342,7 @@ def test_a_folder_of_data_is_known_by_its_content(tmp_path: Path, texts: list[st
 # --- packing and splits
 
 
-def test_packing_by_hand(bpe: BPE, tmp_path: Path) -> None:
+def test_packing_by_hand(bpe: Tokenizer, tmp_path: Path) -> None:
     path = write_json(tmp_path / "a.jsonl", ["the man", "an inn", "in", "the"] * 10)
     prepare(Files((str(path),)), bpe, tmp_path / "made", shard_tokens=30)
     tokens = stream(bpe, ["the man", "an inn", "in", "the"] * 9)  # what trains
@@ -362,7 +364,7 @@ def test_packing_by_hand(bpe: BPE, tmp_path: Path) -> None:
     assert Corpus(str(tmp_path / "made"), 4, "padded").given and not Corpus(str(tmp_path / "made"), 4).given
 
 
-def test_sequences_do_not_depend_on_the_shards(bpe: BPE, texts: list[str], corpus: Path, tmp_path: Path) -> None:
+def test_sequences_do_not_depend_on_the_shards(bpe: Tokenizer, texts: list[str], corpus: Path, tmp_path: Path) -> None:
     path = write_json(tmp_path / "forty.jsonl", texts)
     for i, size in enumerate((1, 77, 10_000)):
         prepare(Files((str(path),)), bpe, tmp_path / str(i), shard_tokens=size)
@@ -371,7 +373,7 @@ def test_sequences_do_not_depend_on_the_shards(bpe: BPE, texts: list[str], corpu
             assert rows(one) == rows(other)
 
 
-def test_splits_are_by_documents(bpe: BPE, texts: list[str], corpus: Path) -> None:
+def test_splits_are_by_documents(bpe: Tokenizer, texts: list[str], corpus: Path) -> None:
     def documents_of(part: Any, by: Any) -> list[list[int]]:
         found: list[int] = [t for row in rows(Corpus(str(corpus), 3, "padded", by).split(part)) for t in row if t >= 0]
         return " ".join(map(str, found)).split(f" {bpe.end}")  # type: ignore[return-value]
@@ -385,7 +387,7 @@ def test_splits_are_by_documents(bpe: BPE, texts: list[str], corpus: Path) -> No
         Corpus(str(corpus), 3, split_by="last-100000").split("train")
 
 
-def test_the_last_two_percent(bpe: BPE, tmp_path: Path) -> None:
+def test_the_last_two_percent(bpe: Tokenizer, tmp_path: Path) -> None:
     path = write_json(tmp_path / "a.jsonl", [WORDS[i % 11] for i in range(250)])
     prepare(Files((str(path),)), bpe, tmp_path / "made", shard_tokens=100)
     data = Corpus(str(tmp_path / "made"), 8, "padded", "last-2-percent")
@@ -393,7 +395,7 @@ def test_the_last_two_percent(bpe: BPE, tmp_path: Path) -> None:
     assert rows(data.split("valid")) == rows(data.split("test"))
 
 
-def test_checksums_tell_what_is_different(corpus: Path, bpe: BPE, texts: list[str], tmp_path: Path) -> None:
+def test_checksums_tell_what_is_different(corpus: Path, bpe: Tokenizer, texts: list[str], tmp_path: Path) -> None:
     path = write_json(tmp_path / "forty.jsonl", [*texts[:-1], texts[0]])
     prepare(Files((str(path),)), bpe, tmp_path / "made", shard_tokens=200)
     splits = [Corpus(str(corpus), 4).split("train"), Corpus(str(corpus), 5).split("train")]
@@ -445,7 +447,7 @@ def test_damaged_corpora_are_refused(corpus: Path, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"index.json: damaged, or not an index"):
             Corpus(str(tmp_path / f"index{hash(content)}")).split("train")
     other = write_bpe(tmp_path / "other", [("t", "h")])
-    (copy("swapped") / TOKENIZER).write_text(BPE(str(other)).tokenizer.to_str())
+    (copy("swapped") / TOKENIZER).write_text(Tokenizer(str(other)).tokenizer.to_str())
     with pytest.raises(ValueError, match="tokenizer.json: damaged: its SHA-256 is not what index.json says"):
         _ = Corpus(str(tmp_path / "swapped"), 4).codec.vocab_size
     with pytest.raises(ValueError, match="fewer than one sequence of length 100000"):
@@ -461,7 +463,7 @@ def test_damaged_corpora_are_refused(corpus: Path, tmp_path: Path) -> None:
 # --- the command
 
 
-def test_prepare_train_evaluate_sample(bpe: BPE, texts: list[str], tmp_path: Path, capsys: Any) -> None:
+def test_prepare_train_evaluate_sample(bpe: Tokenizer, texts: list[str], tmp_path: Path, capsys: Any) -> None:
     path, out = write_json(tmp_path / "forty.jsonl", texts * 4), str(tmp_path / "made")
     prepared = ["prepare", str(path), "--tokenizer", bpe.source]
     assert main([*prepared, "--out", out]) == 0
@@ -503,13 +505,13 @@ def test_prepare_train_evaluate_sample(bpe: BPE, texts: list[str], tmp_path: Pat
         capsys.readouterr()
         assert main(arguments) in (1, 2)
         assert message in capsys.readouterr().err
-    other = BPE(str(write_bpe(tmp_path / "other", [("t", "h")])))
+    other = Tokenizer(str(write_bpe(tmp_path / "other", [("t", "h")])))
     prepare(Files((str(path),)), other, tmp_path / "foreign")
     assert (
         main(["evaluate", run, "--data", "Corpus", "--data.path", str(tmp_path / "foreign"), "--data.length", "12"])
         == 1
     )
-    assert "but the model was trained on BPE(" in capsys.readouterr().err
+    assert "but the model was trained on Tokenizer(" in capsys.readouterr().err
 
 
 def test_pieces_say_what_they_are() -> None:

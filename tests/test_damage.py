@@ -13,7 +13,7 @@ import torch
 import unmask
 from kill import killed_at
 from small_bpe import write_bpe
-from unmask.codecs.tokenizer import BPE
+from unmask.codecs.tokenizer import Tokenizer
 from unmask.data.corpus import Corpus
 from unmask.data.documents import Files
 from unmask.data.index import Index
@@ -120,7 +120,7 @@ def test_a_checkpoint_of_before_without_sums_is_loaded(tmp_path: Path) -> None:
 
 def test_flipped_bits_in_a_corpus_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("the man in the hat\n" * 40)
-    bpe = BPE(str(write_bpe(tmp_path / "bpe")))
+    bpe = Tokenizer(str(write_bpe(tmp_path / "bpe")))
     prepare(Files((str(tmp_path / "a.txt"),), boundary="line"), bpe, tmp_path / "x", 100)
     rng = random.Random(0)
 
@@ -145,7 +145,9 @@ def test_flipped_bits_in_a_corpus_are_refused(tmp_path: Path) -> None:
 
 def test_a_token_outside_the_vocabulary_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("the man in the hat\n" * 40)
-    prepare(Files((str(tmp_path / "a.txt"),), boundary="line"), BPE(str(write_bpe(tmp_path / "b"))), tmp_path / "x")
+    prepare(
+        Files((str(tmp_path / "a.txt"),), boundary="line"), Tokenizer(str(write_bpe(tmp_path / "b"))), tmp_path / "x"
+    )
     path = tmp_path / "x" / "00000.bin"
     np.full(path.stat().st_size // 2, 60_000, dtype="<u2").tofile(path)
     index = json.loads((tmp_path / "x" / "index.json").read_text())
@@ -157,7 +159,7 @@ def test_a_token_outside_the_vocabulary_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_flipped_bit_in_a_models_tokenizer_is_refused(tmp_path: Path) -> None:
-    model(codec=BPE(str(write_bpe(tmp_path / "bpe")))).save_pretrained(tmp_path / "m")
+    model(codec=Tokenizer(str(write_bpe(tmp_path / "bpe")))).save_pretrained(tmp_path / "m")
     rng = random.Random(0)
     for _ in range(40):
         _, before = flip(tmp_path / "m" / "tokenizer.json", rng)
@@ -204,7 +206,9 @@ def test_a_run_killed_in_its_first_saving_is_loaded_from_its_checkpoint(tmp_path
 
 def test_an_index_of_another_form_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("the man in the hat\n" * 40)
-    prepare(Files((str(tmp_path / "a.txt"),), boundary="line"), BPE(str(write_bpe(tmp_path / "b"))), tmp_path / "x")
+    prepare(
+        Files((str(tmp_path / "a.txt"),), boundary="line"), Tokenizer(str(write_bpe(tmp_path / "b"))), tmp_path / "x"
+    )
     whole = json.loads((tmp_path / "x" / "index.json").read_text())
     for change in (
         {"end": "x"},

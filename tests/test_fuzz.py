@@ -26,7 +26,7 @@ from PIL import Image
 import unmask
 from small_bpe import write_bpe
 from unmask.cli.main import main
-from unmask.codecs.tokenizer import BPE
+from unmask.codecs.tokenizer import Tokenizer
 from unmask.data.documents import Files
 from unmask.data.prepare import prepare
 from unmask.storage.model_files import config_digest
@@ -140,7 +140,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(home / "model", home / "crafted")
     network = unmask.Transformer(16, (8, 8, 1), **tiny)
     unmask.MaskedDiffusion(network, unmask.Pixels(16)).save_pretrained(home / "picture")
-    bpe = BPE(str(write_bpe(home / "bpe")))
+    bpe = Tokenizer(str(write_bpe(home / "bpe")))
     (home / "bpe" / "tokenizer.json").write_text(bpe.tokenizer.to_str())
     unmask.MaskedDiffusion(unmask.Transformer(bpe.vocab_size, (6,), **tiny), bpe).save_pretrained(home / "text")
     text = "the man in the hat\n" * 30

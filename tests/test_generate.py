@@ -15,7 +15,7 @@ from torch import Tensor
 from small_bpe import write_bpe
 from unmask.cli.main import main
 from unmask.codecs.text import Characters
-from unmask.codecs.tokenizer import BPE
+from unmask.codecs.tokenizer import Tokenizer
 from unmask.evaluation.perplexity import Perplexity, causal_nll, retokenise, token_entropy
 from unmask.model import MaskedDiffusion
 from unmask.networks.transformer import Transformer
@@ -98,8 +98,8 @@ def test_the_error_of_micro_is_the_scatter() -> None:
 
 
 def test_retokenising(tmp_path: Path) -> None:
-    ours = BPE(str(write_bpe(tmp_path / "ours")))
-    theirs = BPE(str(write_bpe(tmp_path / "theirs", [("m", "a"), ("ma", "n")])))
+    ours = Tokenizer(str(write_bpe(tmp_path / "ours")))
+    theirs = Tokenizer(str(write_bpe(tmp_path / "theirs", [("m", "a"), ("ma", "n")])))
     text = "the man"
     t, h, e = (ours.tokenizer.get_vocab()[c] for c in "the")
     odd = torch.tensor([t, h, e, *ours.encode(" man").tolist(), ours.end, ours.end, *ours.encode("an").tolist()])
@@ -124,7 +124,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     folder = tmp_path_factory.mktemp("generate")
-    codec = BPE(str(write_bpe(folder / "bpe")))
+    codec = Tokenizer(str(write_bpe(folder / "bpe")))
     torch.manual_seed(0)
     MaskedDiffusion(Transformer(codec.vocab_size, (16,), width=16, depth=1, heads=2), codec).save_pretrained(
         folder / "m"
@@ -186,7 +186,7 @@ def test_refusals(folder: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest
         ([*base, judge, "--temperatures", "0,1"], "--temperatures must be positive numbers"),
         ([*base, judge, "--temperatures", "1", "--temperature", "1"], "give --temperatures or --temperature, not both"),
         ([*base, judge, "--mauve"], "mauve compares with data"),
-        ([*base, judge, "--data", "PyDocs"], "but the model was trained on BPE("),
+        ([*base, judge, "--data", "PyDocs"], "but the model was trained on Tokenizer("),
         (
             ["evaluate", model, "--temperature", "0.5"],
             "unknown option --temperature of evaluate likelihood: it belongs to unmask evaluate generate",

@@ -64,7 +64,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_was_given_in_training_is_given_in_sampling(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = unmask.load(run, device="cpu")
     lengths = model.lengths
-    assert lengths is not None and isinstance(model.codec, unmask.BPE) and lengths.fill == model.codec.end
+    assert lengths is not None and isinstance(model.codec, unmask.Tokenizer) and lengths.fill == model.codec.end
     tokens = [len(model.codec.encode(text)) + 1 for text in ("the cat", "a dog")]
     assert {n for n, count in enumerate(lengths.counts, 1) if count} >= {n for n in tokens if n <= 24}
     assert sum(lengths.counts) >= 108

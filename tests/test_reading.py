@@ -24,7 +24,7 @@ import zstandard
 from small_bpe import write_bpe
 from unmask.cli.main import main
 from unmask.codecs.text import Bytes
-from unmask.codecs.tokenizer import BPE
+from unmask.codecs.tokenizer import Tokenizer
 from unmask.data.corpus import Corpus
 from unmask.data.documents import Files
 from unmask.data.index import SKIPPED, Index
@@ -327,7 +327,7 @@ def test_a_folder_stands_for_its_files(tmp_path: Path) -> None:
 def test_prepare_as_people_call_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bpe = write_bpe(tmp_path / "bpe")
     path = write(tmp_path, "two.json.gz", gzip.compress(b'{"text":"one two"}\n{"text":"three four"}\n'))
-    expected = sum(len(BPE(str(bpe)).encode(text)) + 1 for text in ("one two", "three four"))
+    expected = sum(len(Tokenizer(str(bpe)).encode(text)) + 1 for text in ("one two", "three four"))
     arguments = ["--tokenizer", str(bpe), "--out", str(tmp_path / "made")]
     assert main(["prepare", str(path), *arguments]) == 0
     index = Index.read(tmp_path / "made")
@@ -345,13 +345,13 @@ def test_prepare_as_people_call_it(tmp_path: Path, capsys: pytest.CaptureFixture
     arguments[-1] = str(tmp_path / "end")
     assert main(["prepare", str(path), *arguments, "--end-token", "the"]) == 0
     data = Corpus(str(tmp_path / "end"), length=4)
-    assert data.codec.end == BPE(str(bpe)).tokenizer.token_to_id("the") == data.shards.index.end
+    assert data.codec.end == Tokenizer(str(bpe)).tokenizer.token_to_id("the") == data.shards.index.end
     assert main(["prepare", str(path), *arguments]) == 1
     assert "holds a corpus whose texts end with another token" in capsys.readouterr().err
 
 
 def test_all_documents_are_a_part(tmp_path: Path) -> None:
-    bpe = BPE(str(write_bpe(tmp_path / "bpe")))
+    bpe = Tokenizer(str(write_bpe(tmp_path / "bpe")))
     path = write(tmp_path, "a.jsonl", b"".join(b'{"text": "the man %d"}\n' % i for i in range(40)))
     prepare(Files((str(path),)), bpe, tmp_path / "made")
     parts = {part: len(Corpus(str(tmp_path / "made"), 20, "padded").split(part)) for part in ("train", "valid", "test")}

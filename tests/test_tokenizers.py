@@ -5,12 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tokenizers
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from small_bpe import write_bpe
 from unmask.cli.main import main
-from unmask.codecs.tokenizer import BPE
+from unmask.codecs.tokenizer import Tokenizer
 from unmask.data import documents
 from unmask.data.documents import Files
 from unmask.data.prepare import prepare
@@ -21,9 +22,9 @@ TRAINED = ["The capital of France is Paris, and the man playing in the inn is wa
 ALPHABET = sorted(set("".join(TRAINED)) - {" "})
 
 
-def prepend() -> Tokenizer:
+def prepend() -> tokenizers.Tokenizer:
     """Llama 2's kind: no pre-tokenizer, a space in front of every text."""
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer = tokenizers.Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     special = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256))]
     tokenizer.train_from_iterator(TRAINED * 5, trainers.BpeTrainer(vocab_size=330, special_tokens=special))
@@ -32,26 +33,26 @@ def prepend() -> Tokenizer:
     return tokenizer
 
 
-def unigram() -> Tokenizer:
+def unigram() -> tokenizers.Tokenizer:
     """T5's kind."""
-    tokenizer = Tokenizer(models.Unigram())
+    tokenizer = tokenizers.Tokenizer(models.Unigram())
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     trainer = trainers.UnigramTrainer(vocab_size=60, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>")
     tokenizer.train_from_iterator(TRAINED * 5, trainer)
     return tokenizer
 
 
-def metaspace() -> Tokenizer:
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+def metaspace() -> tokenizers.Tokenizer:
+    tokenizer = tokenizers.Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     trainer = trainers.BpeTrainer(vocab_size=70, special_tokens=["<unk>", "</s>"])
     tokenizer.train_from_iterator(TRAINED * 5, trainer)
     return tokenizer
 
 
-def wordpiece(lowercase: bool = False) -> Tokenizer:
+def wordpiece(lowercase: bool = False) -> tokenizers.Tokenizer:
     """BERT's kind."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -60,8 +61,8 @@ def wordpiece(lowercase: bool = False) -> Tokenizer:
     return tokenizer
 
 
-def byte_level() -> Tokenizer:
-    tokenizer = Tokenizer(models.BPE())
+def byte_level() -> tokenizers.Tokenizer:
+    tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -70,7 +71,7 @@ def byte_level() -> Tokenizer:
     return tokenizer
 
 
-KINDS: dict[str, Callable[[], Tokenizer]] = {
+KINDS: dict[str, Callable[[], tokenizers.Tokenizer]] = {
     "byte level": byte_level,
     "prepend": prepend,
     "metaspace": metaspace,
@@ -79,14 +80,14 @@ KINDS: dict[str, Callable[[], Tokenizer]] = {
 }
 
 
-def codec_of(tokenizer: Tokenizer, folder: Path, **settings: str) -> BPE:
+def codec_of(tokenizer: tokenizers.Tokenizer, folder: Path, **settings: str) -> Tokenizer:
     folder.mkdir(exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
-    return BPE(str(folder), **settings)
+    return Tokenizer(str(folder), **settings)
 
 
 @pytest.fixture(params=list(KINDS))
-def codec(request: pytest.FixtureRequest, tmp_path: Path) -> BPE:
+def codec(request: pytest.FixtureRequest, tmp_path: Path) -> Tokenizer:
     return codec_of(KINDS[request.param](), tmp_path / "tokenizer")
 
 
@@ -103,7 +104,7 @@ PIECES = [
 
 
 @pytest.mark.parametrize("pieces", PIECES, ids=" | ".join)
-def test_given_text_is_kept_exactly(codec: BPE, pieces: list[str]) -> None:
+def test_given_text_is_kept_exactly(codec: Tokenizer, pieces: list[str]) -> None:
     parts = codec.encode_pieces(pieces)
     hole = torch.tensor([codec.vocab_size])
     canvas = torch.cat([part for piece in parts for part in (piece, hole)][:-1])
@@ -140,27 +141,27 @@ def test_byte_level_tokens_are_what_they_were(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_kept_is_refused(
-    make: Callable[[], Tokenizer], pieces: list[str], message: str, tmp_path: Path
+    make: Callable[[], tokenizers.Tokenizer], pieces: list[str], message: str, tmp_path: Path
 ) -> None:
     codec = codec_of(make(), tmp_path)
     with pytest.raises(ValueError, match=f"the tokenizer cannot keep this text as it is: {message}"):
         codec.encode_pieces(pieces)
 
 
-def test_half_a_surrogate_pair_is_refused(codec: BPE) -> None:
+def test_half_a_surrogate_pair_is_refused(codec: Tokenizer) -> None:
     with pytest.raises(ValueError, match="not valid Unicode"):
         codec.encode("a\ud800")
 
 
 def test_a_long_document_gets_no_space_where_it_is_cut(
-    codec: BPE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    codec: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = "The man is walking in the inn and the capital of France is Paris " * 20
     text = text.strip()
     (tmp_path / "long.txt").write_text(text)
     monkeypatch.setattr(documents, "PIECE", 100)
     end = codec.tokenizer.id_to_token(codec.vocab_size - 1)
-    index = prepare(Files((str(tmp_path / "long.txt"),)), BPE(codec.source, end_token=end), tmp_path / "made")
+    index = prepare(Files((str(tmp_path / "long.txt"),)), Tokenizer(codec.source, end_token=end), tmp_path / "made")
     import numpy as np
 
     dtype = index.dtype
@@ -172,21 +173,22 @@ def test_a_long_document_gets_no_space_where_it_is_cut(
 def test_without_a_decoder_texts_come_back_too(kind: str, tmp_path: Path) -> None:
     content = json.loads(KINDS[kind]().to_str())
     (tmp_path / "tokenizer.json").write_text(json.dumps(content | {"decoder": None}))
-    codec = BPE(str(tmp_path))
+    codec = Tokenizer(str(tmp_path))
     assert codec.decode(codec.encode("The man is walking")[None]) == ["The man is walking"]
 
 
 def test_the_end_can_be_named(tmp_path: Path) -> None:
-    codec = codec_of(wordpiece(), tmp_path / "bert")
+    content = wordpiece().to_str().replace('"[SEP]"', '"[SECOND]"')
+    codec = codec_of(tokenizers.Tokenizer.from_str(content), tmp_path / "bert")
     with pytest.raises(ValueError, match=r"has no token that ends a text, .* are \[PAD\], \[UNK\], .*--end-token NAME"):
         _ = codec.end
-    named = BPE(codec.source, end_token="[SEP]")
+    named = Tokenizer(codec.source, end_token="[SECOND]")
     assert named.end == 3 and named == codec
     (tmp_path / "saved").mkdir()
     assert named.saved(tmp_path / "saved").opened(tmp_path / "saved").end == 3
     with pytest.raises(ValueError, match=r"has no token '<end>'; its special tokens are \[PAD\]"):
-        _ = BPE(codec.source, end_token="<end>").end
-    assert BPE(str(write_bpe(tmp_path / "bpe"))).end == 263
+        _ = Tokenizer(codec.source, end_token="<end>").end
+    assert Tokenizer(str(write_bpe(tmp_path / "bpe"))).end == 263
 
 
 @pytest.mark.parametrize("kind", list(KINDS))

@@ -9,7 +9,7 @@ import torch
 
 from small_bpe import write_bpe
 from unmask.cli.main import main
-from unmask.codecs.tokenizer import BPE
+from unmask.codecs.tokenizer import Tokenizer
 from unmask.data.benchmarks import BENCHMARKS, NEWS, PTB, WIKITEXT, Texts, articles, replaced, sequences
 from unmask.evaluation.published import COLUMNS, MEDIUM, SMALL, published
 from unmask.model import MaskedDiffusion
@@ -39,8 +39,8 @@ def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def codec(tmp_path: Path) -> BPE:
-    return BPE(str(write_bpe(tmp_path / "bpe")))
+def codec(tmp_path: Path) -> Tokenizer:
+    return Tokenizer(str(write_bpe(tmp_path / "bpe")))
 
 
 def test_detokenisers_by_hand() -> None:
@@ -67,7 +67,7 @@ def test_documents_and_lines(tmp_path: Path) -> None:
     assert len(list(Texts("lambada", root, "line"))) == 20
 
 
-def test_sequences_hold_the_documents(tmp_path: Path, codec: BPE) -> None:
+def test_sequences_hold_the_documents(tmp_path: Path, codec: Tokenizer) -> None:
     root = str(write_sets(tmp_path / "sets"))
     split = sequences(Texts("lm1b", root), codec, 10, "concatenated")
     tokens = [t for piece in Texts("lm1b", root) for t in (*codec.encode(piece.text).tolist(), codec.end)]
@@ -89,7 +89,7 @@ def test_published_rows_are_whole() -> None:
     assert "MDLM" in added and by_lines[added] == {"lambada": 47.52, "lm1b": 67.01, "ag_news": 61.15}
 
 
-def save(folder: Path, codec: BPE) -> str:
+def save(folder: Path, codec: Tokenizer) -> str:
     torch.manual_seed(0)
     network = Transformer(codec.vocab_size, (12,), width=16, depth=1, heads=2)
     torch.nn.init.normal_(network.head.weight, std=0.3)
@@ -97,7 +97,7 @@ def save(folder: Path, codec: BPE) -> str:
     return str(folder)
 
 
-def test_the_suite(tmp_path: Path, codec: BPE, capsys: Any) -> None:
+def test_the_suite(tmp_path: Path, codec: Tokenizer, capsys: Any) -> None:
     root, model, out = str(write_sets(tmp_path / "sets")), save(tmp_path / "model", codec), tmp_path / "z.json"
     suite = ["evaluate", "zeroshot", model, "--root", root, "--json", str(out)]
     assert main([*suite, "--draws", "2", "--steps", "10,inf"]) == 0
@@ -121,7 +121,7 @@ def test_the_suite(tmp_path: Path, codec: BPE, capsys: Any) -> None:
     }
 
 
-def test_the_figure_does_not_depend_on_the_batch_size(tmp_path: Path, codec: BPE) -> None:
+def test_the_figure_does_not_depend_on_the_batch_size(tmp_path: Path, codec: Tokenizer) -> None:
     """The same within the errors of the draws, whatever the batches; exactly the same for the same protocol."""
     root, model = str(write_sets(tmp_path / "sets")), save(tmp_path / "model", codec)
     found = []
@@ -134,7 +134,7 @@ def test_the_figure_does_not_depend_on_the_batch_size(tmp_path: Path, codec: BPE
     assert values[1] == values[2] and max(values) - min(values) < 4 * min(errors)
 
 
-def test_sets_that_are_missing(tmp_path: Path, codec: BPE, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sets_that_are_missing(tmp_path: Path, codec: Tokenizer, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     root, model = write_sets(tmp_path / "sets"), save(tmp_path / "model", codec)
     (root / "ptb.test.txt").unlink()
@@ -163,7 +163,7 @@ def test_sets_that_are_missing(tmp_path: Path, codec: BPE, capsys: Any, monkeypa
         assert message in capsys.readouterr().err
 
 
-def test_a_set_that_is_no_good_does_not_cost_the_others(tmp_path: Path, codec: BPE, capsys: Any) -> None:
+def test_a_set_that_is_no_good_does_not_cost_the_others(tmp_path: Path, codec: Tokenizer, capsys: Any) -> None:
     root, model = write_sets(tmp_path / "sets"), save(tmp_path / "model", codec)
     (root / "lm1b_test.txt").write_text("An\n")
     (root / "ag_news_test.jsonl").write_text('{"text": 5}\n')
@@ -190,7 +190,7 @@ def test_each_wikitext_is_read_from_its_own_folder(tmp_path: Path) -> None:
 
 
 def test_what_is_kept_is_made_anew_where_it_does_not_fit(
-    tmp_path: Path, codec: BPE, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, codec: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = str(write_sets(tmp_path / "sets"))
     before = sequences(Texts("lm1b", root), codec, 10, "concatenated")[torch.arange(3).numpy()][0]
@@ -204,7 +204,7 @@ def test_what_is_kept_is_made_anew_where_it_does_not_fit(
     assert not torch.equal(before, changed)
 
 
-def test_bounds_of_finite_steps(tmp_path: Path, codec: BPE, capsys: Any) -> None:
+def test_bounds_of_finite_steps(tmp_path: Path, codec: Tokenizer, capsys: Any) -> None:
     model, words = save(tmp_path / "model", codec), tmp_path / "words.jsonl"
     words.write_text((json.dumps({"text": "the man in the inn and a thin man then"}) + "\n") * 100)
     made = str(tmp_path / "made")

@@ -40,7 +40,7 @@ from .samplers.token import TokenAncestral, TokenFirstHitting
 from .randomness import generators
 from .codecs.base import Codec
 from .codecs.text import Bytes, Characters, Text
-from .codecs.tokenizer import BPE
+from .codecs.tokenizer import BPE, Tokenizer
 from .codecs.pixels import Pixels
 from .codecs.symbols import Symbols
 from .data.base import DataSet, Examples, Split, Windows
@@ -90,7 +90,7 @@ __all__ = [
     "Text",
     "Characters",
     "Bytes",
-    "BPE",
+    "Tokenizer",
     "Pixels",
     "Symbols",
     "DataSet",

@@ -1,5 +1,7 @@
 """Read public models whose networks are models of `transformers`. JSON and tensors alone, no code."""
 
+from __future__ import annotations
+
 import logging
 import re
 from collections.abc import Iterator
@@ -20,8 +22,8 @@ if TYPE_CHECKING:
 SHIFTED = "shifted_logits"
 """Of a config.json that `Pretrained.export` wrote: whether position i is predicted at position i − 1."""
 UNUSED = re.compile(
-    r"(^|\.)pooler\.|seq_relationship|sop_classifier|position_ids$|inv_freq$|\.attn\.(masked_)?bias$|contact_head\."
-    r"|^embed_out_bias$"
+    r"(^|\.)pooler\.|^cls\.(?!predictions\.)|^classifier\.|sop_classifier|contact_head\.|position_ids$|inv_freq$"
+    r"|\.attn\.(masked_)?bias$"
 )
 """Tensors beside a network: of other tasks, or that are computed."""
 OFFSET = (
@@ -127,7 +129,7 @@ def fill_model(settings: Config, state: Weights, path: Path, where: Path) -> Any
     Raises:
         ValueError: a tensor is missing, unknown or of a wrong shape; or settings that the model refuses.
     """
-    kind = model_class(settings["model_type"])
+    kind: Any = model_class(settings["model_type"])
     dtype = next((value.dtype for value in state.values() if value.is_floating_point()), torch.float32)
     try:
         wanted = read_settings(settings)

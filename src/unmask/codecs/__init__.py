@@ -4,6 +4,6 @@ from unmask.codecs.base import Codec
 from unmask.codecs.pixels import Pixels
 from unmask.codecs.symbols import Symbols
 from unmask.codecs.text import Bytes, Characters, Text
-from unmask.codecs.tokenizer import BPE
+from unmask.codecs.tokenizer import BPE, Tokenizer
 
-__all__ = ["BPE", "Bytes", "Characters", "Codec", "Pixels", "Symbols", "Text"]
+__all__ = ["BPE", "Bytes", "Characters", "Codec", "Pixels", "Symbols", "Text", "Tokenizer"]

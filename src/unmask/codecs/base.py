@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from unmask.types import Tokens
@@ -18,9 +19,22 @@ class Codec(ABC):
     Attributes:
         vocab_size: V, number of token values. The value V itself stands for an unknown token.
         unit: what one token is called in reports, such as "character".
+        wrap: tokens that every example begins with and ends with, such as those of [CLS] and [SEP]; for most codecs
+            none.
+        padding: the token that fills examples up; None: none is for that alone.
     """
 
     unit = "token"
+
+    @property
+    def wrap(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Tokens that every example begins with, and tokens that it ends with."""
+        return (), ()
+
+    @property
+    def padding(self) -> int | None:
+        """The token that fills examples up."""
+        return None
 
     @property
     @abstractmethod
@@ -34,6 +48,22 @@ class Codec(ABC):
     @abstractmethod
     def decode(self, x: Tokens) -> Any:
         """Return the data of a batch of examples."""
+
+    def wrapped(self, tokens: Int[Tensor, " length"]) -> Int[Tensor, " longer"]:
+        """Return the tokens of an example between those of `wrap`."""
+        before, after = (torch.tensor(part, dtype=torch.long, device=tokens.device) for part in self.wrap)
+        return torch.cat((before, tokens, after))
+
+    def unwrapped(self, row: Int[Tensor, " length"]) -> Int[Tensor, " shorter"]:
+        """Return an example without padding at its end, and without the tokens of `wrap` around it, as far as there."""
+        tokens, (before, after) = row.tolist(), map(list, self.wrap)
+        stop = len(tokens)
+        while self.padding is not None and stop and tokens[stop - 1] == self.padding:
+            stop -= 1
+        start = len(before) if tokens[: min(len(before), stop)] == before else 0
+        if after and stop - start >= len(after) and tokens[stop - len(after) : stop] == after:
+            stop -= len(after)
+        return row[start:stop]
 
     def saved(self, folder: Path) -> "Codec":
         """Write what the codec needs besides its arguments into a model's folder; return the codec as it is there."""

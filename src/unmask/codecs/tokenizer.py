@@ -13,44 +13,78 @@ from torch import Tensor
 
 from unmask.codecs.base import check_batch
 from unmask.codecs.text import Text, check_text
-from unmask.codecs.tokenizer_files import ENDS, PAIRS, TOKENIZER, fingerprint, load_tokenizer
+from unmask.codecs.tokenizer_files import ENDS, PAIRS, TOKENIZER, fingerprint, load_tokenizer, read_roles
 from unmask.storage.files import replacing
 from unmask.types import Tokens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tokenizers import Encoding, Tokenizer
+    import tokenizers
 
-__all__ = ["BPE", "PAIRS", "TOKENIZER"]
+__all__ = ["BPE", "PAIRS", "TOKENIZER", "Tokenizer"]
 LETTERS = "xqzkvaeiou0"
 """What a text that goes on is tried to be put behind, first of all."""
 
 
 @dataclass(frozen=True, eq=False)
-class BPE(Text):
-    """Text as the tokens of a byte-pair encoding, GPT-2's for one. Two are equal that cut every text alike.
+class Tokenizer(Text):
+    """Text as the tokens of a tokenizer of the package `tokenizers`: byte-pair encodings, WordPiece, Unigram, letters.
 
     All that stands in a text is text: `<|endoftext|>` written there is not the token that ends a text. The tokenizer is
-    read on first use, and saved with a model.
+    read on first use, and saved with a model. `from_folder` also finds out which special tokens it has. Two are equal
+    that cut every text alike, and put the same tokens around examples.
 
     Args:
-        source: a tokenizer.json; a folder that holds one, or vocab.json and merges.txt, or encoder.json and vocab.bpe;
-            or a name on the Hugging Face Hub, such as gpt2.
+        source: a tokenizer.json; a folder that holds one, or vocab.json and merges.txt, or encoder.json and vocab.bpe,
+            or vocab.txt; or a name on the Hugging Face Hub, such as gpt2.
         sha256: what its `checksum` must be; None: anything.
         end_token: the token that ends a text; found by its name if None.
+        before: special tokens that every example begins with, such as ("[CLS]",).
+        after: special tokens that every example ends with, such as ("[SEP]",).
+        padding_token: the token that fills examples up, such as [PAD]; None: none is for that alone.
+        mask_token: the tokenizer's own mask, such as [MASK]. In canvases and samples the mask is the value V
+            nevertheless; a network that knows this token puts it there.
     """
 
     source: str = "gpt2"
     sha256: str | None = None
     end_token: str | None = None
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    padding_token: str | None = None
+    mask_token: str | None = None
+
+    @classmethod
+    def from_folder(cls, folder: Path | str, source: str | None = None) -> Tokenizer:
+        """Return the codec of a folder as `transformers` saves it, with the roles of its special tokens.
+
+        Roles are read from tokenizer_config.json, special_tokens_map.json and added_tokens.json, else known by their
+        names. `before` and `after` are what the tokenizer's own post-processor puts around a text.
+
+        Args:
+            folder: of the tokenizer; its tokenizer.json, or a name on the Hub, does too.
+            source: another tokenizer, in any of these forms, to be read in its place.
+
+        Raises:
+            FileNotFoundError: there is no tokenizer, or none that is read; says what to do.
+            ValueError: a file is damaged, or does not belong to the others; names it.
+        """
+        codec = cls(str(folder) if source is None else source)
+        found = replace(codec, **read_roles(codec.tokenizer, codec.source))
+        found.__dict__["tokenizer"] = codec.tokenizer  # not to be read twice
+        return found
 
     def __post_init__(self) -> None:
         if not isinstance(self.source, str) or not self.source:
             raise ValueError(f"source must name a tokenizer, got {self.source!r}")
+        for name in ("before", "after"):
+            value = getattr(self, name)
+            if not isinstance(value, tuple) or not all(isinstance(token, str) for token in value):
+                raise ValueError(f"{name} must be texts of tokens, got {value!r:.60}")
 
     @cached_property
-    def tokenizer(self) -> Tokenizer:
+    def tokenizer(self) -> tokenizers.Tokenizer:
         """The tokenizer, read on first use.
 
         Raises:
@@ -73,10 +107,12 @@ class BPE(Text):
         return self.sha256 or fingerprint(self.tokenizer)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, BPE) and self.checksum == other.checksum
+        if not isinstance(other, Tokenizer):
+            return False
+        return (self.checksum, self.before, self.after) == (other.checksum, other.before, other.after)
 
     def __hash__(self) -> int:
-        return hash(self.checksum)
+        return hash((self.checksum, self.before, self.after))
 
     @cached_property
     def vocab_size(self) -> int:
@@ -104,11 +140,40 @@ class BPE(Text):
             )
         return named[0]
 
+    def _number(self, token: str) -> int:
+        found = self.tokenizer.token_to_id(token)
+        if found is None:
+            raise ValueError(f"{self.source}: has no token {token!r}")
+        return found
+
+    @cached_property
+    def wrap(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Tokens that every example begins with, and tokens that it ends with."""
+        return tuple(map(self._number, self.before)), tuple(map(self._number, self.after))
+
+    @cached_property
+    def padding(self) -> int | None:
+        """The token that fills examples up."""
+        return None if self.padding_token is None else self._number(self.padding_token)
+
+    @cached_property
+    def mask(self) -> int | None:
+        """The number of the tokenizer's own mask; in canvases V stands for a mask."""
+        return None if self.mask_token is None else self._number(self.mask_token)
+
+    @cached_property
+    def special(self) -> tuple[int, ...]:
+        """Numbers of all special tokens: those that the tokenizer marks, and those with a role."""
+        found = {i for i, token in self.tokenizer.get_added_tokens_decoder().items() if token.special}
+        named = (self.end_token, self.padding_token, self.mask_token, *self.before, *self.after)
+        found |= {self._number(token) for token in named if token is not None}
+        return tuple(sorted(found))
+
     def encode(self, data: str) -> Int[Tensor, " length"]:
         """Return the tokens of a text; none is added at its ends."""
         return torch.tensor(self._encode(check_text(data)).ids, dtype=torch.long)
 
-    def _encode(self, text: str) -> Encoding:
+    def _encode(self, text: str) -> tokenizers.Encoding:
         try:
             return self.tokenizer.encode(text, add_special_tokens=False)
         except (TypeError, UnicodeEncodeError):
@@ -218,16 +283,20 @@ class BPE(Text):
                 known.append(token)
         return "".join(parts[:-1])
 
-    def saved(self, folder: Path) -> BPE:
+    def saved(self, folder: Path) -> Tokenizer:
         """Write tokenizer.json into a model's folder; return the codec as it is there."""
         with replacing(folder / TOKENIZER) as path:
             path.write_text(self.tokenizer.to_str(), encoding="utf-8")
-        return BPE(TOKENIZER, self.checksum, self.end_token)
+        return replace(self, source=TOKENIZER, sha256=self.checksum)
 
-    def opened(self, folder: Path) -> BPE:
+    def opened(self, folder: Path) -> Tokenizer:
         """Return the codec of a model's folder. Nothing but its tokenizer.json is ever read."""
         if self.source != TOKENIZER or self.sha256 is None:
             raise ValueError(f"{folder}: the codec must be {TOKENIZER} of the same folder with its sha256, got {self}")
         there = replace(self, source=str(folder / TOKENIZER))
         _ = there.tokenizer  # an error belongs here
         return there
+
+
+BPE = Tokenizer
+"""The name that `Tokenizer` had."""

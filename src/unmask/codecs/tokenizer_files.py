@@ -7,9 +7,11 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import hf_hub_download
+from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from unmask.codecs.tokenizer_settings import ADDED, CONFIG, ROLES_FILE, TokenizerSettings
+from unmask.codecs.vocabularies import from_pair, from_vocab, mark_special
 from unmask.storage.limits import check_size
 
 if TYPE_CHECKING:
@@ -18,37 +20,105 @@ if TYPE_CHECKING:
 
 TOKENIZER = "tokenizer.json"
 PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
+VOCAB, TEMPLATE = "vocab.txt", "chat_template.jinja"
+FILES = (TOKENIZER, "vocab.json", "merges.txt", "encoder.json", "vocab.bpe", VOCAB, CONFIG, ROLES_FILE, ADDED, TEMPLATE)
+"""Files that tokenizers are read from."""
+OTHERS = {
+    "*.model": "a SentencePiece model",
+    "*.tiktoken": "a vocabulary for tiktoken",
+    "tokenization_*.py": "code for a tokenizer of its own",
+}
+"""Files of tokenizers that are not read."""
+PROBES = ("a", "A", "0")
+"""Texts of one token in most tokenizers."""
 MOST = 256 << 20
 """Bytes of a tokenizer's file."""
-ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
+CHAT_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eot|>", "<|end|>", "<end_of_turn>")
+"""What tokenizers call the end of a turn in a conversation."""
+ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]", *CHAT_ENDS)
 """What tokenizers call the end of a text."""
 
 
 def load_tokenizer(source: str) -> Tokenizer:
-    """Load a tokenizer from files or the Hub; see `BPE`. JSON and text are read, no code."""
+    """Load a tokenizer from files or the Hub; see `Tokenizer`. JSON and text are read, no code."""
     try:
         from tokenizers import Tokenizer
     except ImportError:
-        raise ImportError("byte-pair encoding needs the package tokenizers: pip install 'unmask[text]'") from None
-    path = Path(source)
-    if path.is_dir():
-        pairs = [(path / vocab, path / merges) for vocab, merges in PAIRS]
-        if (path / TOKENIZER).is_file():
-            path = path / TOKENIZER
-        elif pair := next((pair for pair in pairs if all(part.is_file() for part in pair)), None):
-            return _ready(_from_pair(*pair))
-        else:
-            names = " or ".join(" and ".join(pair) for pair in PAIRS)
-            raise FileNotFoundError(f"{path}: holds no {TOKENIZER}, nor {names}")
-    elif not path.is_file():
-        if path.suffix == ".json" or path.is_absolute() or source.startswith("."):
-            raise FileNotFoundError(f"{path}: no such file")
-        path = _download(source)
+        raise ImportError("tokenizers need the package tokenizers: pip install 'unmask[text]'") from None
+    path = find_source(source)
+    if path.is_dir() and not (path / TOKENIZER).is_file():
+        return _ready(_build(path))
+    folder = path if path.is_dir() else None
+    path = folder / TOKENIZER if folder else path
     check_size(path.stat().st_size, path, MOST)
     try:
-        return _ready(Tokenizer.from_file(str(path)))
+        tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exceptions
         raise ValueError(f"{path}: not a tokenizer, or damaged: {error}") from None
+    if folder:
+        _complete(tokenizer, TokenizerSettings.read(folder))
+    return _ready(tokenizer)
+
+
+def find_source(source: str) -> Path:
+    """Return the file or the folder that a tokenizer is read from.
+
+    Raises:
+        FileNotFoundError: no such file or folder, nor such a name within reach on the Hub.
+    """
+    path = Path(source)
+    if path.is_dir() or path.is_file():
+        return path
+    if path.suffix == ".json" or path.is_absolute() or source.startswith("."):
+        raise FileNotFoundError(f"{path}: no such file")
+    return _download(source)
+
+
+def _build(folder: Path) -> Tokenizer:
+    """Build the tokenizer of a folder without a tokenizer.json."""
+    settings = TokenizerSettings.read(folder)
+    pair = next((pair for pair in PAIRS if all((folder / part).is_file() for part in pair)), None)
+    if pair is not None:
+        tokenizer = from_pair(folder / pair[0], folder / pair[1], settings)
+        mark_special(tokenizer, ENDS)
+    elif (folder / VOCAB).is_file():
+        tokenizer = from_vocab(folder / VOCAB, settings)
+    else:
+        names = " or ".join(" and ".join(pair) for pair in PAIRS)
+        raise FileNotFoundError(f"{folder}: holds no {TOKENIZER}, nor {names}, nor {VOCAB}{_other(folder)}")
+    _complete(tokenizer, settings)
+    return tokenizer
+
+
+def _other(folder: Path) -> str:
+    """Say what to do about a tokenizer in files that are not read."""
+    for pattern, what in OTHERS.items():
+        for path in sorted(folder.glob(pattern)):
+            return (
+                f"; {path.name} is {what}, which is not read: save it as {TOKENIZER} where transformers reads it "
+                "(AutoTokenizer.from_pretrained(...).save_pretrained(...)), or name another tokenizer (--tokenizer, or "
+                "tokenizer= in Python)"
+            )
+    return ""
+
+
+def _complete(tokenizer: Tokenizer, settings: TokenizerSettings) -> None:
+    """Add the tokens that only the files beside a tokenizer know of.
+
+    Raises:
+        ValueError: one cannot have the number that they say.
+    """
+    from tokenizers import AddedToken
+
+    known = {word.content for word in tokenizer.get_added_tokens_decoder().values()}
+    for word in settings.added:
+        if word.content not in known:
+            tokenizer.add_tokens([AddedToken(word.content, **word.how)])
+        if (found := tokenizer.token_to_id(word.content)) != word.id:
+            raise ValueError(
+                f"{settings.folder}: its files do not belong together: the token {word.content!r} should be number "
+                f"{word.id}, but would have {found}"
+            )
 
 
 def _ready(tokenizer: Tokenizer) -> Tokenizer:
@@ -85,37 +155,49 @@ def _find_decoder(content: dict[str, Any]) -> Decoder | None:
     return None
 
 
-def _from_pair(vocab: Path, merges: Path) -> Tokenizer:
-    """Build GPT-2's kind of tokenizer, on bytes, from its two files."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-
-    try:
-        model = models.BPE.from_file(str(vocab), str(merges))
-    except Exception as error:
-        raise ValueError(f"{vocab}, {merges}: not a byte-pair encoding, or damaged: {error}") from None
-    tokenizer = Tokenizer(model)
-    missing = set(pre_tokenizers.ByteLevel.alphabet()) - tokenizer.get_vocab().keys()
-    if missing:
-        raise ValueError(f"{vocab}: lacks {len(missing)} of the 256 bytes, such as {min(missing)!r}: not on bytes")
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    ends = [name for name in ENDS if name in tokenizer.get_vocab()]
-    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in ends])
-    return tokenizer
-
-
 def _download(source: str) -> Path:
-    """Return the tokenizer.json of a repository on the Hub."""
+    """Return a folder with the tokenizer's files of a repository on the Hub."""
     try:
-        return Path(hf_hub_download(source, TOKENIZER))
+        return Path(snapshot_download(source, allow_patterns=list(FILES)))
     except HFValidationError:
         raise FileNotFoundError(f"{source}: no such file or folder") from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise FileNotFoundError(
-            f"{source}: no such folder, and its {TOKENIZER} is not to be had from the Hub ({reason}); without a "
+            f"{source}: no such folder, and its tokenizer is not to be had from the Hub ({reason}); without a "
             "network give the folder of a copy"
         ) from None
+
+
+def read_roles(tokenizer: Tokenizer, source: str) -> dict[str, Any]:
+    """Return the tokens with a role, as arguments of `unmask.codecs.tokenizer.Tokenizer`.
+
+    Args:
+        tokenizer: loaded from `source`.
+        source: see `load_tokenizer`.
+    """
+    path = find_source(source)
+    settings = TokenizerSettings.read(path if path.is_dir() else path.parent)
+    known = tokenizer.get_vocab(with_added_tokens=True)
+    before, after = _find_wrapping(tokenizer)
+    return {
+        "end_token": settings.named("eos_token", known),
+        "before": before,
+        "after": after,
+        "padding_token": settings.named("pad_token", known),
+        "mask_token": settings.named("mask_token", known),
+    }
+
+
+def _find_wrapping(tokenizer: Tokenizer) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the special tokens that a tokenizer's post-processor puts before a text, and after it."""
+    for text in PROBES:
+        if tokenizer.encode(text, add_special_tokens=False).ids:
+            whole = tokenizer.encode(text)
+            added = whole.special_tokens_mask
+            first, last = added.index(0), len(added) - added[::-1].index(0)
+            return tuple(whole.tokens[:first]), tuple(whole.tokens[last:])
+    return (), ()
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:

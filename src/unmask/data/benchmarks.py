@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from unmask.codecs.tokenizer import BPE
+from unmask.codecs.tokenizer import Tokenizer
 from unmask.data.corpus import PACKED, Packed, Packing, Shards
 from unmask.data.detokenisers import NEWS, PTB, WIKITEXT, Rules, articles, replaced
 from unmask.data.documents import Files, Hub, Piece
@@ -261,7 +261,7 @@ def _folders(path: Path, root: Path) -> str:
     return "/".join((root.resolve().name, *path.relative_to(root).parts[:-1])).lower().replace("agnews", "ag_news")
 
 
-def sequences(texts: Texts, codec: BPE, length: int, packing: Packing) -> Packed:
+def sequences(texts: Texts, codec: Tokenizer, length: int, packing: Packing) -> Packed:
     """Return all documents as sequences of tokens; they are cut once, into the cache.
 
     Raises:

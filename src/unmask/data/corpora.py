@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from unmask.codecs.tokenizer import BPE
+from unmask.codecs.tokenizer import Tokenizer
 from unmask.data.documents import Boundary, Files, Hub
 from unmask.data.formats import Format
 from unmask.data.index import Index
@@ -34,7 +34,7 @@ def prepare_corpus(
     Args:
         out: folder for the corpus.
         files: see `Files`; so are format, field, boundary and skip_bad.
-        tokenizer: see `BPE`; so is end_token.
+        tokenizer: see `Tokenizer`; so is end_token.
         hub: in place of files: a data set on the Hugging Face Hub, streamed; config, revision and part say what of it
             (see `Hub`).
         shard_tokens: tokens of a shard, about.
@@ -57,6 +57,6 @@ def prepare_corpus(
     else:
         source = Files(tuple(files), field, boundary, format, skip_bad)
         _ = source.files
-    codec = BPE(tokenizer, end_token=end_token)
+    codec = Tokenizer(tokenizer, end_token=end_token)
     _ = codec.end  # what is wrong with it should be known before anything is deleted
     return (replace_corpus if overwrite else prepare)(source, codec, Path(out), shard_tokens)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Int64, Integer
 
-from unmask.codecs.tokenizer import BPE, TOKENIZER
+from unmask.codecs.tokenizer import TOKENIZER, Tokenizer
 from unmask.data.base import DataSet, Part, Split
 from unmask.data.index import Index, Shard, check_sizes, corpus_checksum
 from unmask.data.replacing import INDEX
@@ -228,12 +228,12 @@ class Corpus(DataSet):
         return Path(self.path).resolve().name
 
     @cached_property
-    def codec(self) -> BPE:
+    def codec(self) -> Tokenizer:
         index = self.shards.index
         path = Path(self.path) / TOKENIZER
         if index.tokenizer_sha256 is not None and path.is_file():
             verify_file(path, index.tokenizer_sha256, INDEX)
-        codec = BPE(str(path), index.key["tokenizer"])
+        codec = Tokenizer(str(path), index.key["tokenizer"])
         with suppress(ValueError):  # it has no token of a known name
             if codec.end == index.end:
                 return codec

@@ -14,7 +14,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from unmask.codecs.tokenizer import BPE, TOKENIZER
+from unmask.codecs.tokenizer import TOKENIZER, Tokenizer
 from unmask.data.documents import Piece
 from unmask.data.index import SKIPPED, SUFFIXES, Index, Shard, check_sizes, verify
 from unmask.data.replacing import INDEX, finish_replacing, new_folder, old_folder, replacing_lock, settle
@@ -40,7 +40,9 @@ class Source(Protocol):
         """Yield the documents."""
 
 
-def prepare(source: Source, codec: BPE, folder: Path, shard_tokens: int = 1 << 26, *, wait: bool = False) -> Index:
+def prepare(
+    source: Source, codec: Tokenizer, folder: Path, shard_tokens: int = 1 << 26, *, wait: bool = False
+) -> Index:
     """Cut all documents into tokens, and write them as shards. What was interrupted goes on after its last shard.
 
     Args:
@@ -72,7 +74,7 @@ def prepare(source: Source, codec: BPE, folder: Path, shard_tokens: int = 1 << 2
     return index
 
 
-def _prepare(source: Source, codec: BPE, folder: Path, key: dict[str, Any]) -> Index:
+def _prepare(source: Source, codec: Tokenizer, folder: Path, key: dict[str, Any]) -> Index:
     dtype = "<u2" if codec.vocab_size <= 1 << 16 else "<u4"
     index = _begun(folder, key) or Index(key, dtype, codec.end, (), False, 0)
     if index.end != codec.end:
@@ -125,7 +127,7 @@ def _add_shard(index: Index, folder: Path, cut: Iterator[tuple[list[int], bool]]
     return replace(index, shards=shards, complete=not more, empty=index.empty + empty)
 
 
-def replace_corpus(source: Source, codec: BPE, folder: Path, shard_tokens: int) -> Index:
+def replace_corpus(source: Source, codec: Tokenizer, folder: Path, shard_tokens: int) -> Index:
     """Prepare a corpus beside one that is there, which it takes the place of when it is complete.
 
     Whatever ends it, the folder holds the old corpus or the new one, whole; see `unmask.data.replacing`.
@@ -180,7 +182,7 @@ def _shown(pieces: Iterable[Piece], bar: tqdm) -> Iterator[Piece]:
         yield piece
 
 
-def _cut(pieces: Iterator[Piece], codec: BPE) -> Iterator[tuple[list[int], bool]]:
+def _cut(pieces: Iterator[Piece], codec: Tokenizer) -> Iterator[tuple[list[int], bool]]:
     """Yield the tokens of each piece, and whether a document ends with it."""
     batch: list[Piece] = []
     size, begins = 0, True  # pieces start where a document does
@@ -193,7 +195,7 @@ def _cut(pieces: Iterator[Piece], codec: BPE) -> Iterator[tuple[list[int], bool]
     yield from _tokens(batch, codec, begins)
 
 
-def _tokens(batch: list[Piece], codec: BPE, begins: bool) -> Iterator[tuple[list[int], bool]]:
+def _tokens(batch: list[Piece], codec: Tokenizer, begins: bool) -> Iterator[tuple[list[int], bool]]:
     """Yield the tokens of pieces; `begins`: whether a document begins with the first of them."""
     cut = codec.encode_many([piece.text for piece in batch])
     for piece, tokens in zip(batch, cut, strict=True):

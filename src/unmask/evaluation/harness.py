@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from unmask.codecs.text import Text
-from unmask.codecs.tokenizer import BPE
+from unmask.codecs.tokenizer import Tokenizer
 from unmask.model import MaskedDiffusion, load
 from unmask.networks.base import Network
 from unmask.objectives.estimate import draw_loss
@@ -77,7 +77,7 @@ class Harness(LM):
     @property
     def tokenizer_name(self) -> str:
         """What identifies the tokens, for the harness's cache."""
-        return self.codec.checksum if isinstance(self.codec, BPE) else str(self.codec)
+        return self.codec.checksum if isinstance(self.codec, Tokenizer) else str(self.codec)
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Return for each (context, continuation) a bound on log p(continuation | context), and if it is greedy.
@@ -161,7 +161,7 @@ class Harness(LM):
         x, _, network = self._canvas(self._tokens(context), unknown)
         x = self._sampler(settings, many)(network, x, generator=seeded(self.seed, number, device=x.device))
         row = x[0, -many:].tolist()
-        if isinstance(self.codec, BPE) and self.codec.end in row:
+        if isinstance(self.codec, Tokenizer) and self.codec.end in row:
             row = row[: row.index(self.codec.end)]
         text = self.codec.decode(torch.tensor([row], dtype=torch.long))[0]
         stops = settings.get("until") or []

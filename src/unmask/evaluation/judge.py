@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from unmask.codecs.tokenizer import BPE
+from unmask.codecs.tokenizer import Tokenizer
 from unmask.evaluation.perplexity import Counted, causal_nll
 
 JudgePrecision = Literal["float32", "bfloat16"]
@@ -61,7 +61,7 @@ class Judge:
             raise ValueError(f"judge {name}: its weights lack {missing[0]} and {len(missing) - 1} more")
         self.network: Any = network.to(device).eval()
         self.name, self.precision, self.device = name, precision, device
-        self.codec = BPE(name)
+        self.codec = Tokenizer(name)
         self.context = int(getattr(network.config, "max_position_embeddings", None) or 1024)
         self.commit = getattr(network.config, "_commit_hash", None)
         rows = network.get_input_embeddings().weight.shape[0]

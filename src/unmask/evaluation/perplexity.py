@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unmask.codecs.text import Text
-from unmask.codecs.tokenizer import BPE
+from unmask.codecs.tokenizer import Tokenizer
 from unmask.evaluation.likelihood import Likelihood
 from unmask.types import Nats, Tokens
 
@@ -133,7 +133,7 @@ class Perplexity(NamedTuple):
         return cls(likelihood.perplexity, mean_error(each), len(scored), int(tokens.sum()))
 
 
-def retokenise(x: Tokens, codec: Text, judge: BPE) -> list[list[int]]:
+def retokenise(x: Tokens, codec: Text, judge: Tokenizer) -> list[list[int]]:
     """Return samples as tokens of the judge: as text, cut anew; an end of a text stays one.
 
     Args:
@@ -141,7 +141,7 @@ def retokenise(x: Tokens, codec: Text, judge: BPE) -> list[list[int]]:
         codec: what they are tokens of.
         judge: the judge's tokens.
     """
-    end = codec.end if isinstance(codec, BPE) else None
+    end = codec.end if isinstance(codec, Tokenizer) else None
     rows = []
     for row in x.tolist():
         found: list[int] = []

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from tqdm import tqdm
 
 from unmask.checks import check_choice
-from unmask.codecs.tokenizer import BPE
+from unmask.codecs.tokenizer import Tokenizer
 from unmask.data.benchmarks import BENCHMARKS, Ends, Texts, sequences
 from unmask.data.corpus import PACKED, Packed, Packing
 from unmask.evaluation.likelihood import Estimate, bounds
@@ -80,7 +80,7 @@ def zeroshot(
     for name in sets or ():
         check_choice("sets", name, BENCHMARKS)
     codec = model.codec
-    if not isinstance(codec, BPE):
+    if not isinstance(codec, Tokenizer):
         raise ValueError(f"zero-shot perplexity is for models of a byte-pair encoding; this one's tokens are {codec}")
     objectives = bounds(model, None, steps)
     rows: list[dict[str, Any]] = []

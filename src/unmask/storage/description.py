@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 from unmask.storage.plugins import import_installed, is_trusted
 
 T = TypeVar("T")
+FORMER_NAMES = {"BPE": "Tokenizer"}
+"""What files of earlier versions call a class, and what it is called now."""
 
 
 def class_name(cls: type) -> str:
@@ -65,6 +67,7 @@ def find_class(base: type[T] | tuple[type[T], ...], name: str, where: str, trust
     """Return the subclass of `base` that a file names; see `build`."""
     bases = base if isinstance(base, tuple) else (base,)
     known = _by_name(bases)
+    name = FORMER_NAMES.get(name, name)
     module = name.rpartition(".")[0]
     if name not in known and module:
         if is_trusted(module, trust):

@@ -16,13 +16,11 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from unmask.storage.files import checksum
 from unmask.storage.folders import CONFIG, SAVED, TOKENIZER, WEIGHTS
-from unmask.storage.limits import check_size
+from unmask.storage.objects import read_object
 from unmask.storage.sums import verify_file
 
 SUMS = {WEIGHTS: "weights_sha256", TOKENIZER: "tokenizer_sha256"}
 """What config.json calls the SHA-256 of each file beside it."""
-
-MOST_JSON = 64 << 20
 
 
 def config_digest(description: dict[str, Any]) -> str:
@@ -39,13 +37,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; a model's folder holds {CONFIG} and {WEIGHTS}")
-    check_size(path.stat().st_size, path, MOST_JSON)
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(description, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {type(description).__name__}")
+    description = read_object(path)
     about = description.get("about", {})
     if not isinstance(about, dict) or not all(isinstance(about.get(name, {}), dict) for name in ("data", "run")):
         raise ValueError(f"{path}: about, about.data and about.run must be JSON objects")
@@ -126,7 +118,7 @@ def without_memory() -> Iterator[None]:
             return None
         return nn.Parameter(parameter.to("meta"), parameter.requires_grad)
 
-    handle = register_module_parameter_registration_hook(registered)
+    handle = register_module_parameter_registration_hook(registered)  # type: ignore[arg-type]
     try:
         yield
     finally:
