@@ -1,7 +1,7 @@
 """A linear head fused with its cross-entropy, so that the logits are never held all at once."""
 
 from abc import abstractmethod
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +17,7 @@ LOGITS_PER_SOFTMAX = 2**21
 """Largest number of float32 logits per softmax on a CPU, so that they stay in its caches."""
 
 
+@runtime_checkable
 class LinearMap(Protocol):
     """What maps features to logits: `torch.nn.Linear`, or what has its weight and bias."""
 
