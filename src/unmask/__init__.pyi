@@ -26,6 +26,7 @@ from .networks.head import HeadedNetwork
 from .networks.transformer import Transformer
 from .networks.unet import UNet
 from .networks.ddit import DDiT
+from .networks.pretrained import Pretrained
 from .objectives.base import Loss, Objective
 from .objectives.scalar import ContinuousELBO, DiscreteELBO, TimeFreeELBO
 from .objectives.token import TokenELBO
@@ -45,6 +46,7 @@ from .codecs.pixels import Pixels
 from .codecs.symbols import Symbols
 from .data.base import DataSet, Examples, Split, Windows
 from .model import MaskedDiffusion, load
+from .exporting import export
 from .report import Figure, Report
 from .training.settings import Optimizer, Run
 from .training.start import train
@@ -66,6 +68,7 @@ __all__ = [
     "Transformer",
     "UNet",
     "DDiT",
+    "Pretrained",
     "Objective",
     "Loss",
     "ContinuousELBO",
@@ -99,6 +102,7 @@ __all__ = [
     "Windows",
     "MaskedDiffusion",
     "load",
+    "export",
     "Report",
     "Figure",
     "evaluation",

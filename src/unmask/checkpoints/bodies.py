@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +13,19 @@ import torch
 from unmask.checkpoints.families import LEFT_TO_RIGHT, Config, Family, Weights, find_family
 from unmask.checkpoints.reading import read_weights
 from unmask.codecs.tokenizer import Tokenizer
-from unmask.networks.pretrained import DECODERS, Pretrained, input_embedding, model_class, read_settings
+from unmask.networks.pretrained import (
+    DECODERS,
+    SHIFTED,
+    Pretrained,
+    input_embedding,
+    model_class,
+    quiet,
+    read_settings,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-SHIFTED = "shifted_logits"
-"""Of a config.json that `Pretrained.export` wrote: whether position i is predicted at position i − 1."""
 UNUSED = re.compile(
     r"(^|\.)pooler\.|^cls\.(?!predictions\.)|^classifier\.|sop_classifier|contact_head\.|position_ids$|inv_freq$"
     r"|\.attn\.(masked_)?bias$"
@@ -147,19 +152,3 @@ def fill_model(settings: Config, state: Weights, path: Path, where: Path) -> Any
                 f"{path}: of a {settings['model_type']} {len(wrong)} tensors are {what}, the first {wrong[0]}"
             )
     return model
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep `transformers` from saying what is said here."""
-    from transformers.utils import logging as said
-
-    level, bar = said.get_verbosity(), said.is_progress_bar_enabled()
-    said.set_verbosity(logging.CRITICAL)
-    said.disable_progress_bar()
-    try:
-        yield
-    finally:
-        said.set_verbosity(level)
-        if bar:
-            said.enable_progress_bar()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,6 +79,10 @@ NOT_SETTINGS = (
     "transformers_version",
 )
 """Of a config.json: what does not describe the network, or could name code."""
+
+
+SHIFTED = "shifted_logits"
+"""Of a config.json that was exported: whether position i is predicted at position i − 1."""
 
 
 class Pretrained(HeadedNetwork):
@@ -207,10 +212,13 @@ class Pretrained(HeadedNetwork):
     def export(self, folder: Path | str) -> None:
         """Write config.json and model.safetensors as `transformers` has them, for other engines.
 
-        Logits of a model that is `shifted` must be shifted by who uses them; `is_causal: false` is in config.json.
+        Also in config.json are `is_causal: false` of a decoder, `mask_token_id`, and `shifted_logits`.
         """
-        with self.whole() as model:
+        with self.whole() as model, quiet():
             model.save_pretrained(folder)
+        path = Path(folder, "config.json")
+        known = json.loads(path.read_text(encoding="utf-8")) | {"mask_token_id": self.mask, SHIFTED: self.shifted}
+        path.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
 
 
 class OutputEmbedding(nn.Module):
@@ -242,6 +250,22 @@ class OutputEmbedding(nn.Module):
 
     def forward(self, h: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows vocab"]:
         return F.linear(h, self.weight, self.bias)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep `transformers` from saying what is said here, or nobody needs to know."""
+    from transformers.utils import logging as said
+
+    level, bar = said.get_verbosity(), said.is_progress_bar_enabled()
+    said.set_verbosity(logging.CRITICAL)
+    said.disable_progress_bar()
+    try:
+        yield
+    finally:
+        said.set_verbosity(level)
+        if bar:
+            said.enable_progress_bar()
 
 
 def build_model(settings: dict[str, Any]) -> PreTrainedModel:

@@ -1,0 +1,37 @@
+"""Writing a model as `transformers` has it, for other engines."""
+
+import json
+from pathlib import Path
+
+from unmask.codecs.tokenizer import Tokenizer
+from unmask.networks.pretrained import Pretrained
+from unmask.saving import Saved
+from unmask.storage.model_files import saving
+
+
+def export(model: Saved, folder: Path | str) -> None:
+    """Write a model whose network is one of `transformers` as such: config.json, weights and tokenizer.
+
+    A decoder keeps `is_causal: false`. What the others cannot know stands in config.json, too: `mask_token_id`, and
+    `shifted_logits`, whether position i is predicted at position i − 1. `load` reads both.
+
+    Args:
+        model: of a `Pretrained` network.
+        folder: to write.
+
+    Raises:
+        ValueError: the network is no model of `transformers`.
+    """
+    network, codec = model.network, model.codec
+    if not isinstance(network, Pretrained):
+        raise ValueError(f"{type(network).__name__} is no model of transformers: only Pretrained is exported")
+    with saving(Path(folder)) as temporary:
+        network.export(temporary)
+        if isinstance(codec, Tokenizer):
+            codec.saved(temporary)
+            names = {"mask_token": codec.mask_token, "pad_token": codec.padding_token, "eos_token": codec.end_token}
+            settings = {"tokenizer_class": "PreTrainedTokenizerFast"} | {
+                k: v for k, v in names.items() if v is not None
+            }
+            text = json.dumps(settings, indent=2, ensure_ascii=False)
+            (temporary / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
