@@ -82,6 +82,9 @@ WRONG = [
     ["evaluate", "likelihod", "run"],
     ["sample", "run", "--sampler", "Ancestral", "--sampler.stepz", "3"],
     ["sample", "run", "--temprature", "3"],
+    ["sample", "run", "--preset", "lada"],
+    ["sample", "run", "--preset", "llada", "--sampler.steps", "3"],
+    ["infill", "run", "a_", "--steps", "3"],
     ["sample", "run", "--out", "x.jpg"],
     ["infill", "run"],
     ["infill", "run", "--array", "none.npy"],
@@ -131,6 +134,7 @@ def test_help_comes_without_torch_too(tmp_path: Path) -> None:
         (["train", "--network.help", "UNet"], "widths: tuple[int, ...] = (128,)"),
         (["train", "--objective.help"], "TimeFreeELBO"),
         (["sample", "--help"], "--sampler.help CLASS"),
+        (["infill", "--help"], "--preset {llada,dream}"),
         (["evaluate", "zeroshot", "--help"], "--root"),
     ):
         command = [sys.executable, "-c", code, *arguments]

@@ -26,6 +26,7 @@ from unmask.samplers.base import Sampler, State
 from unmask.samplers.confidence import EntropyBounded, MostConfident, sureness
 from unmask.samplers.first_hitting import FirstHitting
 from unmask.samplers.ordered import InOrder
+from unmask.samplers.presets import dream, llada
 from unmask.samplers.remasking import Remasking
 from unmask.samplers.unmasking import Span
 from unmask.schedules import Cosine, Geometric, Linear, Polynomial, Schedule
@@ -45,6 +46,10 @@ SAMPLERS = [
     MostConfident(steps=4, measure="entropy", grid="uniform", temperature=0.5),
     EntropyBounded(1.0),
     EntropyBounded(0.0, block_length=5, top_p=0.9),
+    llada(steps=4, block_length=7, temperature=0.5),
+    llada(remasking="random", temperature=1.0),
+    dream(steps=9, temperature=0.5),
+    dream(steps=9, alg="origin", temperature=1.0),
 ]
 CORRECTING = [
     FirstHitting(corrections=1),

@@ -38,6 +38,7 @@ from .samplers.ordered import InOrder
 from .samplers.confidence import EntropyBounded, MostConfident
 from .samplers.remasking import Remasking
 from .samplers.token import TokenAncestral, TokenFirstHitting
+from .samplers.presets import dream, llada
 from .randomness import generators
 from .codecs.base import Codec
 from .codecs.text import Bytes, Characters, Text
@@ -87,6 +88,8 @@ __all__ = [
     "Remasking",
     "TokenFirstHitting",
     "TokenAncestral",
+    "llada",
+    "dream",
     "categorical",
     "generators",
     "Codec",

@@ -57,7 +57,7 @@ def filter_logits(logits: Logits, temperature: float = 1.0, top_k: int | None = 
     """Divide logits by the temperature, then keep the `top_k` most likely tokens, then the nucleus `top_p` of these.
 
     The logits of the other tokens become -inf. Of tokens with equal logits at the threshold only some are kept, so that
-    exactly k remain.
+    exactly k remain; for k = 1 the first of them.
 
     Args:
         logits: (..., V).
@@ -70,8 +70,12 @@ def filter_logits(logits: Logits, temperature: float = 1.0, top_k: int | None = 
         logits = (logits - logits.amax(-1, keepdim=True)) / temperature
     if (top_k is None or top_k >= logits.shape[-1]) and top_p == 1:
         return logits
-    best, token = logits.sort(dim=-1, descending=True) if top_p < 1 else logits.topk(top_k or 1)
-    if top_p < 1:
+    if top_k == 1:
+        best, token = logits.max(-1, keepdim=True)
+    elif top_p == 1:
+        best, token = logits.topk(top_k or 1)
+    else:
+        best, token = logits.sort(dim=-1, descending=True)
         best, token = best[..., :top_k], token[..., :top_k]
         p = best.softmax(-1, dtype=torch.float64)
         best = best.masked_fill(p.cumsum(-1) - p >= top_p, -math.inf)

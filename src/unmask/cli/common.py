@@ -33,8 +33,6 @@ HOMES = {
 }
 """Where the base class of each kind of object is: importing the package makes all its classes known."""
 IMPORT = "import"
-
-
 Option = tuple[str, Any, Any, str]
 """Name, type, default and help of an option; a `bool` is a flag."""
 MODEL = "folder of a model or a run, or a name on the Hub"
@@ -127,6 +125,8 @@ def parse(
     _answer_help(parser, arguments)
     plain = parser.plain
     given = [*given_options(arguments)]
+    if {"preset", "sampler"} <= {name.partition(".")[0] for name, _ in given}:
+        raise ArgumentError(None, "--preset is in place of --sampler: give one of the two")
     defaults = {name: choice.default for name, choice in parser.choices.items() if choice.default}
     written = [*flattened(defaults | dict(tree or {}), plain)]
     modules = [value for name, value in given if name == IMPORT and value]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import Namespace
 
@@ -21,12 +21,7 @@ if TYPE_CHECKING:
 OUTPUTS = (".txt", ".jsonl", ".png", ".npy")
 GUIDANCE = "scale of classifier-free guidance for a --label; 1 is none"
 SHORT: tuple[Option, ...] = (
-    (
-        "temperature",
-        float,
-        None,
-        "divides the logits; like the next three, short for --sampler.temperature",
-    ),
+    ("temperature", float, None, "divides the logits; like the next three, short for --sampler.temperature"),
     ("top_k", int, None, "draw among the k most likely tokens only"),
     ("top_p", float, None, "draw among the most likely tokens that together have this probability"),
     ("guidance", float, None, GUIDANCE),
@@ -40,12 +35,7 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_options(
         ("samples", int, 4, "number of examples"),
-        (
-            "label",
-            str,
-            None,
-            "class of all examples, by number or name; or `all`: a row of each class",
-        ),
+        ("label", str, None, "class of all examples, by number or name; or `all`: a row of each class"),
     )
     add_sampling_arguments(parser)
     settings = parse(parser, arguments, check=check_sampling_arguments)
@@ -68,6 +58,8 @@ def add_sampling_arguments(parser: Parser) -> None:
     """Add what `sample` and `infill` share."""
     add_sampler(parser)
     parser.add_options(
+        ("preset", Literal["llada", "dream"], None, "in place of --sampler: the procedure published with these models"),
+        ("steps", int, None, "for --preset: number of steps, for llada of each block"),
         ("seed", int, 0, "example i of a seed does not depend on how many there are"),
         ("batch_size", int, 64, "examples at a time"),
         ("out", str, None, "file for the result: .txt, .jsonl, .png, or .npy for the tokens"),
@@ -79,7 +71,9 @@ def add_sampling_arguments(parser: Parser) -> None:
 
 def check_sampling_arguments(settings: Namespace) -> None:
     """Raise an error for what can be known to be wrong before anything is loaded or drawn."""
-    at_least(settings, samples=1, batch_size=1, seed=0)
+    at_least(settings, samples=1, batch_size=1, seed=0, steps=1)
+    if settings.steps is not None and settings.preset is None:
+        raise ValueError("--steps goes with --preset; the steps of a --sampler are --sampler.steps")
     check_model(settings.model)
     for option, endings in (("out", OUTPUTS), ("gif", (".gif",))):
         if settings[option]:
@@ -89,6 +83,11 @@ def check_sampling_arguments(settings: Namespace) -> None:
 def make_sampler(model: MaskedDiffusion, sampler: Sampler | None, settings: Namespace) -> Sampler:
     """Return the sampler that the arguments describe, the model's own where they describe none."""
     given = {name: settings[name] for name, *_ in SHORT if settings[name] is not None}
+    if settings.get("preset"):
+        from unmask.samplers.presets import PRESETS
+
+        given |= {"steps": settings.steps} if settings.steps else {}
+        return model.fit_sampler(PRESETS[settings.preset](**given))
     return replace(model.fit_sampler(sampler), **given)
 
 

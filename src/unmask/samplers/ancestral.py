@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -13,19 +13,23 @@ from unmask.samplers.unmasking import Plan, Planned
 from unmask.schedules import Linear, Schedule, check_kind
 from unmask.types import Times, Where
 
-Grid = Literal["uniform", "cosine"]
-"""Times i / steps ("uniform") or sin(π/2 · i / steps) ("cosine")."""
+Grid = Literal["uniform", "cosine", "dream"]
+"""Times i / steps ("uniform"), sin(π/2 · i / steps) ("cosine"), or 0 for i = 0 and 0.001 + 0.999 i / steps for the
+others ("dream": the published code of Dream, arXiv:2508.15487)."""
 
 
-def check_grid(steps: int, grid: Grid) -> None:
+def check_grid(steps: int, grid: str, grids: tuple[str, ...] = get_args(Grid)) -> None:
     """Raise a ValueError unless steps and grid are valid."""
     check_whole(1, steps=steps)
-    if grid not in ("uniform", "cosine"):
-        raise ValueError(f"grid must be uniform or cosine, got {grid!r}")
+    if grid not in grids:
+        raise ValueError(f"grid must be one of {', '.join(grids)}; got {grid!r}")
 
 
 def grid_times(steps: int, grid: Grid, device: torch.device | str = "cpu") -> Float[Tensor, " times"]:
     """Return the steps + 1 times of a grid, from exactly 1 down to exactly 0."""
+    if grid == "dream":  # in float32, which decides how many tokens are revealed where that is close to a whole number
+        t = torch.linspace(1, 1e-3, steps + 1)
+        return torch.cat((t[:-1], torch.zeros(1))).to(device, torch.float64)
     t = torch.arange(steps, -1, -1, dtype=torch.float64, device=device) / steps
     return torch.sin(math.pi / 2 * t) if grid == "cosine" else t
 
@@ -46,7 +50,7 @@ class Ancestral(Planned):
         schedule: gives α at each time of the grid.
         steps: number of steps (per block), at least 1; 1 draws every token independently.
         grid: times i / steps ("uniform") or sin(π/2 · i / steps) ("cosine": the first steps are small, so that few
-            tokens are drawn together while there is little context).
+            tokens are drawn together while there is little context); "dream": see `dream`.
     """
 
     schedule: Schedule = field(default_factory=Linear)

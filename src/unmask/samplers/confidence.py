@@ -4,7 +4,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,12 +13,14 @@ from torch import Tensor
 from unmask.categorical import categorical, filter_logits
 from unmask.networks.base import Network
 from unmask.randomness import Generators
-from unmask.samplers.ancestral import Grid, check_grid, grid_times
+from unmask.samplers.ancestral import check_grid, grid_times
 from unmask.samplers.base import State, check_drawn, uniform_rows
 from unmask.samplers.unmasking import Span, Unmasking
 from unmask.types import Labels, Where
 
 Measure = Literal["confidence", "margin", "entropy"]
+Order = Literal["confidence", "margin", "entropy", "random"]
+TokensPerStep = Literal["uniform", "cosine", "llada", "dream"]
 
 
 def entropy(logits: Float[Tensor, "n vocab"]) -> Float[Tensor, " n"]:
@@ -31,7 +33,7 @@ def sureness(logits: Float[Tensor, "n vocab"], token: Int[Tensor, " n"], measure
     """Return how certain each prediction is; larger is more certain.
 
     Args:
-        logits: (n, V) before temperature, top-k and top-p.
+        logits: (n, V).
         token: (n,) the token that was drawn.
         measure: "confidence": log of the probability of that token. "margin": log of the difference between the
             probabilities of the two most likely tokens. "entropy": minus the entropy, in nats.
@@ -51,12 +53,14 @@ class DrawnTokens(NamedTuple):
     Attributes:
         at: the masked positions, n in all.
         logits: before temperature, top-k and top-p.
-        token: drawn from the logits after these.
+        filtered: the logits after these.
+        token: drawn from the filtered logits.
         u: a uniform number for each position of the canvas, for choices that are partly random.
     """
 
     at: Where
     logits: Float[Tensor, "n vocab"]
+    filtered: Float[Tensor, "n vocab"]
     token: Int[Tensor, " n"]
     u: Float[Tensor, "batch *dims"]
 
@@ -94,9 +98,10 @@ class SurestFirst(Unmasking):
                 at, here = masked[rows], x[rows]
                 noise = span.noise((left.double() / n.clamp(min=1)).unsqueeze(1))[rows, 0]
                 logits = self.predict(network, here, noise, None if label is None else label[rows], at)
-                token = categorical(filter_logits(logits, self.temperature, self.top_k, self.top_p), u_token[at])
+                filtered = filter_logits(logits, self.temperature, self.top_k, self.top_p)
+                token = categorical(filtered, u_token[at])
                 check_drawn(token, network.mask_id, span.steps_before + step + 1)
-                chosen = self.choose(DrawnTokens(at, logits, token, u), n[rows], step)
+                chosen = self.choose(DrawnTokens(at, logits, filtered, token, u), n[rows], step)
                 here = torch.where(chosen, here.masked_scatter(at, token), here)
                 x = x.index_put((rows.nonzero().squeeze(1),), here)
                 masked = span.wanted & (x == network.mask_id)
@@ -119,52 +124,75 @@ class MostConfident(SurestFirst):
 
     Args:
         steps: largest number of network calls (per block); a step that reveals no token takes none.
-        measure: "confidence", "margin" or "entropy", see `sureness`.
-        grid: the fraction of the positions still masked after step i of T is 1 − i / T ("uniform") or
-            cos(π/2 · i / T) ("cosine").
+        measure: "confidence", "margin" or "entropy", see `sureness`; or "random": any position, whatever is predicted.
+        grid: how many of the n positions each of the T steps reveals. The fraction still masked after step i is
+            1 − i / T ("uniform") or cos(π/2 · i / T) ("cosine"), rounded down. "llada": n / T, rounded down, and one
+            more in the first n mod T steps. "dream": from time t to s of the grid of that name (see `Ancestral`),
+            m (1 − s / t) of the m that are still masked, rounded down.
         noise: scale of the Gumbel noise added to the measure; it decreases with the masked fraction (in MaskGIT
             linearly over the steps, as with the uniform grid).
+        measure_filtered: measure the predictions after temperature, top-k and top-p, not before. (Not after top_k=1,
+            which makes every prediction certain.)
     """
 
     steps: int = 64
-    measure: Measure = "confidence"
-    grid: Grid = "cosine"
+    measure: Order = "confidence"
+    grid: TokensPerStep = "cosine"
     noise: float = 0.0
+    measure_filtered: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_grid(self.steps, self.grid)
-        if self.measure not in ("confidence", "margin", "entropy"):
-            raise ValueError(f"measure must be confidence, margin or entropy, got {self.measure!r}")
+        check_grid(self.steps, self.grid, get_args(TokensPerStep))
+        if self.measure not in get_args(Order):
+            raise ValueError(f"measure must be one of {', '.join(get_args(Order))}; got {self.measure!r}")
         if not 0 <= self.noise < math.inf:
             raise ValueError(f"noise must be at least 0 and finite, got {self.noise}")
 
+    def _revealed(self, n: Int[Tensor, " batch"], masked: Int[Tensor, " batch"], step: int) -> Int[Tensor, " batch"]:
+        """Return how many of n positions a step reveals, when `masked` of them are still masked."""
+        if self.grid == "llada":
+            return n // self.steps + (step < n % self.steps)
+        if self.grid == "dream":
+            t, s = grid_times(self.steps, "dream")[step : step + 2].float()
+            return (masked.float() * float(1 - s / t)).long()
+        return masked - self._masked_after(n, step)
+
     def _masked_after(self, n: Int[Tensor, " batch"], step: int) -> Int[Tensor, " batch"]:
-        """Return how many of n positions are still masked after a step."""
+        """Return how many of n positions are still masked after a step of the uniform or the cosine grid."""
         if self.grid == "uniform":
             return torch.div(n * (self.steps - step - 1), self.steps, rounding_mode="floor")
         return (n.double() * self._mask_rate_after(step) + 1e-9).floor().long()
 
     def _mask_rate_after(self, step: int) -> float:
         """Return the fraction that is still masked after a step."""
-        return float(grid_times(self.steps, self.grid)[step + 1])
+        return float(grid_times(self.steps, "uniform" if self.grid == "llada" else self.grid)[step + 1])
 
     def active_examples(
         self, n: Int[Tensor, " batch"], masked: Int[Tensor, " batch"], step: int
     ) -> Bool[Tensor, " batch"]:
         """See `SurestFirst.active_examples`."""
-        return masked > self._masked_after(n, step)
+        return self._revealed(n, masked, step) > 0
 
     def choose(self, drawn: DrawnTokens, n: Int[Tensor, " batch"], step: int) -> Where:
         """See `SurestFirst.choose`."""
-        at, logits, token, u = drawn
-        score = sureness(logits, token, self.measure).clamp(min=-1e300)
+        at, u = drawn.at, drawn.u
+        if self.measure == "random":
+            score = u[at]
+        else:
+            score = sureness(self._measured_logits(drawn), drawn.token, self.measure).clamp(min=-1e300)
         if self.noise:
             score = score - self.noise * self._mask_rate_after(step) * (-u[at].clamp(min=1e-300).log()).log()
-        n_revealed = at.flatten(1).sum(1) - self._masked_after(n, step)
+        n_revealed = self._revealed(n, at.flatten(1).sum(1), step)
         table = torch.full_like(u, -math.inf).masked_scatter(at, score).flatten(1)
-        rank = table.argsort(dim=1, descending=True).argsort(dim=1)
+        rank = table.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
         return (rank < n_revealed.unsqueeze(1)).view_as(at)
+
+    def _measured_logits(self, drawn: DrawnTokens) -> Float[Tensor, "n vocab"]:
+        """Return the logits whose certainty decides the order."""
+        if not self.measure_filtered:
+            return drawn.logits
+        return filter_logits(drawn.logits, self.temperature, None, self.top_p) if self.top_k == 1 else drawn.filtered
 
 
 @dataclass(frozen=True)

@@ -57,10 +57,13 @@ class Unmasking(Sampler):
     Args:
         block_length: finish each block of this many positions before the next one starts (semi-autoregressive
             sampling); positions are in row-major order. None: one block.
+        blocks_after_prompt: the first block starts at the first masked position of each example, not at its first
+            position.
         corrections: number of corrections after each step, one network call each.
     """
 
     block_length: int | None = None
+    blocks_after_prompt: bool = False
     corrections: int = 0
 
     def __post_init__(self) -> None:
@@ -88,7 +91,7 @@ class Unmasking(Sampler):
         state = State(x, one, torch.zeros_like(one, dtype=torch.long))
         yield state
         steps = 0
-        for wanted, later in split_into_blocks(masked, self.block_length):
+        for wanted, later in split_into_blocks(masked, self.block_length, self.blocks_after_prompt):
             span = Span(masked, wanted, count_flags(later), steps)
             for following in self.reveal(network, state, span, label, generator):
                 yield following
@@ -132,11 +135,20 @@ class Unmasking(Sampler):
         return State(x, t, calls)
 
 
-def split_into_blocks(masked: Where, length: int | None) -> Iterator[tuple[Where, Where]]:
-    """Yield what is masked in each block of `length` positions (None: one block), and what is masked after it."""
+def split_into_blocks(masked: Where, length: int | None, after_prompt: bool = False) -> Iterator[tuple[Where, Where]]:
+    """Yield what is masked in each block of `length` positions (None: one block), and what is masked after it.
+
+    Args:
+        masked: (batch, *dims).
+        length: positions in a block.
+        after_prompt: count positions from the first masked one of each example.
+    """
     size = masked[0].numel()
     length = length or size
-    position = torch.arange(size, device=masked.device).view(masked.shape[1:])
+    position = torch.arange(size, device=masked.device).expand(len(masked), -1)
+    if after_prompt:
+        position = position - masked.flatten(1).int().argmax(1, keepdim=True)
+    position = position.view_as(masked)
     for start in range(0, size, length):
         yield masked & (position >= start) & (position < start + length), masked & (position >= start + length)
 
