@@ -99,11 +99,13 @@ class Network(nn.Module, ABC):
         shape: dims of one example.
         classes: number of classes, or None for a network without labels. The label `classes` is the null label, which
             stands for an unknown class.
+        any_length: whether it takes texts of any length up to its shape; others get them filled up (`Padded`).
     """
 
     vocab_size: int
     shape: tuple[int, ...]
     classes: int | None = None
+    any_length: bool = False
 
     @property
     def mask_id(self) -> int:
