@@ -11,8 +11,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from unmask.codecs.base import Codec
+from unmask.codecs.chat import Message
 from unmask.codecs.pixels import Pixels
 from unmask.codecs.text import Text, UnknownCharacterError
+from unmask.codecs.tokenizer import Tokenizer
 from unmask.data.picture import open_image
 from unmask.networks.base import check_tokens
 from unmask.storage.arrays import map_array
@@ -35,6 +37,8 @@ def make_canvas(
     image: Path | str | None = None,
     mask: Path | str | None = None,
     array: Path | str | None = None,
+    chat: str | Sequence[Message] | None = None,
+    system: str | None = None,
 ) -> Int[Tensor, "..."]:
     """Return the examples that are to be completed, (n, *dims), from one of the forms in which they can be given.
 
@@ -46,6 +50,8 @@ def make_canvas(
         prefix, suffix, unknown: what comes before and after a number of unknown tokens.
         image, mask: see `image_canvas`.
         array: see `array_canvas`.
+        chat: what the user says, or a conversation; `unknown` tokens of the answer follow (see `chat_canvas`).
+        system: what a conversation begins with.
 
     Raises:
         ValueError: nothing is given, or what does not fit the model.
@@ -56,6 +62,8 @@ def make_canvas(
         return tokens if tokens.dim() > len(shape) else tokens.unsqueeze(0)
     if image is not None and mask is not None:
         return image_canvas(codec, image, mask, shape).unsqueeze(0)
+    if chat is not None:
+        return chat_canvas(codec, chat, unknown or 0, shape[0], system).unsqueeze(0)
     if unknown is not None:
         return around_holes(codec, [(prefix or "", unknown), (suffix or "", 0)], shape[0]).unsqueeze(0)
     text = read_text(text_file) if text_file is not None else text
@@ -84,6 +92,43 @@ def text_canvas(codec: Codec, text: str, length: int, placeholder: str | None = 
     parts = _known_parts(text, placeholder or ("" if codec.unit == "token" else "_"), counted=placeholder is None)
     _check_characters(codec, text, parts)
     return around_holes(codec, [(text[start:stop], count) for start, stop, count in parts], length)
+
+
+def chat_canvas(
+    codec: Codec, chat: str | Sequence[Message], unknown: int, length: int, system: str | None = None
+) -> Canvas:
+    """Return the tokens of a conversation as the model was trained with it, followed by those of the unknown answer.
+
+    Args:
+        codec: of the model, a `Tokenizer` with a chat template.
+        chat: what the user says, or messages; see `Tokenizer.encode_chat`.
+        unknown: number of tokens of the answer.
+        length: most tokens that there may be.
+        system: a message of the system to begin with.
+
+    Raises:
+        ValueError: the model is no chat model, nothing is unknown, or the conversation is too long.
+    """
+    if not isinstance(codec, Tokenizer):
+        raise ValueError(f"a conversation was given, but the model's tokens are {codec}")
+    if unknown < 1:
+        raise ValueError("a conversation needs a number of unknown tokens for the answer, such as 64")
+    messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+    messages += [{"role": "user", "content": chat}] if isinstance(chat, str) else chat
+    known = codec.encode_chat(messages)
+    if len(known) + unknown > length:
+        raise ValueError(
+            f"the conversation has {len(known)} tokens and the answer {unknown}, the model's sequences have {length}"
+        )
+    return torch.cat((known, torch.full((unknown,), codec.vocab_size)))
+
+
+def answer(codec: Codec, tokens: Int[Tensor, " length"]) -> str:
+    """Return the text of an answer, up to the first special token, which ends it."""
+    if not isinstance(codec, Tokenizer):
+        raise ValueError(f"answers are texts of a tokenizer, but the model's tokens are {codec}")
+    ends = torch.isin(tokens, torch.tensor(codec.special, device=tokens.device)).nonzero()
+    return codec.decode(tokens[: int(ends[0]) if len(ends) else len(tokens)].unsqueeze(0))[0].strip()
 
 
 def around_holes(codec: Codec, pieces: Sequence[tuple[str, int]], length: int) -> Canvas:

@@ -1,6 +1,5 @@
 """Reading the files of a checkpoint: JSON and tensors alone, no code."""
 
-import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -9,13 +8,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from unmask.storage.limits import check_size
+from unmask.storage.objects import read_object
 
 CONFIG = "config.json"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_FILES = tuple(f"{name}.index.json" for name in WEIGHT_FILES)
 """Of weights in several files, which they name."""
-MOST_JSON = 64 << 20
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -24,18 +22,6 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     return read_object(path)
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """Return the JSON object of a file."""
-    check_size(path.stat().st_size, path, MOST_JSON)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not valid JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {type(content).__name__}")
-    return content
 
 
 def read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:

@@ -7,7 +7,6 @@ values are objects: `--sampler Ancestral --sampler.steps 8`.
 from __future__ import annotations
 
 import importlib
-import re
 import traceback
 from argparse import SUPPRESS, ArgumentError
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
+from unmask.storage.failures import in_short
 from unmask.storage.names import check_names, check_paths, flattened, given_options, named_modules, unknown_classes
 from unmask.storage.plugins import import_installed, import_named, installed_modules
 from unmask.storage.settings import as_arguments
@@ -151,7 +151,7 @@ def parse(
     try:
         parser.add_classes()
     except (ImportError, ValueError) as error:  # a default, read from a model's folder, that names another's class
-        raise ImportError(_in_short(str(error))) from None
+        raise ImportError(in_short(str(error))) from None
     if tree:
         with naming(source):
             _parse(parser, from_file)
@@ -172,7 +172,8 @@ def _parse(parser: Parser, arguments: list[str]) -> Namespace:
     try:
         return parser.parse_args(arguments)
     except ArgumentError as error:
-        raise ArgumentError(None, _in_short(error.message)) from None
+        kinds = {name: base for name, (_, base) in HOMES.items()}
+        raise ArgumentError(None, in_short(error.message, kinds)) from None
 
 
 def _answer_help(parser: Parser, arguments: list[str]) -> None:
@@ -234,31 +235,6 @@ def _raised_in(error: BaseException) -> str:
     """Return the name of the module that raised an error."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     return frames[-1].f_globals.get("__name__", "") if frames else ""
-
-
-def _in_short(message: str) -> str:
-    """Say in a few words what jsonargparse says in many of a value that is wrong."""
-    message = re.sub(r"Problem in default config file '[^']*': ", "", " ".join(message.split()))
-    keys = re.findall(r'Parser key "([^"]+)"', message)
-    where = f"{'.'.join(keys)}: " if keys else ""
-    if found := re.search(r"Importing '([^']+)' is not allowed", message):
-        module = found[1].rpartition(".")[0]
-        return f"{where}the class {found[1]} is no part of unmask: its module is imported only with --import {module}"
-    if found := re.search(r"Unable to load config '([^']+)'", message):
-        return f"{where}{found[1]}: no such file of settings"
-    if keys and keys[0] in HOMES and (found := re.search(r"but ([\w.]+) either not accessible", message)):
-        return f"{where}there is no class {found[1]!r} that is a {HOMES[keys[0]][1]}"
-    if found := re.search(r"Expected a dot import path string: (\S+)", message):
-        return f"{where}unknown class {found[1]!r}"
-    if found := re.search(r"[Oo]ption '([^']+)' is not accepted|does not accept option '([^']+)'", message):
-        return f"{where}unknown option {found[1] or found[2]!r}"
-    if found := re.search(r"[Uu]nrecognized arguments: (\S+)", message):
-        return f"unknown option {found[1]}"
-    if found := re.search(r"Expected a typing.Literal\[(.+?)\]\. Got value: (\S+)", message):
-        return f"{where}expected one of {found[1]}, got {found[2]!r}"
-    if found := re.search(r"Expected an? (.+?)\. Got value: (\S+)", message):
-        return f"{where}expected {found[1].removeprefix('<class ').rstrip('>')}, got {found[2]!r}"
-    return message
 
 
 def first(arguments: list[str], what: str) -> str | None:

@@ -25,7 +25,9 @@ OPTIONS: tuple[Option, ...] = (
     ("text_file", str, None, "a UTF-8 file with such a text"),
     ("prefix", str, None, "in place of TEXT: what comes before --unknown tokens"),
     ("suffix", str, None, "in place of TEXT: what comes after --unknown tokens"),
-    ("unknown", int, None, "for --prefix and --suffix: the number of unknown tokens"),
+    ("chat", str, None, "in place of TEXT, for a chat model: what the user says; --unknown tokens answer it"),
+    ("system", str, None, "for --chat: what the conversation begins with"),
+    ("unknown", int, None, "for --prefix and --suffix, or --chat: the number of unknown tokens"),
     ("placeholder", str, None, "a character that stands for one unknown token; [4] is then text like any other"),
     ("image", str, None, "an image file of the model's size"),
     ("mask", str, None, "an image file of the same size, white where --image is unknown"),
@@ -34,7 +36,7 @@ OPTIONS: tuple[Option, ...] = (
     ("score", int, 16, "masks by which the log-likelihood of each of several texts is bounded; 0: not at all"),
     ("label", str, None, "class of the example"),
 )
-FORMS = ("text", "text_file", "prefix", "suffix", "unknown", "placeholder", "image", "mask", "array")
+FORMS = ("text", "text_file", "prefix", "suffix", "unknown", "placeholder", "image", "mask", "array", "chat", "system")
 
 
 def run(arguments: list[str]) -> None:
@@ -56,17 +58,20 @@ def run(arguments: list[str]) -> None:
     model = load_model(settings.model, settings.device)
     sampler = make_sampler(model, made.sampler, settings)
     check_outputs(model, settings)
-    from unmask.canvas import make_canvas
+    from unmask.canvas import answer, make_canvas
 
     given = make_canvas(model.codec, model.shape, **{name: settings[name] for name in FORMS})
     canvas = given.repeat_interleave(settings.samples, 0)
     label = model.labels(settings.label, len(canvas))
 
     def show(x: Tokens) -> None:
-        show_scored(model, canvas, x, label, settings)
+        if settings.chat is not None:
+            print(*(answer(model.codec, row[-settings.unknown :]) for row in x), sep="\n\n")
+        else:
+            show_scored(model, canvas, x, label, settings)
 
-    scored = settings.samples > 1 and settings.score and not settings.out
-    draw_and_show(model, canvas, label, sampler, settings, show=show if scored else None)
+    plain = settings.chat is None and (settings.samples == 1 or not settings.score)
+    draw_and_show(model, canvas, label, sampler, settings, show=None if plain else show)
 
 
 def check(settings: Namespace) -> None:
@@ -80,13 +85,15 @@ def check(settings: Namespace) -> None:
     if settings.image is not None and settings.mask is None:
         raise ValueError("--image needs --mask: an image of the same size, white where unknown")
     around = settings.prefix is not None or settings.suffix is not None
-    given = [name for name in ("text", "text_file", "image", "array") if settings[name] is not None]
+    given = [name for name in ("text", "text_file", "image", "array", "chat") if settings[name] is not None]
     given += ["prefix or suffix"] * around
     if len(given) != 1:
-        forms = "TEXT, --text_file, --prefix and --suffix, --image with --mask, or --array"
+        forms = "TEXT, --text_file, --prefix and --suffix, --image with --mask, --array, or --chat"
         raise ValueError(f"give one of {forms}; got {', '.join(given) or 'none'}")
-    if around != (settings.unknown is not None):
-        raise ValueError("--prefix and --suffix go with --unknown, the number of tokens beside them")
+    if (around or settings.chat is not None) != (settings.unknown is not None):
+        raise ValueError("--prefix and --suffix, or --chat, go with --unknown, the number of tokens to draw")
+    if settings.system is not None and settings.chat is None:
+        raise ValueError("--system goes with --chat")
     for name in ("text_file", "image", "mask", "array"):
         if settings[name] is not None and not Path(settings[name]).is_file():
             raise FileNotFoundError(f"{settings[name]}: no such file")

@@ -36,6 +36,7 @@ def run(arguments: list[str]) -> None:
     parser.add_options(
         ("samples", int, 4, "number of examples"),
         ("label", str, None, "class of all examples, by number or name; or `all`: a row of each class"),
+        ("length", int, None, "tokens of each text; by default as many as the model's sequences have, or as it draws"),
     )
     add_sampling_arguments(parser)
     settings = parse(parser, arguments, check=check_sampling_arguments)
@@ -45,7 +46,8 @@ def run(arguments: list[str]) -> None:
     check_outputs(model, settings)
     label = model.labels(settings.label, settings.samples)
     rows = model.network.classes if settings.label == "all" else None
-    draw_and_show(model, model.empty_canvas(settings.samples, settings.seed), label, sampler, settings, rows)
+    canvas = model.empty_canvas(settings.samples, settings.seed, length=settings.length)
+    draw_and_show(model, canvas, label, sampler, settings, rows)
 
 
 def add_sampler(parser: Parser) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,9 +15,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from unmask.codecs.base import check_batch
+from unmask.codecs.chat import Message, read_template, render
 from unmask.codecs.text import Text, check_text
 from unmask.codecs.tokenizer_files import ENDS, PAIRS, TOKENIZER, fingerprint, load_tokenizer, read_roles
 from unmask.storage.files import replacing
+from unmask.storage.folders import TEMPLATE
 from unmask.types import Tokens
 
 if TYPE_CHECKING:
@@ -196,6 +199,48 @@ class Tokenizer(Text):
         except (TypeError, UnicodeEncodeError):
             raise ValueError(f"not valid Unicode: {text!r:.60}") from None
 
+    @cached_property
+    def chat_template(self) -> str | None:
+        """How a conversation becomes a text (see `unmask.codecs.chat`); None for a tokenizer without one."""
+        path = Path(self.source)
+        folder = path if path.is_dir() else path.parent
+        return read_template(folder) if path.exists() else None
+
+    @cached_property
+    def _with_special(self) -> tokenizers.Tokenizer:
+        """The tokenizer, for texts in which special tokens are written out."""
+        return type(self.tokenizer).from_str(self.tokenizer.to_str())
+
+    def encode_chat(self, messages: str | Sequence[Message]) -> Int[Tensor, " length"]:
+        """Return the tokens of a conversation, up to where the answer begins.
+
+        A special token that is written in a message is text, as everywhere.
+
+        Args:
+            messages: of the conversation, each {"role": "system", "user" or "assistant", "content": text}; or what the
+                user says.
+
+        Raises:
+            ValueError: the tokenizer has no chat template, or this refuses the messages.
+        """
+        if self.chat_template is None:
+            raise ValueError(f"{self.source}: has no chat template: it is no chat model; give a text instead")
+        messages = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
+        contents = [check_text(message.get("content")) for message in messages]
+        names = [token.content for token in self.tokenizer.get_added_tokens_decoder().values() if token.special]
+        if not any(name in content for content in contents for name in names):
+            text = render(self.chat_template, messages, self.source)
+            return torch.tensor(self._with_special.encode(text, add_special_tokens=False).ids, dtype=torch.long)
+        places = [f"\ue000{i}\ue001" for i in range(len(messages))]
+        moved = [{**message, "content": place} for message, place in zip(messages, places, strict=True)]
+        parts = re.split("\ue000([0-9]+)\ue001", render(self.chat_template, moved, self.source))
+        ids: list[int] = []
+        template = self._with_special
+        for i, part in enumerate(parts):
+            found = self._encode(contents[int(part)]) if i % 2 else template.encode(part, add_special_tokens=False)
+            ids += found.ids
+        return torch.tensor(ids, dtype=torch.long)
+
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the tokens of many texts, which are cut on all cores."""
         return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
@@ -311,10 +356,13 @@ class Tokenizer(Text):
         """Write tokenizer.json into a model's folder; return the codec as it is there."""
         with replacing(folder / TOKENIZER) as path:
             path.write_text(self.tokenizer.to_str(), encoding="utf-8")
+        if self.chat_template is not None:
+            with replacing(folder / TEMPLATE) as path:
+                path.write_text(self.chat_template, encoding="utf-8")
         return replace(self, source=TOKENIZER, sha256=self.checksum)
 
     def opened(self, folder: Path) -> Tokenizer:
-        """Return the codec of a model's folder. Nothing but its tokenizer.json is ever read."""
+        """Return the codec of a model's folder. Nothing but its tokenizer.json and its chat template is read."""
         if self.source != TOKENIZER or self.sha256 is None:
             raise ValueError(f"{folder}: the codec must be {TOKENIZER} of the same folder with its sha256, got {self}")
         there = replace(self, source=str(folder / TOKENIZER))

@@ -2,10 +2,12 @@
 
 import os
 import platform
+import re
 import sys
 import tempfile
 import traceback
 from argparse import ArgumentError
+from collections.abc import Mapping
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -52,3 +54,34 @@ def write_report(error: BaseException) -> Path | None:
         except OSError:
             continue
     return None
+
+
+def in_short(message: str, kinds: Mapping[str, str] | None = None) -> str:
+    """Say in a few words what jsonargparse says in many of a value that is wrong.
+
+    Args:
+        message: of its error.
+        kinds: the base class of each option whose value is an object.
+    """
+    kinds = kinds or {}
+    message = re.sub(r"Problem in default config file '[^']*': ", "", " ".join(message.split()))
+    keys = re.findall(r'Parser key "([^"]+)"', message)
+    where = f"{'.'.join(keys)}: " if keys else ""
+    if found := re.search(r"Importing '([^']+)' is not allowed", message):
+        module = found[1].rpartition(".")[0]
+        return f"{where}the class {found[1]} is no part of unmask: its module is imported only with --import {module}"
+    if found := re.search(r"Unable to load config '([^']+)'", message):
+        return f"{where}{found[1]}: no such file of settings"
+    if keys and keys[0] in kinds and (found := re.search(r"but ([\w.]+) either not accessible", message)):
+        return f"{where}there is no class {found[1]!r} that is a {kinds[keys[0]]}"
+    if found := re.search(r"Expected a dot import path string: (\S+)", message):
+        return f"{where}unknown class {found[1]!r}"
+    if found := re.search(r"[Oo]ption '([^']+)' is not accepted|does not accept option '([^']+)'", message):
+        return f"{where}unknown option {found[1] or found[2]!r}"
+    if found := re.search(r"[Uu]nrecognized arguments: (\S+)", message):
+        return f"unknown option {found[1]}"
+    if found := re.search(r"Expected a typing.Literal\[(.+?)\]\. Got value: (\S+)", message):
+        return f"{where}expected one of {found[1]}, got {found[2]!r}"
+    if found := re.search(r"Expected an? (.+?)\. Got value: (\S+)", message):
+        return f"{where}expected {found[1].removeprefix('<class ').rstrip('>')}, got {found[2]!r}"
+    return message

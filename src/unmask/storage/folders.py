@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 CONFIG, WEIGHTS, CARD, TOKENIZER = "config.json", "model.safetensors", "README.md", "tokenizer.json"
+TEMPLATE = "chat_template.jinja"
 """Files of a model's folder."""
 SAVED = ".saved"
 """In a model's folder: files that belong into it (`unmask.storage.model_files.finish_saving`)."""

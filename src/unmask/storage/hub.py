@@ -8,13 +8,13 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
 
-from unmask.storage.folders import CHECKPOINT, CONFIG, RUN, TOKENIZER, WEIGHTS, find_folder, is_weights
+from unmask.storage.folders import CHECKPOINT, CONFIG, RUN, TEMPLATE, TOKENIZER, WEIGHTS, find_folder, is_weights
 
 SMALL = (
     CONFIG,
     TOKENIZER,
     "added_tokens.json",
-    "chat_template.jinja",
+    TEMPLATE,
     "merges.txt",
     "model.safetensors.index.json",
     "pytorch_model.bin.index.json",

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from unmask.storage.files import checksum
-from unmask.storage.folders import CONFIG, SAVED, TOKENIZER, WEIGHTS
+from unmask.storage.folders import CONFIG, SAVED, TEMPLATE, TOKENIZER, WEIGHTS
 from unmask.storage.objects import read_object
 from unmask.storage.sums import verify_file
 
-SUMS = {WEIGHTS: "weights_sha256", TOKENIZER: "tokenizer_sha256"}
+SUMS = {WEIGHTS: "weights_sha256", TOKENIZER: "tokenizer_sha256", TEMPLATE: "chat_template_sha256"}
 """What config.json calls the SHA-256 of each file beside it."""
 
 

@@ -1,0 +1,110 @@
+"""Chat templates: how a conversation becomes a text with special tokens, as the model was trained with it.
+
+A template is a program of Jinja in a file. It runs in Jinja's sandbox, in which it can reach nothing but the messages,
+for a second at most.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from unmask.codecs.tokenizer_settings import CONFIG, TokenizerSettings
+from unmask.storage.folders import TEMPLATE
+from unmask.storage.limits import check_size
+
+MOST = 1 << 20
+"""Bytes of a template, and characters of what it may write beyond the messages."""
+SECONDS = 1.0
+Message = Mapping[str, Any]
+"""What one says: {"role": "user", "content": "..."}."""
+
+
+def read_template(folder: Path) -> str | None:
+    """Return the chat template of a tokenizer's folder, in which its special tokens have their names; None: none.
+
+    Raises:
+        ValueError: a file is damaged, or describes it in another form; names the file.
+    """
+    settings = TokenizerSettings.read(folder)
+    path = folder / TEMPLATE
+    if path.is_file():
+        check_size(path.stat().st_size, path, MOST)
+        template: Any = path.read_text(encoding="utf-8")
+    else:
+        path, template = folder / CONFIG, settings.config.get("chat_template")
+        if isinstance(template, list):
+            named = {one.get("name"): one.get("template") for one in template if isinstance(one, dict)}
+            template = named.get("default")
+    if template is None:
+        return None
+    if not isinstance(template, str) or len(template) > MOST:
+        raise ValueError(f"{path}: chat_template must be a text of at most {MOST:,} characters")
+    return "".join(f"{{%- set {role} = {json.dumps(token)} -%}}" for role, token in settings.tokens.items()) + template
+
+
+def render(template: str, messages: Sequence[Message], where: str) -> str:
+    """Return the text of a conversation, up to where the answer begins.
+
+    Args:
+        template: see `read_template`.
+        messages: of the conversation; the last is the user's.
+        where: names the template in errors.
+
+    Raises:
+        ValueError: the template refuses the messages, is no template, does what the sandbox forbids, or takes too long.
+    """
+    from jinja2.exceptions import TemplateError
+    from jinja2.ext import loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Environment(ImmutableSandboxedEnvironment):
+        intercepted_binops = frozenset(["*", "**", "%"])
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            plain = isinstance(left, int | float) and isinstance(right, int | float)
+            if not plain or (operator == "**" and max(abs(left), abs(right)) > 64):
+                raise ValueError(f"{operator} of {left!r:.20} and {right!r:.20}")
+            return super().call_binop(context, operator, left, right)
+
+    environment = Environment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    for name in ("center", "format", "indent", "wordwrap"):  # these can write far more than they read
+        del environment.filters[name]
+    environment.filters["tojson"] = lambda value, **how: json.dumps(value, ensure_ascii=False, **how)
+    environment.globals |= {"raise_exception": _refuse, "strftime_now": lambda form: datetime.now().strftime(form)}
+    try:
+        compiled = environment.from_string(template)
+        with _at_most(SECONDS):
+            text = compiled.render(messages=messages, add_generation_prompt=True)
+    except (TemplateError, ValueError, TypeError, KeyError, TimeoutError, RecursionError, OverflowError) as error:
+        raise ValueError(f"{where}: the chat template refuses this: {' '.join(str(error).split())[:200]}") from None
+    if len(text) > MOST + sum(len(str(message)) for message in messages):
+        raise ValueError(f"{where}: the chat template writes {len(text):,} characters")
+    return text
+
+
+def _refuse(message: str) -> NoReturn:
+    raise ValueError(message)
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """Raise a TimeoutError in Python code that computes for longer."""
+    end = time.thread_time() + seconds
+
+    def check(frame: FrameType, event: str, argument: Any) -> Any:
+        if time.thread_time() > end:
+            raise TimeoutError(f"it takes more than {seconds:g} s")
+        return check
+
+    before = sys.gettrace()
+    sys.settrace(check)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
