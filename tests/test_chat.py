@@ -142,7 +142,7 @@ def test_an_answer_ends_at_the_first_special_token(tmp_path: Path) -> None:
     ("template", "said"),
     [
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
-        ("{{ messages.append(1) }}", "not safely"),
+        ("{{ messages.append(1) }}", "unsafe"),
         ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "more than 1 s"),
         ("{{ 'a' * 1000000000 }}", "of 'a' and 1000000000"),
         ("{{ 9 ** 9 ** 9 }}", r"\*\* of"),
