@@ -1,10 +1,6 @@
 import json
 import math
-import os
 import re
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import fresh
 from unmask.data.digits import Digits
 from unmask.data.order import Order
 from unmask.model import MaskedDiffusion
@@ -23,12 +20,6 @@ from unmask.training import MovingAverage, Optimizer, Run, plan_training
 
 SMALL = ["digits", "--network.width", "32", "--network.depth", "2", "--network.heads", "2", "--batch_size", "16"]
 SMALL += ["--precision", "32-true", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
-
-
-def unmask(*arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "unmask.cli.main", *arguments], capture_output=True, text=True, **settings
-    )
 
 
 def test_order_is_a_permutation_each_epoch() -> None:
@@ -147,11 +138,11 @@ def marginal_bits() -> float:
 @pytest.mark.slow
 def test_a_short_training_beats_every_marginal_model(tmp_path: Path) -> None:
     out = str(tmp_path / "run")
-    larger = ["--network.width", "64", "--network.depth", "3", "--network.heads", "4", "--network.dropout", "0.0"]
-    steps = ["--trainer.max_steps", "500", "--optimizer.lr", "4e-3", "--batch_size", "32"]
-    done = unmask("train", *SMALL, *larger, *steps, "--out", out)
+    larger = ["--network.width", "64", "--network.depth", "2", "--network.heads", "4", "--network.dropout", "0.0"]
+    steps = ["--trainer.max_steps", "300", "--optimizer.lr", "4e-3", "--batch_size", "32", "--evaluate_every", "300"]
+    done = fresh.run(tmp_path, "train", *SMALL, *larger, *steps, "--out", out)
     assert done.returncode == 0, done.stderr
-    done = unmask("evaluate", out, "--draws", "4", "--json", f"{out}/metrics.json")
+    done = fresh.run(tmp_path, "evaluate", out, "--draws", "4", "--json", f"{out}/metrics.json")
     assert done.returncode == 0, done.stderr
     bits, error = json.loads(Path(out, "metrics.json").read_text())["rows"][0]["bits_per_dimension"]
     assert bits + 4 * error < marginal_bits() - 0.1
@@ -171,15 +162,15 @@ def test_a_run_that_is_killed_and_resumed_equals_one_that_is_not(tmp_path: Path)
         "32",
     ]
     steps += ["--trainer.accumulate_grad_batches", "2", "--network.dropout", "0.2"]
-    assert unmask("train", *SMALL, *steps, "--out", str(tmp_path / "whole")).returncode == 0
-    command = [sys.executable, "-m", "unmask.cli.main", "train", *SMALL, *steps, "--out", str(tmp_path / "cut")]
+    assert fresh.run(tmp_path, "train", *SMALL, *steps, "--out", str(tmp_path / "whole")).returncode == 0
     checkpoint = tmp_path / "cut" / "checkpoints" / "last.safetensors"
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while not checkpoint.exists() and process.poll() is None:
-            time.sleep(0.002)
-        os.kill(process.pid, signal.SIGKILL)
+    process = fresh.start_command(tmp_path, "train", *SMALL, *steps, "--out", str(tmp_path / "cut"))
+    while not checkpoint.exists() and process.is_alive():
+        time.sleep(0.002)
+    process.kill()
+    process.join()
     assert load_tree(checkpoint)["global_step"] < 24, "killed too late to show anything"
-    done = unmask("train", *SMALL, *steps, "--out", str(tmp_path / "cut"), "--resume")
+    done = fresh.run(tmp_path, "train", *SMALL, *steps, "--out", str(tmp_path / "cut"), "--resume")
     assert done.returncode == 0, done.stderr
     whole, cut = (load_tree(tmp_path / name / "checkpoints" / "last.safetensors") for name in ("whole", "cut"))
     assert whole["global_step"] == cut["global_step"] == 24

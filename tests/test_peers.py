@@ -1,0 +1,92 @@
+"""Training in several processes: one model, and one line where a process is missing."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from lightning.fabric.strategies.launchers import subprocess_script
+from lightning.pytorch.utilities import rank_zero_only
+
+from unmask.cli.main import main
+from unmask.model import MaskedDiffusion
+from unmask.storage.checkpoint import checkpoint_step
+from unmask.training.peers import _announce_ends
+
+TWO = ["train", "digits", "--network.width", "16", "--network.depth", "1", "--network.heads", "2", "--batch_size", "8"]
+TWO += ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--evaluate_examples", "8"]
+TWO += ["--evaluate_every", "2", "--checkpoint_every", "2", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model_and_one_that_is_killed_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On CPUs, as GPUs would: one run, one model, and it goes on from its checkpoint."""
+    out = tmp_path / "run"
+    checkpoint = out / "checkpoints" / "last.safetensors"
+    command = [sys.executable, "-m", "unmask.cli.main", *TWO, "--out", str(out)]
+    endless = [*command, "--trainer.max_steps", "1000000"]
+    first = subprocess.Popen(endless, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    while not checkpoint.exists() and first.poll() is None:
+        time.sleep(0.02)
+    (other,) = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
+    os.kill(int(other), signal.SIGKILL)
+    shown, error = first.communicate(timeout=60)
+    assert first.returncode == 1 and shown.count("parameters, 32-true") == 1
+    line = r"process 0 of 2: process 1 \(status -9\) ended early, at step \d+ \(.+\); go on with --resume"
+    assert re.fullmatch(f"unmask: error: {line}", error.strip()), error
+    steps = checkpoint_step(checkpoint) + 2
+    done = subprocess.run(
+        [*command, "--resume", "--trainer.max_steps", str(steps)], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("holds the model") == 1 and done.stdout.count("parameters, 32-true") == 1
+    assert MaskedDiffusion.from_pretrained(out / "model").about["steps"] == steps
+    assert main([*TWO, "--out", str(out)]) == 1
+    assert "holds a run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("rank", "said"),
+    [
+        (0, r"process 0 of 2: the others did not come within 1 s \(.*1/2 clients joined\); start all processes"),
+        (1, r"process 1 of 2: process 0 did not come to 127.0.0.1:\d+ within 1 s; start all processes"),
+    ],
+)
+def test_a_process_that_never_comes_is_named(
+    rank: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setattr(rank_zero_only, "rank", rank, raising=False)
+    place = {"WORLD_SIZE": 2, "LOCAL_RANK": rank, "NODE_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for name, value in place.items():
+        monkeypatch.setenv(name, str(value))
+    start = time.monotonic()
+    assert main([*TWO, "--peer_timeout", "1", "--out", str(tmp_path / "run")]) == 1
+    assert time.monotonic() - start < 60
+    (line,) = capfd.readouterr().err.strip().splitlines()
+    assert re.match(f"unmask: error: {said}.*--peer_timeout; there is no checkpoint yet$", line), line
+    assert not (tmp_path / "run").exists()
+
+
+def test_lightning_says_in_one_line_that_it_stops_all(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a process that ends while the first is not waiting for it."""
+    ended = subprocess.Popen(["false"])
+    ended.wait()
+    observer = subprocess_script._ChildProcessObserver(os.getpid(), [ended])
+    stopped: list[bool] = []
+    monkeypatch.setattr(observer, "_terminate_all", lambda: stopped.append(True))
+    _announce_ends()
+    assert observer._run() and stopped
+    said = rf"unmask: error: all processes are stopped, since one ended: .*PID {ended.pid} terminated with code 1\.\n"
+    assert re.fullmatch(said, capsys.readouterr().err)
