@@ -2,8 +2,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -670,21 +668,3 @@ def test_a_damaged_about_names_the_file(
     config = json.loads((tmp_path / "m" / "config.json").read_text()) | {"about": json.loads(about)}
     (tmp_path / "m" / "config.json").write_text(json.dumps(config))
     assert "config.json: about" in fails(capsys, "evaluate", str(tmp_path / "m"))
-
-
-@pytest.mark.slow
-def test_several_processes_train_one_model(tmp_path: Path) -> None:
-    """Two of them on CPUs, as GPUs would: one run, one model, and it goes on from its checkpoint."""
-    out = tmp_path / "run"
-    two = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--checkpoint_every", "2", "--precision", "auto"]
-    command = [sys.executable, "-m", "unmask.cli.main", "train", "digits", *TINY, *two, "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("holds the model") == 1 and done.stdout.count("parameters, 32-true") == 1
-    assert MaskedDiffusion.from_pretrained(out / "model").about["steps"] == 3
-    more = [part if part != "3" else "5" for part in command]  # --trainer.max_steps
-    done = subprocess.run([*more, "--resume"], capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert MaskedDiffusion.from_pretrained(out / "model").about["steps"] == 5
-    again = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert again.returncode != 0 and "holds a run" in again.stderr

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import fresh
 import unmask
 from unmask.cli.main import main
 from unmask.storage.description import build, describe
@@ -36,22 +37,16 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def unmask_command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in a process of its own, where nothing is imported yet."""
-    command = [sys.executable, "-m", "unmask", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-
-
 def test_an_own_class_goes_through_every_command(example: Path) -> None:
     more = [*QUICK, "--trainer.max_steps", "5"]
-    resumed = unmask_command(example, "train", "arrays", "--import", "mine", "--out", "runs/mine", "--resume", *more)
+    resumed = fresh.run(example, "train", "arrays", "--import", "mine", "--out", "runs/mine", "--resume", *more)
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     few = ["--draws", "2", "--limit", "20"]
-    measured = unmask_command(example, "evaluate", "runs/mine", "--import", "mine", *few, "--record")
+    measured = fresh.run(example, "evaluate", "runs/mine", "--import", "mine", *few, "--record")
     assert measured.returncode == 0 and "bits per token" in measured.stdout, measured.stderr
-    sampled = unmask_command(example, "--import", "mine") or None
+    sampled = fresh.run(example, "--import", "mine") or None
     assert sampled is not None and sampled.returncode == 2  # a command comes first
-    sampled = unmask_command(
+    sampled = fresh.run(
         example, "sample", "runs/mine", "--import", "mine", "--sampler", "mine.OddFirst", "--out", "s.npy"
     )
     assert sampled.returncode == 0, sampled.stderr
@@ -59,7 +54,7 @@ def test_an_own_class_goes_through_every_command(example: Path) -> None:
     canvas = np.full(12, -1)
     canvas[3] = 2
     np.save(example / "c.npy", canvas)
-    filled = unmask_command(
+    filled = fresh.run(
         example, "infill", "runs/mine", "--array", "c.npy", "--out", "f.npy", "--import", "mine.py", "-n", "2"
     )
     assert filled.returncode == 0, filled.stderr
@@ -68,10 +63,10 @@ def test_an_own_class_goes_through_every_command(example: Path) -> None:
         "import unmask; model = unmask.load('runs/mine', trust=['mine']); "
         "model.save_pretrained('pushed'); print(model.codec.decode(model.sample(1))[0], model.about['steps'])"
     )
-    loaded = subprocess.run([sys.executable, "-c", code], cwd=example, capture_output=True, text=True, check=False)
+    loaded = fresh.python(example, code)
     assert loaded.returncode == 0, loaded.stderr[-2000:]
     assert re.fullmatch("[↑→↓←]{12} 5", loaded.stdout.strip())
-    assert unmask_command(example, "info", "pushed").returncode == 0
+    assert fresh.run(example, "info", "pushed").returncode == 0
     description = json.loads((example / "pushed" / "config.json").read_text())
     assert description["network"]["class"] == "mine.ConvNet" and description["codec"]["class"] == "mine.Compass"
     assert description["schedule"] == {"class": "mine.Square"}
@@ -79,7 +74,7 @@ def test_an_own_class_goes_through_every_command(example: Path) -> None:
 
 def test_without_consent_no_command_imports_what_a_file_names(example: Path) -> None:
     for command in (["evaluate", "runs/mine"], ["sample", "runs/mine"], ["study", "samplers", "runs/mine"]):
-        refused = unmask_command(example, *command)
+        refused = fresh.run(example, *command)
         assert refused.returncode == 1, refused.stdout
         assert len(refused.stderr.strip().splitlines()) == 1
         assert "mine" in refused.stderr and "--import mine" in refused.stderr
@@ -216,13 +211,9 @@ def test_an_installed_plug_in_needs_no_option(example: Path, tmp_path: Path) -> 
         "Metadata-Version: 2.1\nName: mine-plugin\nVersion: 1.0\n"
     )
     (site / "mine_plugin-1.0.dist-info" / "entry_points.txt").write_text("[unmask.plugins]\nmine = mine\n")
-    code = (
-        f"import sys; sys.path.insert(0, {str(site)!r}); from unmask.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    )
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", code, *arguments]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        return fresh.run(tmp_path, *arguments, path=site)
 
     done = run("sample", str(example / "runs" / "mine"), "--sampler", "OddFirst", "--out", "s.npy")
     assert done.returncode == 0, done.stderr

@@ -20,6 +20,7 @@ from unmask.storage.checkpoint import averaged_weights, checkpoint_step
 from unmask.training.callbacks import Bar, Keep, MovingAverage, SafetensorsIO, Speed
 from unmask.training.loggers import Metrics, new_loggers
 from unmask.training.optimizer import parameter_groups
+from unmask.training.peers import peers_named
 from unmask.training.settings import Optimizer, Run, TrainerSettings
 from unmask.training.trainee import Trainee
 
@@ -51,6 +52,7 @@ def plan_training(
     Raises:
         ValueError: settings that do not fit the data.
         FloatingPointError: (from what is returned) the loss is not finite; the last checkpoint is kept.
+        ConnectionError: (from what is returned) of several processes, another one is missing.
         KeyboardInterrupt: (from what is returned) says how to go on.
     """
     _quieten()
@@ -99,9 +101,12 @@ def plan_training(
             model.eval()
             return step
         try:
-            loop.fit(trainee, batches, valid, ckpt_path=run.checkpoint if begun else None)
-        except SystemExit:  # what lightning makes of Ctrl-C
+            with peers_named(loop, run.peer_timeout):
+                loop.fit(trainee, batches, valid, ckpt_path=run.checkpoint if begun else None)
+        except (SystemExit, ConnectionError) as error:  # lightning makes the first of Ctrl-C
             kept = "go on with --resume" if run.checkpoint.exists() else "there is no checkpoint yet"
+            if isinstance(error, ConnectionError):
+                raise ConnectionError(f"{error}; {kept}") from error
             raise KeyboardInterrupt(f"interrupted at step {loop.global_step}; {kept}") from None
         model.eval()
         return loop.global_step

@@ -37,7 +37,7 @@ from unmask.training.settings import Optimizer, Run, TrainerSettings
 
 MAY_CHANGE = {"run.out", "run.workers", "run.evaluate_every", "run.evaluate_examples", "run.checkpoint_every"}
 MAY_CHANGE |= {"trainer.max_steps", "trainer.max_time", "trainer.enable_progress_bar", "trainer.log_every_n_steps"}
-MAY_CHANGE |= {"trainer.profiler", "trainer.logger"}
+MAY_CHANGE |= {"trainer.profiler", "trainer.logger", "run.peer_timeout"}
 MAY_CHANGE_AFTER_NAN = {"optimizer.lr", "optimizer.schedule_lr", "trainer.gradient_clip_val"}
 COMPARED = ("network", "schedule", "data", "objective", "optimizer", "run", "trainer")
 

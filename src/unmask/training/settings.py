@@ -81,6 +81,7 @@ class Run:
         evaluate_examples: examples of it that are used, evenly spread.
         checkpoint_every: steps between checkpoints.
         workers: processes that read data; 0 reads in this one, which is fastest for data in memory or mapped.
+        peer_timeout: seconds that a process of several waits for another, at the start and in each step.
     """
 
     out: str
@@ -94,9 +95,10 @@ class Run:
     evaluate_examples: int = 512
     checkpoint_every: int = 500
     workers: int = 0
+    peer_timeout: int = 600
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "evaluate_every", "evaluate_examples", "checkpoint_every"):
+        for name in ("batch_size", "evaluate_every", "evaluate_examples", "checkpoint_every", "peer_timeout"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.seed < 0 or self.workers < 0:

@@ -60,6 +60,7 @@ def train(
         ValueError: settings that do not fit each other or the data; or a run is in the way, or there is none to resume.
         BlockingIOError: another process trains into the folder.
         FloatingPointError: the loss is not finite; says what can be done.
+        ConnectionError: of several processes, another one did not come, or ended; says which.
         KeyboardInterrupt: says how to go on.
     """
     settings = TrainerSettings(**trainer) if isinstance(trainer, dict) else trainer or TrainerSettings()

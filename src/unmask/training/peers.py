@@ -1,0 +1,90 @@
+"""Several processes that train together: one that never comes, or ends early, is one line, not a hang."""
+
+import logging
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy
+
+OBSERVER = "lightning.fabric.strategies.launchers.subprocess_script"
+"""The logger of lightning's that says that a process has ended, before it kills all others."""
+HOW = "; start all processes within that time, or raise --peer_timeout"
+
+
+@contextmanager
+def peers_named(trainer: Trainer, seconds: int) -> Iterator[None]:
+    """Wait no longer than some seconds for another process, and say which one is missing.
+
+    Raises:
+        ConnectionError: one did not come, does not answer, or has ended.
+    """
+    if trainer.world_size == 1:
+        yield
+        return
+    me = f"process {trainer.global_rank} of {trainer.world_size}"
+    strategy: Any = trainer.strategy
+    if isinstance(strategy, DDPStrategy):
+        strategy._timeout = timedelta(seconds=seconds)  # lightning sets it for strategies that are objects alone
+    _announce_ends()
+    environment = strategy.cluster_environment
+    if trainer.global_rank and environment is not None:
+        address = (environment.main_address, environment.main_port)
+        if not _answers(address, seconds):
+            where = f"{address[0]}:{address[1]}"
+            raise ConnectionError(f"{me}: process 0 did not come to {where} within {seconds} s{HOW}")
+    try:
+        yield
+    except RuntimeError as error:
+        said = " ".join(str(error).split())
+        if isinstance(error, torch.distributed.DistStoreError) and "clients joined" in said:
+            raise ConnectionError(
+                f"{me}: the others did not come within {seconds} s ({said.rstrip('.')}){HOW}"
+            ) from error
+        if not isinstance(error, torch.distributed.DistError) and "gloo/transport" not in said:
+            raise
+        gone = _ended(getattr(strategy.launcher, "procs", []))
+        lost = f"{', '.join(gone)} ended early" if gone else "another one ended early, or does not answer"
+        said = said.partition("] ")[2].partition(". ")[0] or said
+        raise ConnectionError(f"{me}: {lost}, at step {trainer.global_step} ({said})") from error
+
+
+def _answers(address: tuple[str, int], seconds: int) -> bool:
+    """Return whether somebody listens at an address, within some seconds; torch's own wait fills the screen."""
+    end = time.monotonic() + seconds
+    while True:
+        with suppress(OSError), socket.create_connection(address, timeout=max(0.1, end - time.monotonic())):
+            return True
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.1)
+
+
+def _ended(processes: list[subprocess.Popen]) -> list[str]:
+    """Return which of the processes that this one started have failed."""
+    for process in processes:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.2)
+    return [f"process {i} (status {one.returncode})" for i, one in enumerate(processes, 1) if one.returncode]
+
+
+def _announce_ends() -> None:
+    """Have lightning say in one line that a process has ended: it kills this one then."""
+    logger = logging.getLogger(OBSERVER)
+    if not logger.handlers:
+        logger.addHandler(_OneLine())
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+
+
+class _OneLine(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        said = record.getMessage().partition(" Forcefully")[0]
+        print(f"unmask: error: all processes are stopped, since one ended: {said}", file=sys.stderr, flush=True)
