@@ -20,7 +20,9 @@ def now(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     target = tmp_path_factory.mktemp("golden") / "now.json"
     root = Path(__file__).parents[1]
     paths = os.pathsep.join([str(root / "src"), str(root)])
-    environment = os.environ | {"OMP_NUM_THREADS": str(BEFORE["machine"]["threads"]), "PYTHONPATH": paths}
+    threads = str(BEFORE["machine"]["threads"])
+    waiting = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "passive"}  # other tests need the cores
+    environment = os.environ | waiting | {"PYTHONPATH": paths}
     command = [sys.executable, "-m", "tests.golden", str(target)]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
