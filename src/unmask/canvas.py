@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from sys import stderr
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from unmask.data.picture import open_image
 from unmask.networks.base import check_tokens
 from unmask.storage.arrays import map_array
 
+HOLE = "\N{LIGHT SHADE}"
 Canvas = Int[Tensor, "*dims"]
 """Tokens of one example, V where unknown."""
 
@@ -68,7 +70,8 @@ def text_canvas(codec: Codec, text: str, length: int, placeholder: str | None = 
     Args:
         codec: of the model.
         text: in which [4] stands for four unknown tokens and, for codecs of characters or bytes, _ for one.
-        length: most tokens that there may be, those of the model's sequences.
+        length: most tokens that there may be, those of the model's sequences; what the codec puts around every example,
+            such as [CLS] and [SEP], counts too.
         placeholder: one character that stands for one unknown token; [4] is then text like any other.
 
     Raises:
@@ -84,7 +87,10 @@ def text_canvas(codec: Codec, text: str, length: int, placeholder: str | None = 
 
 
 def around_holes(codec: Codec, pieces: Sequence[tuple[str, int]], length: int) -> Canvas:
-    """Return the tokens of some texts, each followed by a number of unknown tokens; see `text_canvas`."""
+    """Return the tokens of some texts, each followed by a number of unknown tokens; see `text_canvas`.
+
+    A text that comes back otherwise, as from a tokenizer that lower-cases, is shown as that on standard error.
+    """
     if not isinstance(codec, Text):
         raise ValueError(f"a text was given, but the model's tokens are {codec}")
     if wrong := [count for _, count in pieces if count < 0] or ([0] if not any(count for _, count in pieces) else []):
@@ -96,10 +102,20 @@ def around_holes(codec: Codec, pieces: Sequence[tuple[str, int]], length: int) -
         pieces = [(known[:-1] if count and known[-1:] == " " else known, count) for known, count in pieces]
     encoded = codec.encode_pieces([known for known, _ in pieces])
     parts = [(tokens, count) for tokens, (_, count) in zip(encoded, pieces, strict=True)]
-    total = sum(len(known) + count for known, count in parts)
-    if total > length:
-        raise ValueError(f"the text has {total} tokens, the model's sequences have {length}: shorten it")
-    return torch.cat([part for known, count in parts for part in (known, torch.full((count,), codec.vocab_size))])
+    _check_length(codec, sum(len(known) + count for known, count in parts), length)
+    inside = torch.cat([part for known, count in parts for part in (known, torch.full((count,), codec.vocab_size))])
+    whole = "".join(known + HOLE * count for known, count in pieces)
+    if (shown := codec.decode(inside.unsqueeze(0), HOLE)[0]) != whole:
+        print(f"unmask: note: the tokenizer does not keep the form of this text: it reads {shown!r}", file=stderr)
+    return codec.wrapped(inside)
+
+
+def _check_length(codec: Codec, count: int, length: int) -> None:
+    """Raise a ValueError for a text of more tokens than there may be, with what goes around it."""
+    around = sum(map(len, codec.wrap))
+    if count + around > length:
+        what = f"{count + around} tokens" + (f", {around} of them around it" if around else "")
+        raise ValueError(f"the text has {what}, the model's sequences have {length}: shorten it")
 
 
 def cut_holes(text: str, hole: str, counted: bool) -> list[tuple[str, int]]:

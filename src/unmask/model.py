@@ -123,28 +123,49 @@ class MaskedDiffusion(Saved):
             raise ValueError("the model was trained on texts that were filled up, but does not know their lengths")
         return found
 
-    def empty_canvas(self, n: int, generator: Generators | int = None) -> Tokens:
-        """Return n examples of which every token is masked.
+    def empty_canvas(self, n: int, generator: Generators | int = None, *, length: int | None = None) -> Tokens:
+        """Return n examples of which every token is masked, but for what every example begins and ends with.
 
         Where examples have lengths these are drawn, and what follows is filled up as it was in training.
 
         Args:
             n: number of examples.
             generator: of the lengths; or a seed, of which example i has a generator of its own.
+            length: masked tokens of each text, in place of as many as fit or a length that is drawn.
+
+        Raises:
+            ValueError: `length` is given and the examples are no texts, or shorter.
         """
-        lengths = self.lengths
-        if lengths is None:
-            return all_masked(n, self.shape, self.network.mask_id, device=self.device)
-        if isinstance(generator, int):
-            generator = [seeded(generator, i, 1) for i in range(n)]
-        return lengths.canvas(lengths.draw(uniform((n,), generator, self.device)), self.network.mask_id)
+        lengths, around = self.lengths, sum(map(len, self.codec.wrap))
+        if length is not None:
+            most = self.shape[0] - around
+            if len(self.shape) > 1 or not 1 <= length <= most:
+                kind = f"texts of 1..{most} tokens" if len(self.shape) == 1 else f"examples of shape {self.shape}"
+                raise ValueError(f"length {length}: the model is of {kind}")
+        if lengths is None or length is not None:
+            shape = self.shape if length is None else (length + around,)
+            x = all_masked(n, shape, self.network.mask_id, device=self.device)
+            stop = torch.full((n,), shape[0], device=self.device)
+        else:
+            if isinstance(generator, int):
+                generator = [seeded(generator, i, 1) for i in range(n)]
+            stop = lengths.draw(uniform((n,), generator, self.device)).clamp(min=around)
+            x = lengths.canvas(stop, self.network.mask_id)
+        before, after = (torch.tensor(part, dtype=x.dtype, device=x.device) for part in self.codec.wrap)
+        if len(before):
+            x[:, : len(before)] = before
+        if len(after):
+            place = stop.unsqueeze(1) - len(after) + torch.arange(len(after), device=x.device)
+            x.scatter_(1, place, after.expand(n, -1))
+        return x
 
     def decode(self, x: Tokens) -> Any:
-        """Return the data of a batch of examples, texts without what they were filled up with."""
-        lengths = self.lengths
-        if lengths is None:
-            return self.codec.decode(x)
-        return [self.codec.decode(lengths.cut(row).unsqueeze(0))[0] for row in x]
+        """Return the data of a batch of examples, texts without what is around them or fills them up."""
+        lengths, codec = self.lengths, self.codec
+        if lengths is None and codec.padding is None and not any(codec.wrap):
+            return codec.decode(x)
+        rows = (row if lengths is None else lengths.cut(row) for row in x)
+        return [codec.decode(codec.unwrapped(row).unsqueeze(0))[0] for row in rows]
 
     def infill(
         self, x: Tokens, label: Labels | None = None, *, sampler: Sampler | None = None, generator: Generators = None
@@ -165,8 +186,8 @@ class MaskedDiffusion(Saved):
             raise ValueError(f"expected examples of shape (n, *{self.shape}), got {tuple(x.shape)}{hint}")
 
     def network_for(self, x: Tokens) -> Network:
-        """Return the network for a canvas: for texts shorter than the model's sequences one that fills them up."""
-        if x.dim() != 2 or x.shape[1:] == self.shape:
+        """Return the network for a canvas: for texts shorter than the model's sequences one that takes them."""
+        if x.dim() != 2 or x.shape[1:] == self.shape or self.network.any_length:
             return self.network
         lengths = self.lengths
         return Padded(self.network, None if lengths is None else lengths.fill).eval()

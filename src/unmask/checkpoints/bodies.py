@@ -71,9 +71,9 @@ def load(
         ValueError: a file is damaged, the model is of no family that is read, a tensor is missing, unknown or of a
             wrong shape, or the tokenizer has no mask or belongs to another model.
     """
-    path, weights = read_weights(folder)
     causal = bidirectional and config.get("model_type") in DECODERS and config.get("is_causal", True) is not False
-    family = LEFT_TO_RIGHT if causal else find_family(config, weights, where)
+    family = LEFT_TO_RIGHT if causal else find_family(config, lambda: read_weights(folder)[1], where)
+    path, weights = read_weights(folder)
     with naming(where, family):
         settings = family.settings(config, weights)
         state = family.weights(weights, settings)

@@ -26,7 +26,8 @@ class Family:
     Attributes:
         name: in reports.
         title: in errors, with what identifies it.
-        identifies: whether a config.json, and the names of the tensors, are of this family.
+        identifies: whether a config.json is of this family.
+        tensors: names of tensors that must be there, too, for a family that its config.json does not tell from others.
         settings: returns the config.json of the model of `transformers` that it is; its arguments are the published one
             and the tensors. It raises a ValueError for a model that this is not.
         weights: returns the tensors under the names of `transformers`.
@@ -38,25 +39,30 @@ class Family:
 
     name: str
     title: str
-    identifies: Callable[[Config, set[str]], bool]
+    identifies: Callable[[Config], bool]
     settings: Callable[[Config, Weights], Config]
     weights: Callable[[Weights, Config], Weights] = field(default=lambda weights, settings: weights)
     shifted: bool = False
     mask: Callable[[Config, Weights], int | None] = field(default=lambda config, weights: config.get("mask_token_id"))
     length: int | None = None
     special: bool = False
+    tensors: tuple[str, ...] = ()
 
 
-def find_family(config: Config, tensors: Iterable[str], where: Path | str) -> Family:
+def find_family(config: Config, tensors: Callable[[], Iterable[str]], where: Path | str) -> Family:
     """Return the family that a model is of.
+
+    Args:
+        config: the content of its config.json.
+        tensors: returns the names of its tensors, which are read only if they are needed.
+        where: names config.json in errors.
 
     Raises:
         ValueError: none that is read, or a left-to-right model; says what can be done.
     """
-    names = set(tensors)
-    found = [family for family in FAMILIES if family.identifies(config, names)]
-    if found:
-        return found[0]
+    for family in FAMILIES:
+        if family.identifies(config) and (not family.tensors or {*family.tensors} <= set(tensors())):
+            return family
     model_type = config.get("model_type")
     if model_type in DECODERS:
         raise ValueError(
@@ -226,21 +232,21 @@ FAMILIES = (
     Family(
         "masked language model",
         f"masked language models of transformers (model_type: {', '.join(MASKED)})",
-        lambda config, names: config.get("model_type") in MASKED,
+        lambda config: config.get("model_type") in MASKED,
         lambda config, weights: config,
         special=True,
     ),
     Family(
         "llada",
         "LLaDA (model_type: llada)",
-        lambda config, names: config.get("model_type") == "llada",
+        lambda config: config.get("model_type") == "llada",
         _llada,
         LLADA_NAMES,
     ),
     Family(
         "dream",
         "Dream and DiffuCoder (model_type: Dream)",
-        lambda config, names: config.get("model_type") == "Dream",
+        lambda config: config.get("model_type") == "Dream",
         _bidirectional("qwen2"),
         shifted=True,
         length=2048,
@@ -248,7 +254,7 @@ FAMILIES = (
     Family(
         "a2d",
         "left-to-right models that dllm made bidirectional (model_type: a2d-qwen3, ...)",
-        lambda config, names: (
+        lambda config: (
             str(config.get("model_type")).removeprefix("a2d-") in DECODERS
             and str(config.get("model_type")).startswith("a2d-")
         ),
@@ -257,32 +263,32 @@ FAMILIES = (
     Family(
         "diffugpt",
         "DiffuGPT (model_type: gpt2, and tensors denoise_model.*)",
-        lambda config, names: config.get("model_type") == "gpt2" and "denoise_model.wpe.weight" in names,
+        lambda config: config.get("model_type") == "gpt2",
         _diffugpt,
         DIFFUGPT_NAMES,
         shifted=True,
+        tensors=("denoise_model.wpe.weight", "embed_tokens.weight"),
     ),
     Family(
         "smdm",
         "SMDM (tensors transformer.h.0.attn.attn.weight and mlp.swiglu, without a config.json)",
-        lambda config, names: (
-            not config and {"transformer.h.0.attn.attn.weight", "transformer.h.0.mlp.swiglu.w1.weight"} <= names
-        ),
+        lambda config: not config,
         _smdm,
         _smdm_weights,
         mask=lambda config, weights: len(weights["transformer.wte.weight"]) - 1,
+        tensors=("transformer.wte.weight", "transformer.h.0.attn.attn.weight", "transformer.h.0.mlp.swiglu.w1.weight"),
     ),
     Family(
         "bidirectional decoder",
         f"decoders with is_causal: false (model_type: {', '.join(DECODERS)})",
-        lambda config, names: config.get("model_type") in DECODERS and config.get("is_causal", True) is False,
+        lambda config: config.get("model_type") in DECODERS and config.get("is_causal", True) is False,
         lambda config, weights: config,
     ),
 )
 LEFT_TO_RIGHT = Family(
     "made bidirectional",
     "left-to-right models that are made bidirectional",
-    lambda config, names: config.get("model_type") in DECODERS,
+    lambda config: config.get("model_type") in DECODERS,
     _bidirectional(),
     shifted=True,
 )

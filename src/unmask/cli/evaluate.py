@@ -97,7 +97,12 @@ MEASURES = {
                 f"folder that the sets' files lie in or below, plain or compressed: {FILES}; or the Hub",
             ),
             ("sets", str, None, "some of lambada,wikitext2,ptb,wikitext103,lm1b,ag_news; by default all there are"),
-            ("packing", str, "concatenated", "how texts fill sequences: concatenated, wrapped or padded"),
+            (
+                "packing",
+                str,
+                None,
+                "concatenated, wrapped or padded; concatenated if not given, or wrapped for [CLS] … [SEP]",
+            ),
             ("ends", str, "document", "what a text ends with: document; or line, as SEDD's, MDLM's and RADD's scripts"),
             *ESTIMATE,
         ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +25,16 @@ if TYPE_CHECKING:
     import tokenizers
 
 __all__ = ["BPE", "PAIRS", "TOKENIZER", "Tokenizer"]
+
+
+def _folded(text: str) -> str:
+    """Return a text without what tells capitals and accents."""
+    apart = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
+    return "".join(c for c in apart if unicodedata.category(c)[0] not in "MC" or c.isspace())
+
+
+FORMS: tuple[Callable[[str], str], ...] = (str, _folded, lambda text: "".join(_folded(text).split()))
+"""A text as it is; without its form; and without spaces, too."""
 LETTERS = "xqzkvaeiou0"
 """What a text that goes on is tried to be put behind, first of all."""
 
@@ -34,6 +46,11 @@ class Tokenizer(Text):
     All that stands in a text is text: `<|endoftext|>` written there is not the token that ends a text. The tokenizer is
     read on first use, and saved with a model. `from_folder` also finds out which special tokens it has. Two are equal
     that cut every text alike, and put the same tokens around examples.
+
+    Every text comes back as it was from tokenizers on bytes (GPT-2's, RoBERTa's, Llama 3's, Qwen's but for the form of
+    accents) and of Llama 2's kind. Those that put a ▁ in place of spaces (T5's, ALBERT's) lose spaces at the beginning,
+    and some in a row; WordPiece, as BERT's, loses all spaces in a row, and the uncased kind capitals and accents, too;
+    vocabularies of single characters lose all spaces. What a tokenizer does not know at all becomes its unknown token.
 
     Args:
         source: a tokenizer.json; a folder that holds one, or vocab.json and merges.txt, or encoder.json and vocab.bpe,
@@ -186,25 +203,24 @@ class Tokenizer(Text):
     def encode_pieces(self, pieces: Sequence[str]) -> list[Int[Tensor, " length"]]:
         """Return the tokens of each piece of a text that goes on from piece to piece, with unknown tokens between them.
 
-        Decoding gives back each piece exactly: a tokenizer that begins every text with a space adds none within, and a
-        piece that begins in a word continues it.
+        Decoding gives back each piece exactly if the tokenizer can, else in the form that it has for it, such as in
+        lower case: a tokenizer that begins every text with a space adds none within, and a piece that begins in a word
+        continues it.
 
         Raises:
-            ValueError: the tokenizer cannot keep a piece as it is; shows what would become of it.
+            ValueError: a piece would lose more than its form, such as a letter that the tokenizer does not know; shows
+                what would become of it.
         """
         found = [self._first(pieces[0])] if pieces else []
         found += [self.continued(piece, exact=True) if piece else [] for piece in pieces[1:]]
         return [torch.tensor(tokens, dtype=torch.long) for tokens in found]
 
     def _first(self, text: str) -> list[int]:
-        """Return the tokens of what a text begins with, from which it comes back exactly."""
+        """Return the tokens of what a text begins with, from which it comes back exactly if it can."""
         if not check_text(text):
             return []
-        plain = self._encode(text).ids
-        for tokens in (plain, self._anchored(text)):
-            if tokens is not None and self._joined(tokens) == text:
-                return tokens
-        raise ValueError(self._not_kept(text, self._joined(plain)))
+        found = [tokens for tokens in (self._encode(text).ids, self._anchored(text)) if tokens is not None]
+        return self._closest(text, [(tokens, self._joined(tokens)) for tokens in found])
 
     def continued(self, text: str, plain: list[int] | None = None, *, exact: bool = False) -> list[int]:
         """Return the tokens of a text that goes on after another, from which it comes back exactly if it can.
@@ -212,18 +228,26 @@ class Tokenizer(Text):
         Args:
             text: that goes on.
             plain: its tokens by itself, where they are known.
-            exact: whether to refuse a text that does not come back exactly.
+            exact: whether to refuse a text that loses more than its form.
 
         Raises:
-            ValueError: it does not come back exactly, with `exact`.
+            ValueError: it would, with `exact`.
         """
         plain = self._encode(check_text(text)).ids if plain is None else plain
-        if self._after(plain) == text:
+        if (back := self._after(plain)) == text:
             return plain
         anchored = self._anchored(text)
-        if exact and (anchored is None or self._after(anchored) != text):
-            raise ValueError(self._not_kept(text, self._after(plain if anchored is None else anchored)))
-        return plain if anchored is None else anchored
+        if anchored is None:
+            return self._closest(text, [(plain, back)]) if exact else plain
+        return self._closest(text, [(plain, back), (anchored, self._after(anchored))]) if exact else anchored
+
+    def _closest(self, text: str, found: list[tuple[list[int], str]]) -> list[int]:
+        """Return those tokens, of several with what comes back from them, from which a text comes back most exactly."""
+        for form in FORMS:
+            for tokens, back in found:
+                if form(back) == form(text):
+                    return tokens
+        raise ValueError(self._not_kept(text, found[-1][1]))
 
     def _not_kept(self, text: str, back: str) -> str:
         at = next((i for i, (a, b) in enumerate(zip(text, back, strict=False)) if a != b), min(len(text), len(back)))

@@ -267,7 +267,7 @@ def sequences(texts: Texts, codec: Tokenizer, length: int, packing: Packing) -> 
     Raises:
         ValueError: there are fewer tokens than one sequence has.
     """
-    key = json.dumps([texts.identity(), codec.checksum])
+    key = json.dumps([texts.identity(), codec.checksum, *codec.wrap])
     folder = cache_folder() / "zeroshot" / hashlib.sha256(key.encode()).hexdigest()[:32]
     try:
         index = prepare(texts, codec, folder, wait=True)
@@ -279,6 +279,6 @@ def sequences(texts: Texts, codec: Tokenizer, length: int, packing: Packing) -> 
         index = prepare(texts, codec, folder, wait=True)
         shards = Shards(folder, index)
     try:
-        return PACKED[packing](shards, 0, index.documents, length)
+        return PACKED[packing](shards.fit(codec), 0, index.documents, length)
     except ValueError as error:
         raise ValueError(f"{texts.benchmark.title}: {error}") from None

@@ -1,6 +1,7 @@
 """Corpora from files or from a data set of the Hub, in one call: what `unmask prepare` does."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from unmask.codecs.tokenizer import Tokenizer
@@ -34,7 +35,8 @@ def prepare_corpus(
     Args:
         out: folder for the corpus.
         files: see `Files`; so are format, field, boundary and skip_bad.
-        tokenizer: see `Tokenizer`; so is end_token.
+        tokenizer: see `Tokenizer.from_folder`.
+        end_token: the token that ends a text; found by its role or its name if None.
         hub: in place of files: a data set on the Hugging Face Hub, streamed; config, revision and part say what of it
             (see `Hub`).
         shard_tokens: tokens of a shard, about.
@@ -57,6 +59,7 @@ def prepare_corpus(
     else:
         source = Files(tuple(files), field, boundary, format, skip_bad)
         _ = source.files
-    codec = Tokenizer(tokenizer, end_token=end_token)
+    codec = Tokenizer.from_folder(tokenizer)
+    codec = codec if end_token is None else replace(codec, end_token=end_token)
     _ = codec.end  # what is wrong with it should be known before anything is deleted
     return (replace_corpus if overwrite else prepare)(source, codec, Path(out), shard_tokens)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Int64, Integer
 
+from unmask.codecs.base import Codec
 from unmask.codecs.tokenizer import TOKENIZER, Tokenizer
 from unmask.data.base import DataSet, Part, Split
 from unmask.data.index import Index, Shard, check_sizes, corpus_checksum
@@ -36,16 +37,30 @@ class Shards:
 
     Attributes:
         vocab_size: that all tokens must be below; None does not check.
+        wrap: tokens that sequences begin with and end with, of a codec that has some.
+        padding: the token that fills sequences up; None: the one that ends a text.
     """
 
     def __init__(self, folder: Path, index: Index) -> None:
         self.folder, self.index = folder, index
         self.vocab_size: int | None = None
+        self.wrap: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+        self.padding: int | None = None
         self.starts = np.cumsum([0, *(shard.tokens for shard in index.shards)])
         self.maps: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
         return int(self.starts[-1])
+
+    def fit(self, codec: Codec) -> "Shards":
+        """Take from a codec what the tokens must be, and what goes around them."""
+        self.vocab_size, self.wrap, self.padding = codec.vocab_size, codec.wrap, codec.padding
+        return self
+
+    @property
+    def fill(self) -> int:
+        """The token that fills sequences up."""
+        return self.index.end if self.padding is None else self.padding
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "maps": {}}  # a worker maps the files itself
@@ -105,8 +120,17 @@ class Packed(Split):
         self.shards, self.length, self.documents = shards, length, (first, last)
         ends = shards.ends
         self.start, self.stop = (int(ends[i - 1]) if i else 0 for i in (first, last))
+        around = sum(map(len, self.around))
+        self.room = length - around
+        if self.room < 1:
+            raise ValueError(f"length {length} leaves no room between the {around} tokens around a sequence")
         if not len(self):
             raise ValueError(f"{self.stop - self.start} tokens are fewer than one sequence of length {length}")
+
+    @property
+    def around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Tokens that a sequence begins with and ends with."""
+        return (), ()
 
     @abstractmethod
     def row(self, i: int) -> Integer[np.ndarray, " length"]:
@@ -119,7 +143,9 @@ class Packed(Split):
         return torch.from_numpy(rows), None
 
     def _chunks(self) -> Iterator[bytes]:
-        settings = [type(self).__name__, self.length, *self.documents]
+        settings: list[Any] = [type(self).__name__, self.length, *self.documents]
+        if any(self.shards.wrap) or self.shards.padding is not None:
+            settings += [self.around, self.shards.fill]
         yield json.dumps([corpus_checksum(self.shards.index), *settings]).encode()
 
 
@@ -135,41 +161,54 @@ class Concatenated(Packed):
 
 
 class Wrapped(Packed):
-    """As `Concatenated`, but every sequence begins and ends with the token that ends a text."""
+    """As `Concatenated`, but every sequence is wrapped: as the codec does, else in the token that ends a text."""
+
+    @property
+    def around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        end = (self.shards.index.end,)
+        return self.shards.wrap if any(self.shards.wrap) else (end, end)
 
     def __len__(self) -> int:
-        return (self.stop - self.start) // (self.length - 2)
+        return (self.stop - self.start) // self.room
 
     def row(self, i: int) -> Integer[np.ndarray, " length"]:
-        at = self.start + i * (self.length - 2)
-        inside = self.shards.read(at, at + self.length - 2)
-        return np.pad(inside, 1, constant_values=self.shards.index.end)
+        at = self.start + i * self.room
+        before, after = self.around
+        return np.concatenate((before, self.shards.read(at, at + self.room), after)).astype(np.int64)
 
 
 class Padded(Packed):
     """Every document, with its end, by itself: cut where a sequence is full, the last sequence filled up.
 
-    What it is filled up with is the token that ends a text, t, as -1 - t: given, not to be learned, and not counted.
+    What it is filled up with is the padding token, or the token that ends a text: t is written as -1 - t, which is
+    given, not to be learned, and not counted. Each sequence is wrapped where the codec does so: then a document has no
+    end of its own where that token is what follows it anyway.
     """
+
+    @property
+    def around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return self.shards.wrap
 
     @cached_property
     def rows(self) -> Int64[np.ndarray, "sequences 2"]:
-        """Where each sequence starts and stops."""
+        """Where the part of the documents in each sequence starts and stops."""
         first, last = self.documents
-        stops = self.shards.ends[first:last]
-        starts = np.concatenate(([self.start], stops[:-1]))
-        counts = -(-(stops - starts) // self.length)
+        ends = self.shards.ends[first:last]
+        starts = np.concatenate(([self.start], ends[:-1]))
+        stops = ends - (self.shards.index.end in self.around[1])
+        counts = -(-(stops - starts) // self.room)
         inside = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)
-        begin = np.repeat(starts, counts) + inside * self.length
-        return np.stack((begin, np.minimum(begin + self.length, np.repeat(stops, counts))), 1)
+        begin = np.repeat(starts, counts) + inside * self.room
+        return np.stack((begin, np.minimum(begin + self.room, np.repeat(stops, counts))), 1)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def row(self, i: int) -> Integer[np.ndarray, " length"]:
-        start, stop = self.rows[i]
-        filled = np.full(self.length, encode_given(self.shards.index.end), dtype=np.int64)
-        filled[: stop - start] = self.shards.read(int(start), int(stop))
+        before, after = self.around
+        tokens = np.concatenate((before, self.shards.read(*self.rows[i].tolist()), after))
+        filled = np.full(self.length, encode_given(self.shards.fill), dtype=np.int64)
+        filled[: len(tokens)] = tokens
         return filled
 
 
@@ -184,8 +223,9 @@ class Corpus(DataSet):
         path: the folder that it made.
         length: of a sequence.
         packing: how documents fill sequences. `concatenated`: one after another, each followed by the token that ends
-            a text (MD4, SEDD, RADD). `wrapped`: so, and every sequence begins and ends with that token (MDLM).
-            `padded`: each by itself; what is filled up is neither learned nor counted.
+            a text (MD4, SEDD, RADD). `wrapped`: so, and every sequence begins and ends with what the tokenizer puts
+            around examples, such as [CLS] and [SEP], or, if that is nothing, with that token (MDLM). `padded`: each by
+            itself, wrapped if the tokenizer does so; what is filled up is neither learned nor counted.
         split_by: how documents are split. `90-5-5`: percent to train, validate and test, in their order.
             `last-2-percent` (MD4) and `last-100000` (MDLM): so many at the end both validate and test, as those papers
             report what they validate on; the others train.
@@ -233,7 +273,10 @@ class Corpus(DataSet):
         path = Path(self.path) / TOKENIZER
         if index.tokenizer_sha256 is not None and path.is_file():
             verify_file(path, index.tokenizer_sha256, INDEX)
-        codec = Tokenizer(str(path), index.key["tokenizer"])
+        roles = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in (index.roles or {}).items()
+        }
+        codec = Tokenizer(str(path), index.key["tokenizer"], **roles)
         with suppress(ValueError):  # it has no token of a known name
             if codec.end == index.end:
                 return codec
@@ -255,11 +298,12 @@ class Corpus(DataSet):
         rows = getattr(self.split("train"), "rows", None)
         if self.packing != "padded" or rows is None:
             return None
-        counts = np.bincount(rows[:, 1] - rows[:, 0], minlength=self.length + 1)[1:]
-        return Lengths(self.shards.index.end, tuple(counts.tolist()))
+        around = sum(map(len, self.codec.wrap))
+        counts = np.bincount(rows[:, 1] - rows[:, 0] + around, minlength=self.length + 1)[1:]
+        return Lengths(self.shards.fill, tuple(counts.tolist()))
 
     def split(self, part: Part) -> Split:
-        self.shards.vocab_size = self.codec.vocab_size
+        self.shards.fit(self.codec)
         count = len(self.shards.ends)
         held = {"last-2-percent": count // 50, "last-100000": 100_000}.get(self.split_by)
         if held is None:

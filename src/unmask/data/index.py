@@ -16,6 +16,8 @@ from unmask.storage.files import checksum, replacing
 FORMAT = 1
 SKIPPED = "skipped.txt"
 """What was left out of a corpus, one line each."""
+ROLES = ("before", "after", "padding_token", "mask_token")
+"""Special tokens of a tokenizer that an index names."""
 SUFFIXES = (".bin", ".ends.npy")
 
 
@@ -51,6 +53,8 @@ class Index:
         empty: documents that were left out because they are empty.
         skipped: rows that were left out because they hold no text; SKIPPED lists them.
         tokenizer_sha256: of its file; None in a corpus of before that was recorded.
+        roles: its special tokens by role (see `unmask.codecs.tokenizer.Tokenizer`); None in a corpus of before that was
+            recorded.
     """
 
     key: dict[str, Any]
@@ -61,6 +65,7 @@ class Index:
     empty: int
     skipped: int = 0
     tokenizer_sha256: str | None = None
+    roles: dict[str, Any] | None = None
 
     @property
     def tokens(self) -> int:
@@ -112,6 +117,8 @@ class Index:
             numbers = all(type(count) is int and count >= 0 for count in counts) and type(index.complete) is bool
             if index.dtype not in ("<u2", "<u4") or not isinstance(index.key["tokenizer"], str) or not numbers:
                 raise ValueError("the tokens are not described as they should be")
+            if index.roles is not None and set(index.roles) != set(ROLES):
+                raise ValueError(f"the special tokens must be {', '.join(ROLES)}")
             return index
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(f"{path}: damaged, or not an index: {error}; prepare it anew with --overwrite") from None

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from unmask.codecs.tokenizer import TOKENIZER, Tokenizer
 from unmask.data.documents import Piece
-from unmask.data.index import SKIPPED, SUFFIXES, Index, Shard, check_sizes, verify
+from unmask.data.index import ROLES, SKIPPED, SUFFIXES, Index, Shard, check_sizes, verify
 from unmask.data.replacing import INDEX, finish_replacing, new_folder, old_folder, replacing_lock, settle
 from unmask.storage.files import checksum, replacing
 
@@ -76,9 +76,14 @@ def prepare(
 
 def _prepare(source: Source, codec: Tokenizer, folder: Path, key: dict[str, Any]) -> Index:
     dtype = "<u2" if codec.vocab_size <= 1 << 16 else "<u4"
-    index = _begun(folder, key) or Index(key, dtype, codec.end, (), False, 0)
+    roles = json.loads(json.dumps({name: getattr(codec, name) for name in ROLES}))
+    index = _begun(folder, key) or Index(key, dtype, codec.end, (), False, 0, roles=roles)
     if index.end != codec.end:
         raise ValueError(f"{folder}: holds a corpus whose texts end with another token; name another --out")
+    if index.roles not in (None, roles):
+        raise ValueError(
+            f"{folder}: holds a corpus whose tokenizer has other special tokens; name another --out, or give --overwrite"
+        )
     if index.complete:
         return index
     index.write(folder)  # first: a folder with it is known as a corpus

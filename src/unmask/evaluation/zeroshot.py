@@ -49,7 +49,7 @@ def zeroshot(
     *,
     root: str | None = None,
     sets: Sequence[str] | None = None,
-    packing: Packing = "concatenated",
+    packing: Packing | None = None,
     ends: Ends = "document",
     steps: Sequence[int | float] | None = None,
     draws: int = 16,
@@ -63,10 +63,11 @@ def zeroshot(
     Published figures of the nearest size stand in rows of their own; they are under their authors' own protocols.
 
     Args:
-        model: of texts of a byte-pair encoding.
+        model: of texts of a tokenizer.
         root: folder with the sets' files, in folders of their own or not; None: the Hub.
         sets: some of `unmask.data.benchmarks.BENCHMARKS`, which must be there; None: all that can be had.
-        packing: how texts fill sequences; see `unmask.data.corpus.Corpus`.
+        packing: how texts fill sequences; see `unmask.data.corpus.Corpus`. None: wrapped for a model whose examples
+            begin or end with special tokens, such as [CLS] and [SEP], else concatenated.
         ends: what a text ends with: `line` has an end after every line, as SEDD's, MDLM's and RADD's scripts.
         steps, draws, limit, batch_size, seed, precision: see `unmask.evaluation.likelihood`.
 
@@ -75,14 +76,16 @@ def zeroshot(
         FileNotFoundError: a set that was named, or every one, cannot be had.
     """
     estimate = Estimate(draws, limit, batch_size, seed, precision)
-    check_choice("packing", packing, PACKED)
+    if packing is not None:
+        check_choice("packing", packing, PACKED)
     check_choice("ends", ends, get_args(Ends))
     for name in sets or ():
         check_choice("sets", name, BENCHMARKS)
     codec = model.codec
     if not isinstance(codec, Tokenizer):
-        raise ValueError(f"zero-shot perplexity is for models of a byte-pair encoding; this one's tokens are {codec}")
+        raise ValueError(f"zero-shot perplexity is for models of a tokenizer's tokens; this one's are {codec}")
     objectives = bounds(model, None, steps)
+    packing = packing or ("wrapped" if any(codec.wrap) else "concatenated")
     rows: list[dict[str, Any]] = []
     stated: dict[str, dict[str, Any]] = {}
     missing = []
@@ -114,6 +117,7 @@ def zeroshot(
         "published": f"{size}, under their authors' own protocols; bounds, but for GPT-2's",
         "error": "standard error over sequences",
         "packing": packing,
+        **({"wrapped_in": [*codec.before, "…", *codec.after]} if any(codec.wrap) and packing != "concatenated" else {}),
         "length": model.shape[0],
         "objectives": [describe(objective) for _, objective in objectives],
         "draws_per_example": draws,

@@ -101,12 +101,14 @@ class Network(nn.Module, ABC):
             stands for an unknown class.
         excluded: tokens that are never predicted: their probability is 0, and in data they are given wherever they
             stand, neither masked nor counted.
+        any_length: whether it takes texts of any length up to its shape; others get them filled up (`Padded`).
     """
 
     vocab_size: int
     shape: tuple[int, ...]
     classes: int | None = None
     excluded: tuple[int, ...] = ()
+    any_length: bool = False
 
     @property
     def mask_id(self) -> int:
