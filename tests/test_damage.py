@@ -13,6 +13,7 @@ import torch
 import unmask
 from kill import killed_at
 from small_bpe import write_bpe
+from unmask.cli.main import main
 from unmask.codecs.tokenizer import Tokenizer
 from unmask.data.corpus import Corpus
 from unmask.data.documents import Files
@@ -84,6 +85,33 @@ def test_a_file_is_compared_once_for_each_version(tmp_path: Path, monkeypatch: p
         verify_file(path, "0" * 64, "somebody")
     monkey.setenv("UNMASK_CACHE", "/proc/none")
     unmask.load(tmp_path)
+
+
+def test_commands_compare_files_anew_where_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("UNMASK_VERIFY", raising=False)
+    model().save_pretrained(tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    commands = (["sample", "model", "-n", "1", "--out", "x.npy"], ["plot", "schedules", "model", "--out", "x.png"])
+    for command in commands:
+        assert main([*command, "--verify"]) == 0
+    status, content = path.stat(), bytearray(path.read_bytes())
+    content[-1] ^= 1
+    with open(path, "r+b") as file:
+        file.write(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    capsys.readouterr()
+    for command in commands:
+        assert main(command) == 0  # its size and time are known
+    for command in ([*commands[0], "--verify"], ["--verify", *commands[1]]):
+        assert main(command) == 1
+        assert "model.safetensors: damaged: its SHA-256" in capsys.readouterr().err
+        assert "UNMASK_VERIFY" not in os.environ
+    assert main(["sample", "--verify"]) == 2
+    assert main(["sample", "model", "--import"]) == 2
+    assert "--import needs the name of a module" in capsys.readouterr().err
 
 
 def test_a_flipped_bit_in_a_checkpoint_is_refused_or_changes_nothing(tmp_path: Path) -> None:

@@ -14,9 +14,11 @@ import torch
 import unmask
 from unmask.cli import info
 from unmask.cli.main import main
+from unmask.data.index import Index
 from unmask.storage.arrays import map_array, read_arrays
 from unmask.storage.limits import check_size
 from unmask.storage.model_files import config_digest
+from unmask.training.run import read_record
 
 
 @pytest.mark.parametrize(
@@ -134,3 +136,16 @@ def test_a_pipe_is_refused_and_nothing_waits_for_it(tmp_path: Path, capsys: pyte
         assert main(arguments) in (1, 2)
         err = capsys.readouterr().err
         assert err.count("\n") == 1 and err.startswith("unmask: error:") and "unexpected" not in err
+
+
+def test_a_record_or_an_index_that_is_far_too_large_is_not_read(tmp_path: Path) -> None:
+    """Of 65 MiB, sparse, so that nothing is written."""
+    (tmp_path / "run").mkdir()
+    for path in (tmp_path / "run" / "run.json", tmp_path / "run" / "index.json"):
+        with open(path, "wb") as file:
+            file.truncate(65 << 20)
+    said = "json: holds 68,157,440 bytes, more than the 67,108,864 that are read; UNMASK_MOST_BYTES=68157440"
+    with pytest.raises(ValueError, match=f"run.{said}"):
+        read_record(tmp_path / "run")
+    with pytest.raises(ValueError, match=f"index.{said}"):
+        Index.read(tmp_path / "run")

@@ -11,6 +11,7 @@ import random
 import re
 import shutil
 import signal
+import stat
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -35,6 +36,8 @@ CASES = int(os.environ.get("UNMASK_FUZZ", "300"))
 GROUP = 25
 SLOW = 30
 """Seconds that a case may take."""
+MOST_MEMORY = 8 << 30
+"""Bytes that the process may hold in one."""
 WORDS = ("NaN", "null", "1e22", "-1", "999999999999", "[]", "{}", '""', "true", "../../x", "os.system", "é\u202e", "0")
 QUICK = ["--trainer.max_steps", "1", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
 QUICK += ["--trainer.logger", "false", "--evaluate_examples", "4", "--dry-run"]
@@ -285,15 +288,42 @@ def believable(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(description))
 
 
-def state(home: Path) -> dict[str, Any]:
-    """Return what lies in a folder: names, kinds and contents; caches and locks apart."""
-    found: dict[str, Any] = {}
-    for path in sorted(home.rglob("*")):
-        name = str(path.relative_to(home))
-        if "OUT" not in path.parts and "__pycache__" not in path.parts:
-            plain = path.is_file() and not path.is_symlink()
-            found[name] = path.read_bytes() if plain else (path.is_symlink(), path.is_dir())
+def state(home: Path) -> dict[str, tuple[int, ...]]:
+    """Return what lies in a folder, by name: kind, size, time and place of each; caches and the outputs apart."""
+    found: dict[str, tuple[int, ...]] = {}
+    for folder, folders, files in os.walk(home):
+        folders[:] = [name for name in folders if name not in ("OUT", "__pycache__")]
+        for name in (*folders, *files):
+            path = os.path.join(folder, name)
+            status = os.lstat(path)
+            written = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+            found[os.path.relpath(path, home)] = (status.st_mode, *written * (not stat.S_ISDIR(status.st_mode)))
     return found
+
+
+def restore(home: Path, template: Path, whole: dict[str, tuple[int, ...]]) -> None:
+    """Put back what a case has damaged or added; `whole` is what lay there when nothing was damaged."""
+    now = state(home)
+    for name in sorted(now, reverse=True):
+        if now[name] != whole.get(name):
+            path = home / name
+            path.rmdir() if stat.S_ISDIR(now[name][0]) else path.unlink()
+    for name in sorted(whole):
+        if now.get(name) != whole[name]:
+            shutil.copyfile(template / name, home / name)
+    shutil.rmtree(home / "OUT")
+    (home / "OUT").mkdir()
+    whole.update(state(home))
+
+
+@contextmanager
+def peak_memory() -> Iterator[list[int]]:
+    """Measure the most memory that this process holds at once, in bytes; a child's `ru_maxrss` counts its parent's."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is what is held now
+    found: list[int] = []
+    yield found
+    (size,) = re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    found.append(int(size) << 10)
 
 
 @contextmanager
@@ -331,35 +361,36 @@ def test_what_is_damaged_is_one_line(
     monkeypatch.setenv("FUZZ_MARK", str(tmp_path / "mark"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.syspath_prepend(str(template))
-    failures = []
+    failures, home = [], tmp_path / "home"
+    shutil.copytree(template, home, ignore=lambda _, names: [name for name in names if name == "fifo"])
+    os.mkfifo(home / "fifo")
+    (home / "OUT").mkdir()
+    monkeypatch.chdir(home)
+    whole = state(home)
     for number in range(group * GROUP, min(CASES, (group + 1) * GROUP)):
-        rng, home = random.Random(number), tmp_path / str(number)
-        shutil.copytree(template, home, ignore=lambda _, names: [name for name in names if name == "fifo"])
-        os.mkfifo(home / "fifo")
-        (home / "OUT").mkdir()
-        monkeypatch.chdir(home)
-        arguments = prepared_case(home, rng)
+        arguments = prepared_case(home, random.Random(number))
         before, wrong = state(home), []
         status: Any = None
-        try:
-            with time_limit(SLOW), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                status = main(arguments)
-        except SystemExit as error:
-            status = error.code or 0
-        except BaseException as error:
-            wrong.append(f"{type(error).__name__}: {error}")
+        with peak_memory() as peak:
+            try:
+                with time_limit(SLOW), warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    status = main(arguments)
+            except SystemExit as error:
+                status = error.code or 0
+            except BaseException as error:
+                wrong.append(f"{type(error).__name__}: {error}")
         out, err = capsys.readouterr()
         lines = [line for line in err.replace("\r", "\n").splitlines() if line.startswith("unmask: error:")]
         wrong += [f"status {status}"] if status not in (0, 1, 2, 130) else []
         wrong += [f"{len(lines)} lines of error"] if len(lines) != (status != 0) else []
         wrong += ["a traceback"] if "Traceback" in out + err else []
         wrong += ["unexpected"] if any("error: unexpected" in line or "a case hangs" in line for line in lines) else []
+        wrong += [f"{peak[0]:,} bytes of memory"] if peak[0] >= MOST_MEMORY else []
         after = state(home)
         wrong += [f"{name} was altered" for name in before if after.get(name) != before[name]]
         wrong += ["code was run"] if ran or (tmp_path / "mark").exists() else []
         if wrong:
             failures.append(f"case {number}: {arguments}: {'; '.join(wrong)}\n    {err.strip()[-600:]}")
-        else:
-            shutil.rmtree(home)
+        restore(home, template, whole)
     assert not failures, "\n".join(failures)

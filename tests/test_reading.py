@@ -7,6 +7,7 @@ import io
 import json
 import lzma
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+import fresh
 from small_bpe import write_bpe
 from unmask.cli.main import main
 from unmask.codecs.text import Bytes
@@ -391,3 +393,35 @@ print("all refused")
 def test_what_is_no_batch_of_tokens_is_refused_without_a_type_checker() -> None:
     found = subprocess.run([sys.executable, "-c", WRONG], capture_output=True, text=True, check=False)
     assert found.stdout == "all refused\n", found.stderr
+
+
+@pytest.mark.parametrize(
+    "name", ["a.txt.gz", "a.txt.bz2", "a.txt.zst", "a.txt.zip", "a.jsonl.gz", "a.csv.zst", "a.json"]
+)
+def test_an_endless_line_ends_in_one_line_and_little_memory(name: str, tmp_path: Path) -> None:
+    """64 MiB of it, where 1 MiB is read at once."""
+    line = b"text\n" + b"a" * (64 << 20) if "csv" in name else b"a" * (64 << 20)
+    line = b'[{"text": "' + line if name == "a.json" else b'{"text": "' + line if "jsonl" in name else line
+    (tmp_path / name).write_bytes(PACKERS[suffix if (suffix := Path(name).suffix) in PACKERS else ""](line))
+    done = fresh.finish(read_little, tmp_path / name, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    said, more = done.stdout.splitlines()
+    assert f"{name}" in said and "longer than the 1,048,576 bytes" in said and "UNMASK_MOST_BYTES=2097152" in said
+    assert int(more) < 60 << 20, more
+
+
+def read_little(path: Path) -> None:
+    """Print why the documents of a file cannot be read, and how much memory that took."""
+    os.environ["UNMASK_MOST_BYTES"] = str(1 << 20)
+    before = most_memory()
+    try:
+        for _ in Files((str(path),)):
+            pass
+    except ValueError as error:
+        print(error)
+    print(most_memory() - before)
+
+
+def most_memory() -> int:
+    (size,) = re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    return int(size) << 10

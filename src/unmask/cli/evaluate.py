@@ -9,17 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jsonargparse import Namespace
 
-from unmask.cli.common import (
-    DEVICE,
-    MODEL,
-    Option,
-    Parser,
-    at_least,
-    first,
-    instantiate,
-    load_model,
-    parse,
-)
+from unmask.cli.common import DEVICE, MODEL, Option, Parser, at_least, first, instantiate, load_model, parse
 from unmask.cli.plot import PICTURES
 from unmask.cli.sample import GUIDANCE, add_sampler, make_sampler
 from unmask.storage.files import check_writable, replacing
@@ -42,8 +32,6 @@ ESTIMATE: tuple[Option, ...] = (
     ("limit", int, None, "use that many examples, evenly spread; all if not given"),
     ("precision", str, "32-true", "32-true, or bf16-mixed: products in bfloat16, faster where the processor has it"),
 )
-
-
 COMMON: tuple[Option, ...] = (
     ("batch_size", int, 16, "examples at a time"),
     ("seed", int, 0, "of all that is drawn"),
@@ -94,15 +82,10 @@ MEASURES = {
                 "root",
                 str,
                 None,
-                f"folder that the sets' files lie in or below, plain or compressed: {FILES}; or the Hub",
+                f"folder that the sets' files lie in or below, also compressed: {FILES}; or the Hub",
             ),
             ("sets", str, None, "some of lambada,wikitext2,ptb,wikitext103,lm1b,ag_news; by default all there are"),
-            (
-                "packing",
-                str,
-                None,
-                "concatenated, wrapped or padded; concatenated if not given, or wrapped for [CLS] … [SEP]",
-            ),
+            ("packing", str, None, "concatenated (if not given), wrapped (for [CLS] … [SEP] if not given) or padded"),
             ("ends", str, "document", "what a text ends with: document; or line, as SEDD's, MDLM's and RADD's scripts"),
             *ESTIMATE,
         ),

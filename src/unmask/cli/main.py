@@ -11,6 +11,7 @@ from keyword import iskeyword
 
 from unmask.storage.failures import explain_failure
 from unmask.storage.signatures import nearest
+from unmask.storage.sums import verifying
 
 COMMANDS = {
     "prepare": "tokenise documents once: files of text, JSON or Parquet, or a data set of the Hub",
@@ -30,9 +31,10 @@ USAGE = (
     "usage: unmask COMMAND ...\n\nMasked diffusion on discrete data.\n\ncommands:\n"
     + "".join(f"  {name:10} {text}\n" for name, text in COMMANDS.items())
     + "\nunmask COMMAND --help explains a command. --import MODULE, with every command, imports classes of your own;\n"
-    "--debug prints the traceback of an error.\n"
+    "--debug prints the traceback of an error; --verify compares every file that is read with its SHA-256.\n"
     "Start with: unmask train digits\n"
 )
+FLAGS = ("--debug", "--verify")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,15 +43,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE)
         return 0
-    arguments, debug = imports_last(arguments), "--debug" in arguments
-    name, *rest = [argument for argument in arguments if argument != "--debug"] or ["--debug"]
+    debug, always = "--debug" in arguments, "--verify" in arguments
+    try:
+        arguments = imports_last(arguments)
+    except ArgumentError as error:
+        return _fail(*explain_failure(error, arguments[0]))
+    name, *rest = [argument for argument in arguments if argument not in FLAGS] or arguments[:1]
+    rest += ["--verify"] * (always and name == "prepare")  # which does nothing else then
     if name == "--version":
         print(f"unmask {version('unmask')}")
         return 0
     if name not in COMMANDS:
         return _fail(f"unknown command {name!r}{nearest(name, COMMANDS)}; the commands are {', '.join(COMMANDS)}", 2)
     try:
-        importlib.import_module(f"unmask.cli.{name}{'_' * iskeyword(name)}").run(rest)
+        with verifying(always):
+            importlib.import_module(f"unmask.cli.{name}{'_' * iskeyword(name)}").run(rest)
     except (KeyboardInterrupt, Exception) as error:
         if debug:
             traceback.print_exception(error)

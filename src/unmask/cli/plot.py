@@ -15,7 +15,6 @@ from unmask.storage.hub import check_model
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-
 PICTURES = (".png", ".pdf", ".svg")
 WITH_MODEL = ("schedules", "trajectory")
 

@@ -26,8 +26,6 @@ RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
 """What tells a process of several that it is not the first."""
 MOST_BYTES = 1 << 20
 """Size of the largest file of settings."""
-
-
 GROUPS = {"optimizer": Optimizer, "trainer": TrainerSettings}
 LINKS: dict[str, Callable[[Any], Any]] = {
     "network.init_args.vocab_size": lambda data: data.codec.vocab_size,

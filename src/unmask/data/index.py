@@ -12,6 +12,8 @@ from tqdm import tqdm
 
 from unmask.data.replacing import INDEX, settle
 from unmask.storage.files import checksum, replacing
+from unmask.storage.limits import check_size
+from unmask.storage.objects import MOST_JSON
 
 FORMAT = 1
 SKIPPED = "skipped.txt"
@@ -97,13 +99,14 @@ class Index:
 
         Raises:
             FileNotFoundError: the folder or the index is not there.
-            ValueError: damaged, or of another format.
+            ValueError: far too large, damaged, or of another format.
         """
         path = folder / INDEX
         if not path.is_file():
             settle(folder, seconds=60.0)
         if not path.is_file():
             raise FileNotFoundError(f"{folder}: no prepared corpus ({INDEX}) there; unmask prepare makes one")
+        check_size(path.stat().st_size, path, MOST_JSON)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content.pop("format") != FORMAT:

@@ -6,6 +6,7 @@ import gzip
 import io
 import lzma
 import os
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+
+from unmask.storage.limits import MOST_ROW, limit, too_long
 
 CHUNK = 1 << 24
 HEAD = 1 << 16
@@ -96,10 +99,11 @@ def _magic(head: bytes) -> str | None:
 
 
 class _Named(io.RawIOBase):
-    """Bytes from a decompressor, whose errors name the file."""
+    """Bytes from a decompressor, whose errors name the file; an endless line is one."""
 
-    def __init__(self, file: Any, path: Path, errors: tuple[type[Exception], ...]) -> None:
+    def __init__(self, file: Any, path: Path, errors: tuple[type[Exception], ...], most: int) -> None:
         self.file, self.path, self.errors = file, path, errors
+        self.most, self.line = most, 0
 
     def readable(self) -> bool:
         return True
@@ -109,6 +113,10 @@ class _Named(io.RawIOBase):
             content = self.file.read(len(buffer))
         except self.errors as error:
             raise DamagedError(f"{self.path}: damaged or truncated archive: {error}") from None
+        at = content.rfind(b"\n") + 1
+        self.line = len(content) - at + (0 if at else self.line)
+        if self.line > self.most:
+            raise too_long(f"{self.path}: a line", self.most)
         buffer[: len(content)] = content
         return len(content)
 
@@ -121,7 +129,8 @@ def open_text(path: Path) -> Iterator[Any]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a regular file, damaged, an archive of several files, or compressed twice; names it.
+        ValueError: not a regular file, damaged, an archive of several files, compressed twice, or one whose line is
+            longer than 4 GiB; names it.
         ImportError: a package that decompresses it is not installed.
     """
     kind = compression(path)
@@ -137,7 +146,8 @@ def open_text(path: Path) -> Iterator[Any]:
         else:
             openers: dict[str | None, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, None: open}
             file = stack.enter_context(openers[kind](path, "rb"))
-        reader = io.BufferedReader(_Named(file, path, errors), 1 << 20)
+        most = sys.maxsize if kind is None else limit()  # what a small archive holds can be as long as it likes
+        reader = io.BufferedReader(_Named(file, path, errors, most), 1 << 20)
         if kind is not None:
             _check_inside(reader.peek(HEAD), path)
         yield reader
@@ -190,22 +200,22 @@ class _Zstd:
 
     def __init__(self, file: Any, decompressor: Any) -> None:
         self.file, self.decompressor = file, decompressor
-        self.frame, self.held, self.begun = decompressor.decompressobj(), b"", False
+        self.frame, self.held, self.begun = decompressor.decompressobj(), memoryview(b""), False
 
     def read(self, size: int) -> bytes:
         while not self.held:
             chunk = self.frame.unused_data if self.frame.eof else b""
             if self.frame.eof:
                 self.frame, self.begun = self.decompressor.decompressobj(), False
-            chunk = chunk or self.file.read(1 << 17)
+            chunk = chunk or self.file.read(1 << 9)  # 4 bytes can stand for 128 KiB
             if not chunk:
                 if self.begun:
                     raise EOFError("it ends within a frame")
                 return b""
             self.begun = True
-            self.held = self.frame.decompress(chunk)
+            self.held = memoryview(self.frame.decompress(chunk))
         found, self.held = self.held[:size], self.held[size:]
-        return found
+        return bytes(found)
 
     def close(self) -> None:
         self.file.close()
@@ -267,10 +277,21 @@ def _decoded(path: Path) -> Iterator[str]:
 
 
 def lines(path: Path) -> Iterator[str]:
-    r"""Yield the lines of a UTF-8 file, each but the last with its `\n`; see `characters`."""
-    held = ""
+    r"""Yield the lines of a UTF-8 file, each but the last with its `\n`; see `characters`.
+
+    Raises:
+        ValueError: of `characters`; or a line is longer than 256 MiB.
+    """
+    most, held, size = limit(MOST_ROW), [""], 0
     for text in characters(path):
-        *whole, held = (held + text).split("\n")
-        yield from (f"{line}\n" for line in whole)
-    if held:
-        yield held
+        *whole, last = text.split("\n")
+        if whole:
+            whole[0] = "".join([*held, whole[0]])
+            yield from (f"{line}\n" for line in whole)
+            held, size = [], 0
+        held.append(last)
+        size += len(last)
+        if size > most:
+            raise too_long(f"{path}: a line", most)
+    if rest := "".join(held):
+        yield rest

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 from unmask.data.formats import inner_name
 from unmask.data.reading import DamagedError, lines, open_text
 from unmask.data.tables import open_parquet, read_columns
+from unmask.storage.limits import MOST_ROW, limit, too_long
 
 
 class BadRowError(ValueError):
@@ -64,10 +64,12 @@ def json_rows(path: Path) -> Iterator[Row]:
     if start[:1] == b"[" or (suffix == ".json" and b"\n" in start and _reason(start.partition(b"\n")[0])):
         yield from _whole_json(path)
         return
-    number = 0
+    number, most = 0, limit(MOST_ROW)
     with open_text(path) as file:
         try:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(iter(lambda: file.readline(most + 1), b""), 1):
+                if len(line) > most:
+                    raise too_long(f"{path}, line {number}", most)
                 if line.strip():
                     yield Row(f"{path}, line {number}", _parsed(line))
         except DamagedError as error:
@@ -87,8 +89,12 @@ def _reason(line: bytes) -> bool:
 
 
 def _whole_json(path: Path) -> Iterator[Row]:
+    most = limit(MOST_ROW)
     with open_text(path) as file:
-        content = _parsed(file.read())
+        text = file.read(most + 1)
+    if len(text) > most:
+        raise too_long(f"{path}: a list, or one object", most)
+    content = _parsed(text)
     if isinstance(content, ValueError):
         raise ValueError(f"{path}: {content}")
     for number, item in enumerate(content if isinstance(content, list) else [content]):
@@ -103,7 +109,7 @@ def csv_rows(path: Path, field: str, delimiter: str) -> Iterator[Row]:
     Raises:
         ValueError: no such column, or the file is not a table; names the line.
     """
-    before = csv.field_size_limit(sys.maxsize)
+    before = csv.field_size_limit(limit(MOST_ROW))
     number = 0
     try:
         first = next(lines(path), "")

@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from unmask.storage.files import checksum
@@ -37,3 +38,17 @@ def verify_file(path: Path, expected: str, where: str, *, always: bool = False) 
     with suppress(OSError):  # a cache that cannot be written
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
+
+
+@contextmanager
+def verifying(always: bool) -> Iterator[None]:
+    """Have every file compared whenever it is read, if `always`."""
+    before = os.environ.get(ALWAYS)
+    if always:
+        os.environ[ALWAYS] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(ALWAYS, None)
+        if before is not None:
+            os.environ[ALWAYS] = before

@@ -31,6 +31,8 @@ from unmask.objectives.base import Objective
 from unmask.storage.description import describe
 from unmask.storage.files import replacing
 from unmask.storage.folders import CHECKPOINT, RUN
+from unmask.storage.limits import check_size
+from unmask.storage.objects import MOST_JSON
 from unmask.training.folder import CODEC
 from unmask.training.precision import Choice
 from unmask.training.settings import Optimizer, Run, TrainerSettings
@@ -98,14 +100,15 @@ def read_record(out: Path) -> dict[str, Any]:
     """Read run.json.
 
     Raises:
-        ValueError: it is not there, or damaged.
+        ValueError: it is not there, far too large, or damaged.
     """
     path = out / RUN
     if not path.is_file():
         raise ValueError(f"nothing to resume: {path} does not exist")
+    check_size(path.stat().st_size, path, MOST_JSON)
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(record, dict) or not all(isinstance(record.get(name), dict) for name in COMPARED):
         raise ValueError(f"{path}: is empty or damaged")
