@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-from unmask.storage.names import check_names, check_paths, flattened, given_options, named_modules, unknown_classes
+from unmask.storage.names import (
+    check_names,
+    check_numbers,
+    check_paths,
+    flattened,
+    given_options,
+    named_modules,
+    unknown_classes,
+)
 from unmask.storage.plugins import import_installed, import_named, installed_modules
 from unmask.storage.settings import as_arguments
 from unmask.storage.signatures import choices_of, explain, nearest
@@ -170,9 +178,11 @@ def naming(source: Path | None = None) -> Iterator[None]:
 
 def _parse(parser: Parser, arguments: list[str]) -> Namespace:
     try:
-        return parser.parse_args(arguments)
+        settings = parser.parse_args(arguments)
+        check_numbers(settings.items())
     except ArgumentError as error:
         raise ArgumentError(None, _in_short(error.message)) from None
+    return settings
 
 
 def _answer_help(parser: Parser, arguments: list[str]) -> None:
