@@ -273,7 +273,7 @@ class Corpus(DataSet):
         path = Path(self.path) / TOKENIZER
         if index.tokenizer_sha256 is not None and path.is_file():
             verify_file(path, index.tokenizer_sha256, INDEX)
-        roles = {
+        roles: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in (index.roles or {}).items()
         }
         codec = Tokenizer(str(path), index.key["tokenizer"], **roles)

@@ -82,7 +82,7 @@ def _prepare(source: Source, codec: Tokenizer, folder: Path, key: dict[str, Any]
         raise ValueError(f"{folder}: holds a corpus whose texts end with another token; name another --out")
     if index.roles not in (None, roles):
         raise ValueError(
-            f"{folder}: holds a corpus whose tokenizer has other special tokens; name another --out, or give --overwrite"
+            f"{folder}: holds a corpus whose tokenizer has other special tokens; name another --out, or --overwrite"
         )
     if index.complete:
         return index
