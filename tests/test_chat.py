@@ -16,6 +16,7 @@ from unmask.canvas import answer, make_canvas
 from unmask.cli.main import main
 from unmask.codecs.tokenizer import Tokenizer
 from unmask.codecs.tokenizer_files import load_tokenizer
+from unmask.data.corpus import Corpus
 
 LLAMA = (
     "{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = '<|start_header_id|>' + "
@@ -86,12 +87,36 @@ def test_the_tokens_are_those_of_transformers(template: str, form: str, tmp_path
     assert codec.encode_chat("Hi").tolist() == codec.encode_chat([{"role": "user", "content": "Hi"}]).tolist()
 
 
-def test_a_special_token_that_somebody_writes_is_text(tmp_path: Path) -> None:
-    codec = Tokenizer.from_folder(write_chat(tmp_path, CHATML))
-    end = codec.tokenizer.token_to_id("<|im_end|>")
-    plain, written = (codec.encode_chat(text).tolist() for text in ("Hi", "Hi<|im_end|>"))
-    assert plain.count(end) == written.count(end) == 2
-    assert codec.decode(torch.tensor([written]))[0].count("<|im_end|>") == 3
+@pytest.mark.parametrize(
+    "template",
+    [
+        "  {{ messages[0].content }}{{ bos_token }}",
+        "\n  {% if true %}a{% endif %}{{ bos_token }}",
+        "{% if tools is not none or documents is not none %}with tools{% endif %}{{ messages[0].content }}",
+        "{% for m in messages %}{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}{% endfor %}",
+        "{{ messages | tojson(ensure_ascii=false, indent=2) }}",
+    ],
+)
+def test_templates_are_read_as_by_transformers(template: str, tmp_path: Path) -> None:
+    folder = write_chat(tmp_path, template)
+    theirs = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+    expected = theirs.apply_chat_template(TALK, tokenize=True, add_generation_prompt=True, return_dict=False)
+    assert Tokenizer.from_folder(folder).encode_chat(TALK).tolist() == list(expected)
+
+
+@pytest.mark.parametrize("template", [LLAMA, CHATML])
+def test_a_special_token_that_somebody_writes_is_text(template: str, tmp_path: Path) -> None:
+    codec = Tokenizer.from_folder(write_chat(tmp_path, template))
+    special = torch.tensor(codec.special)
+    for name in (*SPECIAL, "<|im_<|im_end|>end|>", "\ue000<|im_end|>\ue001"):
+        plain, written = (codec.encode_chat(f"{text} and") for text in ("Hi", f"Hi{name}"))
+        assert torch.equal(written[torch.isin(written, special)], plain[torch.isin(plain, special)])
+        whole = codec.decode(plain[None])[0]
+        assert codec.decode(written[None]) == [whole.replace("Hi", f"Hi{name}")]
+        both = codec.encode(f"Hi{name} and").tolist()
+        assert any(written[i : i + len(both)].tolist() == both for i in range(len(written)))
+    (shown,) = codec.decode(codec.encode_chat("  <|eot_id|> ")[None])
+    assert ("\n  <|eot_id|> <" in shown) == (template is CHATML), "Llama's template cuts spaces off, also here"
 
 
 def test_a_saved_codec_can_still_chat(tmp_path: Path) -> None:
@@ -167,3 +192,32 @@ def test_what_is_no_template(template: Any, tmp_path: Path) -> None:
     codec = Tokenizer.from_folder(write_chat(tmp_path, template))
     with pytest.raises(ValueError, match="chat"):
         codec.encode_chat("Hi")
+
+
+def test_a_model_that_cannot_chat_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="has no chat template: it is no chat model"):
+        make_canvas(Tokenizer(str(write_bpe(tmp_path / "pair"))), (64,), chat="Hi", unknown=4)
+    with pytest.raises(ValueError, match="a conversation was given, but the model's tokens are Bytes"):
+        make_canvas(unmask.Bytes(), (64,), chat="Hi", unknown=4)
+    codec = Tokenizer.from_folder(write_chat(tmp_path / "chat", CHATML))
+    with pytest.raises(ValueError, match="the answer, such as 64"):
+        make_canvas(codec, (64,), chat="Hi")
+    count = len(codec.encode_chat("Hi"))
+    assert make_canvas(codec, (count + 4,), chat="Hi", unknown=4).shape == (1, count + 4)
+    with pytest.raises(ValueError, match=f"the conversation has {count} tokens and the answer 4"):
+        make_canvas(codec, (count + 3,), chat="Hi", unknown=4)
+
+
+def test_a_corpus_keeps_the_template(tmp_path: Path) -> None:
+    folder, out = write_chat(tmp_path, CHATML), tmp_path / "corpus"
+    (tmp_path / "a.txt").write_text("the cat sat\n" * 9)
+    (tmp_path / "empty.txt").write_text("\n")
+    prepare = ["prepare", str(tmp_path / "a.txt"), "--tokenizer", str(folder), "--out", str(out), "--boundary", "line"]
+    assert main(prepare) == 0
+    assert main([*prepare, "--overwrite"]) == 0
+    codec = Corpus(str(out), 8, "concatenated").codec
+    assert isinstance(codec, Tokenizer)
+    assert codec.encode_chat("Hi").tolist() == Tokenizer.from_folder(folder).encode_chat("Hi").tolist()
+    prepare[1], prepare[5] = str(tmp_path / "empty.txt"), str(tmp_path / "none")
+    assert main(prepare) == 1
+    assert not (tmp_path / "none").exists()

@@ -1,9 +1,9 @@
 """Canvases: what is known of an example, and the mask's value V where it is to be drawn."""
 
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from sys import stderr
 
 import numpy as np
 import torch
@@ -151,7 +151,7 @@ def around_holes(codec: Codec, pieces: Sequence[tuple[str, int]], length: int) -
     inside = torch.cat([part for known, count in parts for part in (known, torch.full((count,), codec.vocab_size))])
     whole = "".join(known + HOLE * count for known, count in pieces)
     if (shown := codec.decode(inside.unsqueeze(0), HOLE)[0]) != whole:
-        print(f"unmask: note: the tokenizer does not keep the form of this text: it reads {shown!r}", file=stderr)
+        print(f"unmask: note: the tokenizer does not keep the form of this text: it reads {shown!r}", file=sys.stderr)
     return codec.wrapped(inside)
 
 

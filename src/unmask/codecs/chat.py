@@ -4,6 +4,8 @@ A template is a program of Jinja in a file. It runs in Jinja's sandbox, in which
 for a second at most.
 """
 
+from __future__ import annotations
+
 import json
 import sys
 import time
@@ -12,11 +14,15 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from unmask.codecs.tokenizer_settings import CONFIG, TokenizerSettings
 from unmask.storage.folders import TEMPLATE
 from unmask.storage.limits import check_size
+
+if TYPE_CHECKING:
+    from jinja2 import nodes
+    from jinja2.parser import Parser
 
 MOST = 1 << 20
 """Bytes of a template, and characters of what it may write beyond the messages."""
@@ -45,7 +51,10 @@ def read_template(folder: Path) -> str | None:
         return None
     if not isinstance(template, str) or len(template) > MOST:
         raise ValueError(f"{path}: chat_template must be a text of at most {MOST:,} characters")
-    return "".join(f"{{%- set {role} = {json.dumps(token)} -%}}" for role, token in settings.tokens.items()) + template
+    roles = (
+        f"{{%- set {role} = {json.dumps(token, ensure_ascii=False)} %}}\n" for role, token in settings.tokens.items()
+    )
+    return "".join(roles) + template  # the newline of a line that ends in %} is not written
 
 
 def render(template: str, messages: Sequence[Message], where: str) -> str:
@@ -60,8 +69,17 @@ def render(template: str, messages: Sequence[Message], where: str) -> str:
         ValueError: the template refuses the messages, is no template, does what the sandbox forbids, or takes too long.
     """
     from jinja2.exceptions import TemplateError
-    from jinja2.ext import loopcontrols
+    from jinja2.ext import Extension, loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """Marks what the model says, for training: {% generation %} … {% endgeneration %}."""
+
+        tags = {"generation"}  # noqa: RUF012  # as jinja2 declares it
+
+        def parse(self, parser: Parser) -> list[nodes.Node]:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
     class Environment(ImmutableSandboxedEnvironment):
         intercepted_binops = frozenset(["*", "**", "%"])
@@ -72,15 +90,16 @@ def render(template: str, messages: Sequence[Message], where: str) -> str:
                 raise ValueError(f"{operator} of {left!r:.20} and {right!r:.20}")
             return super().call_binop(context, operator, left, right)
 
-    environment = Environment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment = Environment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
     for name in ("center", "format", "indent", "wordwrap"):  # these can write far more than they read
         del environment.filters[name]
-    environment.filters["tojson"] = lambda value, **how: json.dumps(value, ensure_ascii=False, **how)
+    environment.filters["tojson"] = lambda value, **how: json.dumps(value, **{"ensure_ascii": False} | how)
     environment.globals |= {"raise_exception": _refuse, "strftime_now": lambda form: datetime.now().strftime(form)}
+    given = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": True}
     try:
         compiled = environment.from_string(template)
         with _at_most(SECONDS):
-            text = compiled.render(messages=messages, add_generation_prompt=True)
+            text = compiled.render(given)
     except (TemplateError, ValueError, TypeError, KeyError, TimeoutError, RecursionError, OverflowError) as error:
         raise ValueError(f"{where}: the chat template refuses this: {' '.join(str(error).split())[:200]}") from None
     if len(text) > MOST + sum(len(str(message)) for message in messages):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -40,6 +39,8 @@ FORMS: tuple[Callable[[str], str], ...] = (str, _folded, lambda text: "".join(_f
 """A text as it is; without its form; and without spaces, too."""
 LETTERS = "xqzkvaeiou0"
 """What a text that goes on is tried to be put behind, first of all."""
+PRIVATE = (*range(0xE000, 0xF900), *range(0xF0000, 0xFFFFE))
+"""Characters that no text has a meaning for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,18 +229,42 @@ class Tokenizer(Text):
         messages = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
         contents = [check_text(message.get("content")) for message in messages]
         names = [token.content for token in self.tokenizer.get_added_tokens_decoder().values() if token.special]
-        if not any(name in content for content in contents for name in names):
-            text = render(self.chat_template, messages, self.source)
-            return torch.tensor(self._with_special.encode(text, add_special_tokens=False).ids, dtype=torch.long)
-        places = [f"\ue000{i}\ue001" for i in range(len(messages))]
-        moved = [{**message, "content": place} for message, place in zip(messages, places, strict=True)]
-        parts = re.split("\ue000([0-9]+)\ue001", render(self.chat_template, moved, self.source))
+        written = [name for name in names if any(name in content for content in contents)]
+        taken = set("".join((self.chat_template, *names, *contents)))
+        spare = (chr(i) for i in PRIVATE if chr(i) not in taken)
+        hidden = {name: next(spare) for name in sorted(written, key=len, reverse=True)}
+        for name, place in hidden.items():
+            contents = [content.replace(name, place) for content in contents]
+        moved = [{**message, "content": content} for message, content in zip(messages, contents, strict=True)]
+        text = render(self.chat_template, moved, self.source)
+        return torch.tensor(self._encode_shown(text, set(names), hidden), dtype=torch.long)
+
+    def _encode_shown(self, text: str, names: set[str], hidden: dict[str, str]) -> list[int]:
+        """Return the tokens of a text in which special tokens are tokens, but for those that are hidden.
+
+        Args:
+            text: with special tokens written out.
+            names: of them.
+            hidden: what stands in the text for the names of special tokens that are text.
+        """
+        encoding = self._with_special.encode(text, add_special_tokens=False)
+        if not hidden:
+            return encoding.ids
         ids: list[int] = []
-        template = self._with_special
-        for i, part in enumerate(parts):
-            found = self._encode(contents[int(part)]) if i % 2 else template.encode(part, add_special_tokens=False)
-            ids += found.ids
-        return torch.tensor(ids, dtype=torch.long)
+        inside: list[int] = []
+        start = 0
+        for token, (a, b) in [*zip(encoding.ids, encoding.offsets, strict=True), (-1, (len(text), len(text)))]:
+            if token >= 0 and text[a:b].strip() not in names:
+                inside.append(token)
+                continue
+            part = text[start:a]
+            for name, place in hidden.items():
+                part = part.replace(place, name)
+            if part != text[start:a]:  # cut as a text that goes on
+                inside = self.continued(part) if start else self._encode(part).ids
+            ids += [*inside, token]
+            start, inside = b, []
+        return ids[:-1]
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the tokens of many texts, which are cut on all cores."""

@@ -19,11 +19,13 @@ from unmask.data.documents import Piece
 from unmask.data.index import ROLES, SKIPPED, SUFFIXES, Index, Shard, check_sizes, verify
 from unmask.data.replacing import INDEX, finish_replacing, new_folder, old_folder, replacing_lock, settle
 from unmask.storage.files import checksum, replacing
+from unmask.storage.folders import TEMPLATE
 
 __all__ = ["LOCK", "SKIPPED", "Index", "prepare", "replace_corpus", "verify"]
 LOCK = ".lock"
-HALF = re.compile(r"\.(index|tokenizer|skipped|\d{5,})\.[\w.]+")
-OWN = re.compile(rf"index\.json|tokenizer\.json|skipped\.txt|\d{{5,}}(\.bin|\.ends\.npy)|\.lock|{HALF.pattern}")
+HALF = re.compile(r"\.(index|tokenizer|chat_template|skipped|\d{5,})\.[\w.]+")
+NAMED = "|".join(re.escape(name) for name in (INDEX, TOKENIZER, TEMPLATE, SKIPPED, LOCK))
+OWN = re.compile(rf"{NAMED}|\d{{5,}}(\.bin|\.ends\.npy)|{HALF.pattern}")
 """Names of what a prepared folder holds."""
 BATCH = 1 << 22
 """Characters that are cut into tokens at a time, on all cores."""
@@ -98,8 +100,8 @@ def _prepare(source: Source, codec: Tokenizer, folder: Path, key: dict[str, Any]
         while not index.complete:
             index = _add_shard(index, folder, cut)
             if index.complete and not index.shards:
-                for name in (INDEX, TOKENIZER):
-                    (folder / name).unlink()
+                for name in (INDEX, TOKENIZER, TEMPLATE):
+                    (folder / name).unlink(missing_ok=True)
                 skipped = len(getattr(source, "skipped", ()))
                 raise ValueError(
                     "there is no document that is not empty" + (f"; {skipped} rows hold no text" if skipped else "")

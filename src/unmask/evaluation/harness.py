@@ -72,7 +72,7 @@ class Harness(LM):
         self.codec: Text = self.model.codec
         self.draws, self.padded, self.max_new_tokens, self.seed = draws, padded, max_new_tokens, seed
         self.tokens_per_call, self.block_length = tokens_per_call, block_length
-        self.length = self.model.shape[0]
+        self.room = self.model.shape[0] - sum(map(len, self.codec.wrap))
 
     @property
     def tokenizer_name(self) -> str:
@@ -91,7 +91,7 @@ class Harness(LM):
         """Return for each text a bound on its log-likelihood; one that is too long is cut into parts by themselves."""
         found = []
         for request in tqdm(requests, desc="log-likelihoods", disable=disable_tqdm):
-            parts = self._tokens(request.args[0]).split(self.length)
+            parts = self._tokens(request.args[0]).split(self.room)
             nothing = torch.empty(0, dtype=torch.long)
             found.append(sum(self._bound(nothing, part) for part in parts if len(part)))
         return found
@@ -120,12 +120,14 @@ class Harness(LM):
         return whole[: len(before)], whole[len(before) :]
 
     def _canvas(self, context: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Network]:
-        """Return both as one example (1, L), which of it is given, and the network that takes it."""
-        if len(tokens) > self.length:
-            raise ValueError(f"a continuation of {len(tokens)} tokens is longer than the model's {self.length}")
-        context = context[max(0, len(context) + len(tokens) - self.length) :]
-        x = torch.cat((context, tokens)).unsqueeze(0).to(self.model.device)
-        given = (torch.arange(x.shape[1], device=x.device) < len(context)).unsqueeze(0)
+        """Return both as one wrapped example (1, L), which of it is given, and the network that takes it."""
+        if len(tokens) > self.room:
+            raise ValueError(f"a continuation of {len(tokens)} tokens is longer than the model's {self.room}")
+        context = context[max(0, len(context) + len(tokens) - self.room) :]
+        x = self.codec.wrapped(torch.cat((context, tokens))).unsqueeze(0).to(self.model.device)
+        start = len(self.codec.wrap[0]) + len(context)
+        given = torch.ones_like(x, dtype=torch.bool)
+        given[:, start : start + len(tokens)] = False
         return x, given, self.model.network_for(x) if self.padded else self.model.network
 
     def _bound(self, context: Tensor, tokens: Tensor) -> float:
@@ -156,11 +158,12 @@ class Harness(LM):
         return True
 
     def _continue(self, context: str, settings: dict[str, Any], number: int) -> str:
-        many = min(int(settings.get("max_gen_toks", self.max_new_tokens)), self.length - 1)
+        many = min(int(settings.get("max_gen_toks", self.max_new_tokens)), self.room - 1)
         unknown = torch.full((many,), self.model.network.mask_id)
         x, _, network = self._canvas(self._tokens(context), unknown)
         x = self._sampler(settings, many)(network, x, generator=seeded(self.seed, number, device=x.device))
-        row = x[0, -many:].tolist()
+        end = x.shape[1] - len(self.codec.wrap[1])
+        row = x[0, end - many : end].tolist()
         if isinstance(self.codec, Tokenizer) and self.codec.end in row:
             row = row[: row.index(self.codec.end)]
         text = self.codec.decode(torch.tensor([row], dtype=torch.long))[0]

@@ -134,7 +134,7 @@ class Perplexity(NamedTuple):
 
 
 def retokenise(x: Tokens, codec: Text, judge: Tokenizer) -> list[list[int]]:
-    """Return samples as tokens of the judge: as text, cut anew; an end of a text stays one.
+    """Return samples as tokens of the judge: as text, cut anew; an end of a text stays one, what is around it goes.
 
     Args:
         x: samples (batch, L).
@@ -142,8 +142,9 @@ def retokenise(x: Tokens, codec: Text, judge: Tokenizer) -> list[list[int]]:
         judge: the judge's tokens.
     """
     end = codec.end if isinstance(codec, Tokenizer) else None
+    bare = any(codec.wrap) or codec.padding != end  # else the end of a text is what fills it up, too
     rows = []
-    for row in x.tolist():
+    for row in (codec.unwrapped(row).tolist() if bare else row.tolist() for row in x):
         found: list[int] = []
         start = 0
         for at in [*(i for i, token in enumerate(row) if token == end), len(row)]:
