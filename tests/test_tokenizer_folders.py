@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import transformers
 from tokenizers import models
 
 from small_bpe import write_bpe
+from unmask.codecs.base import Codec
 from unmask.codecs.tokenizer import Tokenizer
+from unmask.storage.description import build, describe
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "man", "##s", "P", "##aris"]
 LETTERS = ["<cls>", "<pad>", "<eos>", "<unk>", "L", "A", "G", "-", "<null_1>", "<mask>"]
@@ -218,3 +221,29 @@ def test_saved_and_loaded_codecs_are_equal(kind: str, tmp_path: Path) -> None:
         assert getattr(again, name) == getattr(codec, name), name
     assert again == codec and again.encode("the man LAG").tolist() == codec.encode("the man LAG").tolist()
     assert Tokenizer.from_folder(out).wrap == codec.wrap  # its tokenizer.json wraps texts by itself
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"before": ["[NONE]"]}, r"has no token '\[NONE\]'"),
+        ({"padding_token": "[NONE]"}, r"has no token '\[NONE\]'"),
+    ],
+)
+def test_roles_of_a_model_that_were_altered_are_one_line(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+    out = tmp_path / "saved"
+    out.mkdir()
+    described = describe(Tokenizer.from_folder(folder_of(tmp_path / "a", WORDS)).saved(out))
+    assert build(Codec, described, "config.json").opened(out).wrap == ((2,), (3,))
+    with pytest.raises(ValueError, match=said):
+        build(Codec, described | change, "config.json").opened(out)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("before", "[CLS]"), ("after", (1,)), ("mask_token", 4), ("end_token", ("a",))]
+)
+def test_a_role_of_another_type_is_refused(name: str, value: Any) -> None:
+    codec = object.__new__(Tokenizer)  # past the tests' own check of types, which users do not have
+    codec.__dict__[name] = value
+    with pytest.raises(ValueError, match=rf"{name} must be .*, got {re.escape(repr(value))}"):
+        codec.__post_init__()

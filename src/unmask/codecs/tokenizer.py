@@ -105,6 +105,9 @@ class Tokenizer(Text):
             value = getattr(self, name)
             if not isinstance(value, tuple) or not all(isinstance(token, str) for token in value):
                 raise ValueError(f"{name} must be texts of tokens, got {value!r:.60}")
+        for name in ("end_token", "padding_token", "mask_token"):
+            if not isinstance(getattr(self, name), str | None):
+                raise ValueError(f"{name} must be the text of a token, got {getattr(self, name)!r:.60}")
 
     @cached_property
     def tokenizer(self) -> tokenizers.Tokenizer:
@@ -401,7 +404,7 @@ class Tokenizer(Text):
         if self.source != TOKENIZER or self.sha256 is None:
             raise ValueError(f"{folder}: the codec must be {TOKENIZER} of the same folder with its sha256, got {self}")
         there = replace(self, source=str(folder / TOKENIZER))
-        _ = there.tokenizer  # an error belongs here
+        _ = there.special, there.wrap, there.padding, there.mask  # an error belongs here
         return there
 
 
