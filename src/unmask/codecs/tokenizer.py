@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from unmask.codecs.base import check_batch
 from unmask.codecs.chat import Message, read_template, render
 from unmask.codecs.text import Text, check_text
 from unmask.codecs.tokenizer_files import ENDS, PAIRS, TOKENIZER, fingerprint, load_tokenizer, read_roles
+from unmask.codecs.vocabularies import library_errors
 from unmask.storage.files import replacing
 from unmask.storage.folders import TEMPLATE
 from unmask.types import Tokens
@@ -103,6 +105,9 @@ class Tokenizer(Text):
             value = getattr(self, name)
             if not isinstance(value, tuple) or not all(isinstance(token, str) for token in value):
                 raise ValueError(f"{name} must be texts of tokens, got {value!r:.60}")
+        for name in ("end_token", "padding_token", "mask_token"):
+            if not isinstance(getattr(self, name), str | None):
+                raise ValueError(f"{name} must be the text of a token, got {getattr(self, name)!r:.60}")
 
     @cached_property
     def tokenizer(self) -> tokenizers.Tokenizer:
@@ -196,9 +201,12 @@ class Tokenizer(Text):
 
     def _encode(self, text: str) -> tokenizers.Encoding:
         try:
-            return self.tokenizer.encode(text, add_special_tokens=False)
-        except (TypeError, UnicodeEncodeError):
-            raise ValueError(f"not valid Unicode: {text!r:.60}") from None
+            with library_errors(f"{self.source}: cannot cut {text!r:.60} into tokens"):
+                return self.tokenizer.encode(text, add_special_tokens=False)
+        except ValueError:
+            if any("\ud800" <= character <= "\udfff" for character in text):
+                raise ValueError(f"not valid Unicode: {text!r:.60}") from None
+            raise
 
     @cached_property
     def chat_template(self) -> str | None:
@@ -268,7 +276,11 @@ class Tokenizer(Text):
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the tokens of many texts, which are cut on all cores."""
-        return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        try:
+            with library_errors(self.source):
+                return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        except ValueError:  # one of them is at fault, which says so by itself
+            return [self._encode(text).ids for text in texts]
 
     def encode_pieces(self, pieces: Sequence[str]) -> list[Int[Tensor, " length"]]:
         """Return the tokens of each piece of a text that goes on from piece to piece, with unknown tokens between them.
@@ -333,9 +345,10 @@ class Tokenizer(Text):
         single = sorted(token for token in self.tokenizer.get_vocab() if len(token) == 1 and token.isprintable())
         found = []
         for text in dict.fromkeys((*LETTERS, *single[:256])):
-            tokens = self._encode(text).ids
-            if tokens and self._joined(tokens) == text:
-                found.append((text, tokens))
+            with suppress(ValueError):  # what it does not know at all
+                tokens = self._encode(text).ids
+                if tokens and self._joined(tokens) == text:
+                    found.append((text, tokens))
         return found
 
     def _anchored(self, text: str) -> list[int] | None:
@@ -391,7 +404,7 @@ class Tokenizer(Text):
         if self.source != TOKENIZER or self.sha256 is None:
             raise ValueError(f"{folder}: the codec must be {TOKENIZER} of the same folder with its sha256, got {self}")
         there = replace(self, source=str(folder / TOKENIZER))
-        _ = there.tokenizer  # an error belongs here
+        _ = there.special, there.wrap, there.padding, there.mask  # an error belongs here
         return there
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from unmask.codecs.tokenizer_settings import ADDED, CONFIG, ROLES_FILE, TokenizerSettings
-from unmask.codecs.vocabularies import from_pair, from_vocab, mark_special
+from unmask.codecs.vocabularies import from_pair, from_vocab, library_errors, mark_special
 from unmask.storage.limits import check_size
 
 if TYPE_CHECKING:
@@ -51,10 +52,8 @@ def load_tokenizer(source: str) -> Tokenizer:
     folder = path if path.is_dir() else None
     path = folder / TOKENIZER if folder else path
     check_size(path.stat().st_size, path, MOST)
-    try:
+    with library_errors(f"{path}: not a tokenizer, or damaged"):
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises plain Exceptions
-        raise ValueError(f"{path}: not a tokenizer, or damaged: {error}") from None
     if folder:
         _complete(tokenizer, TokenizerSettings.read(folder))
     return _ready(tokenizer)
@@ -179,7 +178,7 @@ def read_roles(tokenizer: Tokenizer, source: str) -> dict[str, Any]:
     path = find_source(source)
     settings = TokenizerSettings.read(path if path.is_dir() else path.parent)
     known = tokenizer.get_vocab(with_added_tokens=True)
-    before, after = _find_wrapping(tokenizer)
+    before, after = _find_wrapping(tokenizer, source)
     return {
         "end_token": settings.named("eos_token", known),
         "before": before,
@@ -189,14 +188,28 @@ def read_roles(tokenizer: Tokenizer, source: str) -> dict[str, Any]:
     }
 
 
-def _find_wrapping(tokenizer: Tokenizer) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _find_wrapping(tokenizer: Tokenizer, source: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the special tokens that a tokenizer's post-processor puts before a text, and after it."""
-    for text in PROBES:
-        if tokenizer.encode(text, add_special_tokens=False).ids:
+    letters = (token for token in tokenizer.get_vocab() if len(token) == 1)
+    for text in (*PROBES, *islice(letters, 16)):
+        try:
+            with library_errors(source):
+                inside = tokenizer.encode(text, add_special_tokens=False).ids
+        except ValueError:  # it knows neither this letter nor what to put in place of it
+            continue
+        if not inside:
+            continue
+        with library_errors(f"{source}: cannot cut a text into tokens"):
             whole = tokenizer.encode(text)
-            added = whole.special_tokens_mask
-            first, last = added.index(0), len(added) - added[::-1].index(0)
-            return tuple(whole.tokens[:first]), tuple(whole.tokens[last:])
+        added = whole.special_tokens_mask
+        if 0 not in added:
+            continue
+        names = []
+        for i in whole.ids:
+            if (name := tokenizer.id_to_token(i)) is None:
+                raise ValueError(f"{source}: its post-processor adds a token {i} that is not in its vocabulary")
+            names.append(name)
+        return tuple(names[: added.index(0)]), tuple(names[len(added) - added[::-1].index(0) :])
     return (), ()
 
 

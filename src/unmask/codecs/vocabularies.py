@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,17 @@ QWEN2_WORDS = (  # a contraction; letters; a digit; punctuation; ends of lines; 
 )
 
 
+@contextmanager
+def library_errors(what: str) -> Iterator[None]:
+    """Raise a ValueError that says `what` in place of whatever the package tokenizers raises, panics among it."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"{what}: {' '.join(str(error).split())}") from None
+
+
 def from_pair(vocab: Path, merges: Path, settings: TokenizerSettings) -> tokenizers.Tokenizer:
     """Build a byte-pair encoding of bytes, GPT-2's or Qwen2's kind, from its two files.
 
@@ -39,10 +51,8 @@ def from_pair(vocab: Path, merges: Path, settings: TokenizerSettings) -> tokeniz
         )
     for path in (vocab, merges):
         check_size(path.stat().st_size, path, MOST_JSON)
-    try:
+    with library_errors(f"{vocab}, {merges}: not a byte-pair encoding, or damaged"):
         model = models.BPE.from_file(str(vocab), str(merges))
-    except Exception as error:  # the library raises plain Exceptions
-        raise ValueError(f"{vocab}, {merges}: not a byte-pair encoding, or damaged: {error}") from None
     tokenizer = Tokenizer(model)
     missing = set(pre_tokenizers.ByteLevel.alphabet()) - tokenizer.get_vocab().keys()
     if missing:
