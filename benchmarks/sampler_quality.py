@@ -23,6 +23,7 @@ from unmask.samplers.base import Sampler
 from unmask.samplers.confidence import EntropyBounded, MostConfident
 from unmask.samplers.first_hitting import FirstHitting
 from unmask.samplers.ordered import InOrder
+from unmask.samplers.presets import dream, llada
 from unmask.samplers.remasking import Remasking
 
 SAMPLES = 400_000
@@ -43,6 +44,11 @@ SAMPLERS += [
     FirstHitting(tokens_per_call=3, corrections=2),
     EntropyBounded(0.7),
     EntropyBounded(1.4),
+    MostConfident(steps=6, measure="entropy", grid="uniform"),
+    llada(6, 1.0, "random", block_length=None),
+    llada(6, 1.0, block_length=None),
+    dream(6, 1.0, 1.0),
+    dream(6, 1.0, 1.0, alg="origin"),
     Ancestral(steps=16),
     Remasking(steps=16, eta=0.1),
     Remasking(steps=16, eta=0.1, confidence=True),

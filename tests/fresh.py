@@ -19,29 +19,30 @@ SERVER.set_forkserver_preload(["unmask.model", "unmask.training", "unmask.cli.tr
 
 def run(folder: Path, *arguments: str, path: Path | None = None) -> CompletedProcess[str]:
     """Run a command in a folder, as `unmask` would; `path` comes before Python's path."""
-    return _finish(_command, arguments, path or folder, folder=folder)
+    return finish(_command, arguments, path or folder, folder=folder)
 
 
 def python(folder: Path, code: str) -> CompletedProcess[str]:
     """Run some code in a folder, as `python -c` would."""
-    return _finish(_code, code, folder, folder=folder)
+    return finish(_code, code, folder, folder=folder)
 
 
 def start_command(folder: Path, *arguments: str) -> BaseProcess:
     """Begin to run a command in a folder; what it prints is lost."""
-    return _start(_command, arguments, folder, folder=folder)
+    return start(_command, arguments, folder, folder=folder)
 
 
-def _start(work: Callable[..., Any], *arguments: Any, folder: Path, shown: Path | None = None) -> BaseProcess:
+def start(work: Callable[..., Any], *arguments: Any, folder: Path, shown: Path | None = None) -> BaseProcess:
     """Begin to call a function in a process of its own, which prints to the files out and err in `shown`."""
     process = SERVER.Process(target=_work, args=(work, arguments, dict(os.environ), folder, shown))
     process.start()
     return process
 
 
-def _finish(work: Callable[..., Any], *arguments: Any, folder: Path) -> CompletedProcess[str]:
+def finish(work: Callable[..., Any], *arguments: Any, folder: Path) -> CompletedProcess[str]:
+    """Call a function of a module in a process of its own, and wait for its end."""
     with tempfile.TemporaryDirectory() as place:
-        process = _start(work, *arguments, folder=folder, shown=Path(place))
+        process = start(work, *arguments, folder=folder, shown=Path(place))
         process.join()
         out, err = (Path(place, name).read_text(encoding="utf-8") for name in ("out", "err"))
     return CompletedProcess([], process.exitcode or 0, out, err)

@@ -249,3 +249,16 @@ def test_an_index_of_another_form_is_refused(tmp_path: Path) -> None:
         (tmp_path / "x" / "index.json").write_text(json.dumps(whole | change))
         with pytest.raises(ValueError, match=r"index.json: damaged, or not an index"):
             Index.read(tmp_path / "x")
+
+
+@pytest.mark.parametrize(("role", "value"), [("mask_token", 5), ("before", "x"), ("after", [5]), ("padding_token", [])])
+def test_special_tokens_of_a_wrong_form_are_a_damaged_index(role: str, value: object, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("the man in the hat\n" * 40)
+    bpe = Tokenizer(str(write_bpe(tmp_path / "bpe")))
+    prepare(Files((str(tmp_path / "a.txt"),), boundary="line"), bpe, tmp_path / "x", 100)
+    assert Index.read(tmp_path / "x").roles is not None
+    content = json.loads((tmp_path / "x" / "index.json").read_text())
+    content["roles"][role] = value
+    (tmp_path / "x" / "index.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"index.json: damaged, or not an index"):
+        Index.read(tmp_path / "x")

@@ -149,3 +149,24 @@ def test_a_record_or_an_index_that_is_far_too_large_is_not_read(tmp_path: Path) 
         read_record(tmp_path / "run")
     with pytest.raises(ValueError, match=f"index.{said}"):
         Index.read(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["evaluate", "model", "--draws", "?", "--data", "Arrays", "--data.path", "x.npy"],
+        ["sample", "model", "--sampler", "Ancestral", "--sampler.steps", "?", "--out", "s.npy"],
+        ["train", "arrays", "--data.path", "x.npy", "--network.width", "?", "--dry-run"],
+    ],
+)
+def test_a_number_that_no_tensor_holds_is_refused(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.zeros((40, 6), dtype=int))
+    network = unmask.Transformer(5, (6,), width=8, depth=1, heads=2)
+    unmask.MaskedDiffusion(network, unmask.Symbols(5)).save_pretrained("model")
+    huge = "9" * 30
+    option = arguments[arguments.index("?") - 1]
+    assert main([huge if part == "?" else part for part in arguments]) == 2
+    assert capsys.readouterr().err == f"unmask: error: {option}: {huge} is too large\n"

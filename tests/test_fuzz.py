@@ -278,6 +278,8 @@ def believable(folder: Path) -> None:
     """Write into the weights that they belong to the config.json beside them, so that more than the digest is tried."""
     from safetensors.torch import load_file, save_file
 
+    if not (folder / "config.json").is_file():  # a link to a device, perhaps
+        return
     try:
         description = json.loads((folder / "config.json").read_text())
         digest = config_digest({part: description[part] for part in ("network", "codec", "schedule")})

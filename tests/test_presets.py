@@ -297,6 +297,14 @@ def test_dreams_origin_follows_its_distribution(temperature: float, top_p: float
     check_distribution(oracle, sampler, exact(oracle, step, 3, temperature, top_p))
 
 
+@pytest.mark.parametrize("steps", [1, 3, 64])
+def test_dreams_origin_has_the_published_times(steps: int) -> None:
+    oracle = Table(3, 3)
+    states = list(dream(steps, alg="origin").trajectory(oracle, torch.full((2, 3), 3), generator=seeded(0)))
+    times = [*torch.linspace(1, 1e-3, steps + 1).tolist()[:-1], 0.0]
+    assert [state.t.tolist() for state in states] == [[t, t] for t in times]
+
+
 def test_the_recommended_settings() -> None:
     settings = {"measure": "confidence", "grid": "llada", "steps": 32, "block_length": 32, "blocks_after_prompt": True}
     assert llada() == MostConfident(top_k=1, **settings)

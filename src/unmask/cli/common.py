@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from unmask.storage.failures import in_short
-from unmask.storage.names import check_names, check_paths, flattened, given_options, named_modules, unknown_classes
+from unmask.storage.names import (
+    check_names,
+    check_numbers,
+    check_paths,
+    flattened,
+    given_options,
+    named_modules,
+    unknown_classes,
+)
 from unmask.storage.plugins import import_installed, import_named, installed_modules
 from unmask.storage.settings import as_arguments
 from unmask.storage.signatures import choices_of, explain, nearest
@@ -170,10 +178,12 @@ def naming(source: Path | None = None) -> Iterator[None]:
 
 def _parse(parser: Parser, arguments: list[str]) -> Namespace:
     try:
-        return parser.parse_args(arguments)
+        settings = parser.parse_args(arguments)
+        check_numbers(settings.items())
     except ArgumentError as error:
         kinds = {name: base for name, (_, base) in HOMES.items()}
         raise ArgumentError(None, in_short(error.message, kinds)) from None
+    return settings
 
 
 def _answer_help(parser: Parser, arguments: list[str]) -> None:

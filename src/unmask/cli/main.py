@@ -10,6 +10,7 @@ from importlib.metadata import version
 from keyword import iskeyword
 
 from unmask.storage.failures import explain_failure
+from unmask.storage.names import imports_last
 from unmask.storage.signatures import nearest
 from unmask.storage.sums import verifying
 
@@ -63,22 +64,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exception(error)
         return _fail(*explain_failure(error, name))
     return 0
-
-
-def imports_last(arguments: list[str]) -> list[str]:
-    """Move `--import MODULE`, wherever it stands, to the end: models and configurations come first."""
-    rest: list[str] = []
-    imports: list[str] = []
-    left = iter(arguments)
-    for argument in left:
-        if argument == "--import":
-            module = next(left, "")
-            if not module or module.startswith("-"):
-                raise ArgumentError(None, "--import needs the name of a module, or of a .py file")
-            imports += [argument, module]
-        else:
-            (imports if argument.startswith("--import=") else rest).append(argument)
-    return [*rest, *imports]
 
 
 def _fail(message: str, status: int) -> int:

@@ -44,14 +44,15 @@ def run(arguments: list[str]) -> None:
     path = first(rest, "after that the MODEL")
     parser = Parser(f"study {what}", description=f"{STUDIES[what]} There are: {', '.join(STUDIES)}.")
     parser.add_argument("model", metavar="MODEL", help=MODEL)
-    steps: tuple[Option, ...] = (("steps", str, "64,256,1024", "numbers of steps"),) * (what == "precision")
+    steps, length = ("steps", str, "64,256,1024", "numbers of steps"), ("length", int, None, "tokens of each text")
     out: Option = ("out", str, f"{what}.png", "file for the figure; its ending chooses the format")
-    parser.add_options(*OPTIONS, *steps, out)
+    parser.add_options(*OPTIONS, steps if what == "precision" else length, out)
     parser.choose("data", "what trains the judge; by default the model's own", default=trained_with(path))
     settings = parse(parser, rest, check=check)
     model = load_model(settings.model, settings.device)
     data = named_data(model, instantiate(parser, settings).data)
-    chosen = {name: settings[name] for name in ("samples", "guidance", "ngram", "seed")}
+    names = ("samples", "guidance", "ngram", "seed", "length")
+    chosen = {name: settings[name] for name in names if name in settings}
     chosen |= {"label": model.labels(settings.label, settings.samples), **numbers(settings, what)}
     from unmask import evaluation
 

@@ -120,7 +120,7 @@ class Index:
             numbers = all(type(count) is int and count >= 0 for count in counts) and type(index.complete) is bool
             if index.dtype not in ("<u2", "<u4") or not isinstance(index.key["tokenizer"], str) or not numbers:
                 raise ValueError("the tokens are not described as they should be")
-            if index.roles is not None and set(index.roles) != set(ROLES):
+            if index.roles is not None and not _are_roles(index.roles):
                 raise ValueError(f"the special tokens must be {', '.join(ROLES)}")
             return index
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -132,6 +132,15 @@ def _is_described(shard: Shard) -> bool:
     counts = all(type(count) is int and count > 0 for count in (shard.documents, shard.tokens, shard.pieces))
     sums = len(shard.sha256) == len(SUFFIXES) and all(isinstance(digest, str) for digest in shard.sha256)
     return counts and sums and isinstance(shard.name, str) and shard.name.isalnum()
+
+
+def _are_roles(roles: Any) -> bool:
+    """Return whether all that an index says of special tokens has the form that it should have."""
+    if not isinstance(roles, dict) or set(roles) != set(ROLES):
+        return False
+    several = [tokens for name in ROLES[:2] for tokens in (roles[name] if isinstance(roles[name], list) else [0])]
+    single = [roles[name] for name in ROLES[2:] if roles[name] is not None]
+    return all(isinstance(token, str) for token in (*several, *single))
 
 
 def check_sizes(folder: Path, index: Index) -> None:

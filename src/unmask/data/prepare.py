@@ -83,7 +83,9 @@ def _prepare(source: Source, codec: Tokenizer, folder: Path, key: dict[str, Any]
     if index.end != codec.end:
         raise ValueError(f"{folder}: holds a corpus whose texts end with another token; name another --out")
     if index.roles not in (None, roles):
-        raise ValueError(f"{folder}: its tokenizer has other special tokens; name another --out, or give --overwrite")
+        raise ValueError(
+            f"{folder}: holds a corpus whose tokenizer has other special tokens; name another --out, or --overwrite"
+        )
     if index.complete:
         return index
     index.write(folder)  # first: a folder with it is known as a corpus

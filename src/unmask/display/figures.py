@@ -104,7 +104,7 @@ def study_figure(rows: Sequence[dict[str, Any]], real: dict[str, Any], unit: str
     """Draw the figures of a study of samplers against network calls, and those of test data as a line.
 
     Args:
-        rows: `sampler`, `calls`, and `entropy`, `judge`, `temperature` where known, as [value, standard error].
+        rows: `sampler`, `calls`, and where known `entropy`, `judge`, `bound`, `temperature`, as [value, error].
         real: the same of test data.
         unit: what a token is called.
     """
@@ -113,6 +113,7 @@ def study_figure(rows: Sequence[dict[str, Any]], real: dict[str, Any], unit: str
 
     titles = {
         "judge": f"n-gram judge, nats per {unit}",
+        "bound": f"the model's own bound, nats per {unit}",
         "entropy": "entropy of an example's tokens, nats",
         "temperature": "effective temperature",
     }

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -43,6 +44,8 @@ KEPT = 20_000_000
 """Most logits that are kept to find an effective temperature."""
 
 TEST_DATA = "test data"
+BOUND_DRAWS = 8
+"""Masks by which a model judges its own samples."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ def study_samplers(
     label: Labels | None = None,
     guidance: float = 1.0,
     ngram: int | None = None,
+    length: int | None = None,
     seed: int = 0,
 ) -> StudyReport:
     """Compare samplers of every kind that fit a model, at several budgets of network calls.
@@ -85,12 +89,17 @@ def study_samplers(
         label: class of each example, (samples,); None: no classes are asked for.
         guidance: scale of classifier-free guidance, for examples with a label.
         ngram: order of the n-gram model, 0 for none; None: the largest up to 5 that is quickly counted.
+        length: tokens of each text; see `MaskedDiffusion.empty_canvas`.
         seed: of the examples.
+
+    Without data the samples are judged by the model's own bound on their log-likelihood. It is right on average for an
+    exact sampler alone; much less is the mark of a sampler that searches for likely samples.
 
     Raises:
         ValueError: a setting out of range, or data of other tokens than the model's.
     """
-    return _study("samplers", model, data, lambda: _samplers(model), samples, label, guidance, ngram, seed)
+    choose = partial(_samplers, model, length)
+    return _study("samplers", model, data, choose, samples, label, guidance, ngram, seed, length)
 
 
 def study_precision(
@@ -131,6 +140,7 @@ def _study(
     guidance: float,
     ngram: int | None,
     seed: int,
+    length: int | None = None,
 ) -> StudyReport:
     check_whole(2, samples=samples)
     check_whole(0, seed=seed, ngram=ngram)
@@ -141,9 +151,10 @@ def _study(
     label = None if label is None else label.to(model.device)
     judge, real = fit_judge(model, model_data(model) if data is None else data, ngram)
     rows: list[dict[str, Any]] = []
+    canvas = model.empty_canvas(samples, seed, length=length)
     for sampler in tqdm(chosen, desc="samplers", unit="sampler"):
         with evaluation_mode(model):
-            rows.append(_measure(model, sampler, judge, samples, label, seed))
+            rows.append(_measure(model, sampler, judge, canvas, label, seed, bound=not real))
             if what == "precision":
                 rows[-1]["temperature"] = _temperature(model, sampler, samples, label, seed)
         tqdm.write(brief(rows[-1]), sys.stderr)  # at once: a study that is cut short has shown what it found
@@ -156,6 +167,8 @@ def _study(
         "labels": None if label is None else label.tolist(),
         "guidance": guidance,
         "judge": f"{len(judge.tables)}-gram, Witten-Bell, of up to 200,000 training examples" if judge else None,
+        "bound": None if real else f"the model's own, nats per drawn token, {BOUND_DRAWS} draws",
+        "length": length,
         "entropy": "of each example's own histogram of tokens, nats",
         "error": "standard error over examples",
         "network": describe(model.network),
@@ -166,9 +179,9 @@ def _study(
     return StudyReport(tuple(rows), protocol, model.codec.unit)
 
 
-def _samplers(model: MaskedDiffusion) -> list[Sampler]:
+def _samplers(model: MaskedDiffusion, length: int | None = None) -> list[Sampler]:
     """Return samplers of every kind that fit a model, at three budgets of calls."""
-    length = math.prod(model.shape)
+    length = length or math.prod(model.shape)
     if isinstance(model.schedule, TokenPolynomial):
         frozen = [TokenFirstHitting(model.schedule, form) for form in ("thinned", "frozen")]
         budgets = sorted({max(1, length // 16), max(1, length // 4), length})
@@ -237,20 +250,29 @@ def _figures(x: Tokens, judge: NGram | None, vocab_size: int) -> dict[str, Figur
 
 
 def _measure(
-    model: MaskedDiffusion, sampler: Sampler, judge: NGram | None, samples: int, label: Labels | None, seed: int
+    model: MaskedDiffusion,
+    sampler: Sampler,
+    judge: NGram | None,
+    canvas: Tokens,
+    label: Labels | None,
+    seed: int,
+    *,
+    bound: bool,
 ) -> dict[str, Any]:
-    """Draw examples and return a row of the table."""
-    network, shared = model.network, isinstance(sampler, GumbelAncestral)
-    canvas = model.empty_canvas(samples, seed)
+    """Draw a canvas and return a row of the table."""
+    network, shared, samples = model.network_for(canvas), isinstance(sampler, GumbelAncestral), len(canvas)
     generator = seeded(seed, device=model.device) if shared else generators(seed, samples)
     start = time.perf_counter()
     *_, state = sampler.trajectory(network, canvas, label, generator=generator)
-    return {
-        "sampler": short_name(sampler),
-        "calls": state.calls.double().mean().item(),
-        "seconds_per_example": (time.perf_counter() - start) / samples,
-        **_figures(state.x.cpu(), judge, network.vocab_size),
-    }
+    seconds = (time.perf_counter() - start) / samples
+    figures = _figures(state.x.cpu(), judge, network.vocab_size)
+    if bound:
+        drawn = canvas == network.mask_id
+        own = [seeded(seed, 3, i, device=model.device) for i in range(BOUND_DRAWS * samples)]
+        nats = model.nelbo(state.x, label, draws=BOUND_DRAWS, given=~drawn, generator=own)
+        figures["bound"] = Figure.of(mean_error(nats.cpu() / drawn.flatten(1).sum(1).cpu()))
+    calls = state.calls.double().mean().item()
+    return {"sampler": short_name(sampler), "calls": calls, "seconds_per_example": seconds, **figures}
 
 
 def _temperature(model: MaskedDiffusion, sampler: Any, samples: int, label: Labels | None, seed: int) -> Figure | None:

@@ -1,8 +1,9 @@
 """The generation procedures published with LLaDA and Dream, with the settings that their authors recommend.
 
-Neither is exact with these settings, even with an exact network (see `SurestFirst`). `llada(temperature=1,
-remasking="random")` is, with one token per step. Left out are LLaDA's classifier-free guidance, which masks the prompt,
-its options for the end token, and Dream's `alg_temp`: they are off in the recommended settings.
+Neither is exact with these settings, even with an exact network (see `SurestFirst`): they search for likely samples.
+`llada(temperature=1.0, remasking="random")` with one token per step is exact. Left out are LLaDA's classifier-free
+guidance, which masks the prompt, its options for the end token, and Dream's `alg_temp`: they are off in the recommended
+settings.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,7 @@
 """Checks of class and option names that take no time: a mistyped name is said before torch is imported."""
 
 import re
+from argparse import ArgumentError
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -121,3 +122,26 @@ def unknown_classes(given: Iterable[tuple[str, str | None]]) -> list[str]:
     """Return the names, without a module, of classes that are not unmask's."""
     options = [(name, value) for name, value in given if value and name.rpartition(".")[2] in BASES]
     return [value for name, value in options if value and value.isidentifier() and value not in choices_of(name)]
+
+
+def imports_last(arguments: list[str]) -> list[str]:
+    """Move `--import MODULE`, wherever it stands, to the end: models and configurations come first."""
+    rest: list[str] = []
+    imports: list[str] = []
+    left = iter(arguments)
+    for argument in left:
+        if argument == "--import":
+            module = next(left, "")
+            if not module or module.startswith("-"):
+                raise ArgumentError(None, "--import needs the name of a module, or of a .py file")
+            imports += [argument, module]
+        else:
+            (imports if argument.startswith("--import=") else rest).append(argument)
+    return [*rest, *imports]
+
+
+def check_numbers(settings: Iterable[tuple[str, Any]]) -> None:
+    """Raise an ArgumentError for a whole number, among settings by name, that no tensor can hold."""
+    for name, value in settings:
+        if isinstance(value, int) and value.bit_length() > 63:
+            raise ArgumentError(None, f"--{name.replace('.init_args', '')}: {value} is too large")
