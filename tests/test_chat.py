@@ -1,6 +1,7 @@
 """Conversations: the tokens of transformers' own templates, answers alone, and templates that may do nothing else."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from unmask.cli.main import main
 from unmask.codecs.tokenizer import Tokenizer
 from unmask.codecs.tokenizer_files import load_tokenizer
 from unmask.data.corpus import Corpus
+from unmask.networks.transformer import Transformer
 
 LLAMA = (
     "{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = '<|start_header_id|>' + "
@@ -127,6 +129,26 @@ def test_a_saved_codec_can_still_chat(tmp_path: Path) -> None:
     (tmp_path / "twice").mkdir()
     twice = again.saved(tmp_path / "twice").opened(tmp_path / "twice")
     assert twice.encode_chat(TALK).tolist() == codec.encode_chat(TALK).tolist()
+
+
+def test_a_tokenizer_of_the_hub_brings_its_template(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_chat(tmp_path, CHATML)
+    monkeypatch.setattr("unmask.codecs.tokenizer_files.snapshot_download", lambda name, **_: str(folder))
+    codec = Tokenizer.from_folder("somebody/chat")
+    assert codec.encode_chat(TALK).tolist() == Tokenizer.from_folder(folder).encode_chat(TALK).tolist()
+
+
+def test_a_model_does_not_inherit_a_template(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chat, plain = Tokenizer.from_folder(write_chat(tmp_path, LLAMA)), Tokenizer(str(tmp_path / "pair"))
+    moved, replace = [], os.replace
+    for codec in (chat, plain, chat):
+        network = Transformer(codec.vocab_size, (8,), width=8, depth=1, heads=1)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", lambda a, b: (moved.append(Path(b).name), replace(a, b))[1])
+            unmask.MaskedDiffusion(network, codec).save_pretrained(tmp_path / "m")
+        assert moved[-1] == "config.json"
+        found = unmask.load(tmp_path / "m").codec
+        assert isinstance(found, Tokenizer) and found.chat_template == codec.chat_template
 
 
 def test_a_conversation_is_answered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

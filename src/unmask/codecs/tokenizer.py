@@ -17,7 +17,7 @@ from torch import Tensor
 from unmask.codecs.base import check_batch
 from unmask.codecs.chat import Message, read_template, render
 from unmask.codecs.text import Text, check_text
-from unmask.codecs.tokenizer_files import ENDS, PAIRS, TOKENIZER, fingerprint, load_tokenizer, read_roles
+from unmask.codecs.tokenizer_files import ENDS, PAIRS, TOKENIZER, find_source, fingerprint, load_tokenizer, read_roles
 from unmask.codecs.vocabularies import library_errors
 from unmask.storage.files import replacing
 from unmask.storage.folders import TEMPLATE
@@ -211,9 +211,11 @@ class Tokenizer(Text):
     @cached_property
     def chat_template(self) -> str | None:
         """How a conversation becomes a text (see `unmask.codecs.chat`); None for a tokenizer without one."""
-        path = Path(self.source)
-        folder = path if path.is_dir() else path.parent
-        return read_template(folder) if path.exists() else None
+        try:
+            path = find_source(self.source)
+        except FileNotFoundError:
+            return None
+        return read_template(path if path.is_dir() else path.parent)
 
     @cached_property
     def _with_special(self) -> tokenizers.Tokenizer:

@@ -146,7 +146,10 @@ def finish_saving(folder: Path) -> None:
     """Move files that were saved to where they belong, if a kill has kept who saved them from it."""
     saved = folder / SAVED
     if saved.is_dir():
-        for path in sorted(saved.iterdir(), reverse=True):  # config.json after the others
+        config = saved / CONFIG
+        if config.is_file() and SUMS[TEMPLATE] not in read_object(config):
+            (folder / TEMPLATE).unlink(missing_ok=True)  # of an earlier model
+        for path in sorted(saved.iterdir(), key=lambda path: path.name == CONFIG):  # config.json after the others
             with suppress(FileNotFoundError):  # another process was faster
                 os.replace(path, folder / path.name)
         with suppress(FileNotFoundError):
