@@ -2,15 +2,36 @@
 
 import os
 import sys
+from functools import partial
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
-from jaxtyping import install_import_hook
+from jaxtyping import _import_hook, install_import_hook
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one core for each worker, and for the processes that it starts
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
+
+
+class Loader(_import_hook._JaxtypingLoader):
+    """Keep the checked bytecode apart as jaxtyping does, but not that of all which a module imports.
+
+    Else torch, lightning and the others are compiled anew in every process: 20 seconds.
+    """
+
+    exec_module = SourceFileLoader.exec_module
+
+    def get_code(self, fullname: str) -> Any:
+        cache = partial(_import_hook._optimized_cache_from_source, self._typechecker.get_hash())
+        with patch("importlib._bootstrap_external.cache_from_source", cache):
+            return super().get_code(fullname)
+
+
+_import_hook._JaxtypingLoader = Loader
 install_import_hook("unmask", "beartype.beartype")
 sys.path.insert(0, str(Path(__file__).parent))
 
