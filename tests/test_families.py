@@ -408,6 +408,8 @@ def test_a_masked_language_model_in_every_command(
         (lambda f: edit(f / "config.json", d_model="x"), "config.json"),
         (lambda f: edit(f / "config.json", d_model=64), "config.json"),
         (lambda f: edit(f / "config.json", n_layers=3), "missing"),
+        (lambda f: edit(f / "config.json", n_layers=10**6), "many more parameters"),
+        (lambda f: edit(f / "config.json", mlp_hidden_size=10**9), "many more parameters"),
         (lambda f: edit(f / "config.json", n_layers=1), "unknown"),
         (lambda f: edit(f / "config.json", block_type="sequential"), "block_type: 'sequential' is not read"),
         (lambda f: edit(f / "config.json", mask_token_id=10**6), "mask"),

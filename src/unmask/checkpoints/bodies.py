@@ -22,6 +22,7 @@ from unmask.networks.pretrained import (
     quiet,
     read_settings,
 )
+from unmask.storage.model_files import bounded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -138,7 +139,7 @@ def fill_model(settings: Config, state: Weights, path: Path, where: Path) -> Any
     dtype = next((value.dtype for value in state.values() if value.is_floating_point()), torch.float32)
     try:
         wanted = read_settings(settings)
-        with quiet():
+        with quiet(), bounded(state, path):
             model, report = kind.from_pretrained(
                 None, config=wanted, state_dict=state, dtype=dtype, output_loading_info=True
             )
