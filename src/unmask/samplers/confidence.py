@@ -94,23 +94,24 @@ class SurestFirst(Unmasking):
         step = 0
         while left.any():
             rows = self.active_examples(n, left, step)
-            if rows.any():
+            examples = rows.nonzero().squeeze(1)
+            if len(examples):
                 u, u_token = uniform_rows((2, *x.shape[1:]), rows, generator).unbind(1)
-                at, here = masked[rows], x[rows]
-                noise = span.noise((left.double() / n.clamp(min=1)).unsqueeze(1))[rows, 0]
-                logits = self.predict(network, here, noise, None if label is None else label[rows], at)
+                at, here = masked[examples], x[examples]
+                noise = span.noise((left.double() / n.clamp(min=1)).unsqueeze(1))[examples, 0]
+                logits = self.predict(network, here, noise, None if label is None else label[examples], at)
                 filtered = filter_logits(logits, self.temperature, self.top_k, self.top_p)
                 token = categorical(filtered, u_token[at])
                 check_drawn(token, network.mask_id, span.steps_before + step + 1)
-                chosen = self.choose(DrawnTokens(at, logits, filtered, token, u), n[rows], step)
+                chosen = self.choose(DrawnTokens(at, logits, filtered, token, u), n[examples], step)
                 here = torch.where(chosen, here.masked_scatter(at, token), here)
-                x = x.index_put((rows.nonzero().squeeze(1),), here)
+                x = x.index_put((examples,), here)
                 masked = span.wanted & (x == network.mask_id)
                 left = masked.flatten(1).sum(1)
                 calls = calls + self.evaluations * rows
             noise = span.noise((left.double() / n.clamp(min=1)).unsqueeze(1)).squeeze(1)
             state = State(x, self.clock(noise), calls)
-            if self.corrections and rows.any():
+            if self.corrections and len(examples):
                 state = self.correct(network, state, span, rows, noise, label, generator, span.steps_before + step + 1)
                 x, _, calls = state
             yield state

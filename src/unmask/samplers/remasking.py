@@ -105,9 +105,10 @@ class Remasking(Sampler):
             at = masked & (u_position < reveal.view(-1, *[1] * (x.dim() - 1)))
             masked_again = wanted & ~masked & (u_position < remask)
             rows = at.flatten(1).any(1)
-            if rows.any():
-                noise = rate[k].expand(len(x))[rows]
-                logits = self.token_logits(network, x[rows], noise, None if label is None else label[rows], at[rows])
+            examples = rows.nonzero().squeeze(1)
+            if len(examples):
+                noise, labels = rate[k].expand(len(examples)), None if label is None else label[examples]
+                logits = self.token_logits(network, x[examples], noise, labels, at[examples])
                 token = categorical(logits, u_token[at])
                 check_drawn(token, network.mask_id, k + 1)
                 x = x.masked_scatter(at, token)

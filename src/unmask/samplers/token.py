@@ -80,11 +80,11 @@ class TokenAncestral(TokenSampler):
         yield State(x, t[:1].expand(len(x)), calls)
         for k in range(self.steps):
             rows = masked.flatten(1).any(1)
+            examples = rows.nonzero().squeeze(1)
             u = uniform(tuple(x.shape), generator, x.device)
-            if rows.any():
-                at = masked[rows]
-                noise = t[k].expand(len(at))
-                logits = self.token_logits(network, x[rows], noise, None if label is None else label[rows], at)
+            if len(examples):
+                noise, labels = t[k].expand(len(examples)), None if label is None else label[examples]
+                logits = self.token_logits(network, x[examples], noise, labels, masked[examples])
                 p = logits.softmax(-1, dtype=torch.float64)
                 reveal = p * -torch.expm1(w * (t[k + 1] / t[k]).log())
                 stay = (1 - reveal.sum(1, keepdim=True)).clamp(min=0) * (t[k + 1] > 0)  # exactly 0 in the last step
@@ -164,16 +164,19 @@ class TokenFirstHitting(TokenSampler):
         step: int,
     ) -> tuple[Tensor, Tensor]:
         """Propose one reveal in each of the unfinished examples `rows`, and accept or reject it."""
-        wait, place, choice, accept = uniform((len(x), 4), generator, x.device)[rows].unbind(1)
-        masked = (x == network.mask_id).flatten(1)[rows]
+        examples = rows.nonzero().squeeze(1)
+        wait, place, choice, accept = uniform((len(x), 4), generator, x.device)[examples].unbind(1)
+        masked = (x == network.mask_id).flatten(1)[examples]
         n = masked.sum(1)
-        tau = tau.masked_scatter(rows, tau[rows] - torch.log1p(-wait) / (n * w.max()))
+        tau = tau.masked_scatter(rows, tau[examples] - torch.log1p(-wait) / (n * w.max()))
         at = flag_of_rank(masked.view(-1, *x.shape[1:]), (place * n).long())
-        logits = self.token_logits(network, x[rows], (-tau[rows]).exp(), None if label is None else label[rows], at)
+        logits = self.token_logits(
+            network, x[examples], (-tau[examples]).exp(), None if label is None else label[examples], at
+        )
         token = categorical(logits, choice)
         check_drawn(token, network.mask_id, step)
         token = torch.where(accept < w[token] / w.max(), token, network.mask_id)
-        return x.masked_scatter(rows.view(-1, *[1] * (x.dim() - 1)), x[rows].masked_scatter(at, token)), tau
+        return x.masked_scatter(rows.view(-1, *[1] * (x.dim() - 1)), x[examples].masked_scatter(at, token)), tau
 
     def _frozen_step(
         self,
@@ -187,10 +190,13 @@ class TokenFirstHitting(TokenSampler):
         step: int,
     ) -> tuple[Tensor, Tensor]:
         """Reveal in each of the unfinished examples `rows` the position of the shortest waiting time."""
-        choice, wait = uniform((len(x), 2, *x.shape[1:]), generator, x.device)[rows].unbind(1)
-        here = x[rows]
+        examples = rows.nonzero().squeeze(1)
+        choice, wait = uniform((len(x), 2, *x.shape[1:]), generator, x.device)[examples].unbind(1)
+        here = x[examples]
         at = here == network.mask_id
-        logits = self.token_logits(network, here, (-tau[rows]).exp(), None if label is None else label[rows], at)
+        logits = self.token_logits(
+            network, here, (-tau[examples]).exp(), None if label is None else label[examples], at
+        )
         token = categorical(logits, choice[at])
         check_drawn(token, network.mask_id, step)
         times = torch.full(at.shape, math.inf, dtype=torch.float64, device=x.device)
@@ -199,4 +205,4 @@ class TokenFirstHitting(TokenSampler):
         found = here.masked_scatter(at, token).flatten(1).gather(1, winner.unsqueeze(1))
         here = here.flatten(1).scatter(1, winner.unsqueeze(1), found).view_as(here)
         spread = rows.view(-1, *[1] * (x.dim() - 1))
-        return x.masked_scatter(spread, here), tau.masked_scatter(rows, tau[rows] + first)
+        return x.masked_scatter(spread, here), tau.masked_scatter(rows, tau[examples] + first)

@@ -122,15 +122,17 @@ class Unmasking(Sampler):
             step: number of the step, for error messages.
         """
         x, t, calls = state
+        examples = rows.nonzero().squeeze(1)
         for _ in range(self.corrections):
-            revealed = span.masked & (x != network.mask_id)
+            revealed = (span.masked & (x != network.mask_id))[examples]
             place, u = uniform_rows((2,), rows, generator).unbind(1)
-            at = flag_of_rank(revealed[rows], (place * revealed[rows].flatten(1).sum(1)).long())
-            here = x[rows].masked_fill(at, network.mask_id)
-            logits = self.token_logits(network, here, noise[rows], None if label is None else label[rows], at)
+            at = flag_of_rank(revealed, (place * revealed.flatten(1).sum(1)).long())
+            here = x[examples].masked_fill(at, network.mask_id)
+            labels = None if label is None else label[examples]
+            logits = self.token_logits(network, here, noise[examples], labels, at)
             token = categorical(logits, u)
             check_drawn(token, network.mask_id, step)
-            x = x.index_put((rows.nonzero().squeeze(1),), here.masked_scatter(at, token))
+            x = x.index_put((examples,), here.masked_scatter(at, token))
             calls = calls + self.evaluations * rows
         return State(x, t, calls)
 
