@@ -41,7 +41,7 @@ class InOrder(Planned):
         size = wanted[0].numel()
         if self.order is not None and len(self.order) != size:
             raise ValueError(f"order has {len(self.order)} positions, the canvas {size}")
-        order = torch.arange(size) if self.order is None else torch.tensor(self.order)
+        order = torch.arange(size, device=v.device) if self.order is None else torch.tensor(self.order, device=v.device)
         priority = -order.argsort().to(v).view(wanted.shape[1:]).expand_as(v) + size
         rank = sort_descending(priority, wanted)[1]
         n = wanted.flatten(1).sum(1, keepdim=True)
