@@ -302,7 +302,7 @@ def test_likelihood(schedule: Any, waits: Counter[str]) -> None:
 
 def test_studies(waits: Counter[str], monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = [unmask.InOrder(tokens_per_call=16), unmask.Remasking(steps=2), unmask.MostConfident(steps=2)]
-    monkeypatch.setattr("unmask.evaluation.study._samplers", lambda _: chosen)
+    monkeypatch.setattr("unmask.evaluation.study._samplers", lambda *_: chosen)
     few: Any = {"ngram": 1, "samples": 2, "label": torch.tensor([0, 10])}
     check_same(study_samplers(move(images(10)), Digits(), **few), study_samplers(images(10), Digits(), **few))
     check_same(*(study_precision(m, Digits(), steps=(4,), **few) for m in (move(images(10)), images(10))))
