@@ -165,6 +165,15 @@ def register() -> None:
         def is_available(self) -> bool:
             return in_use
 
+        def device_count(self) -> int:
+            return int(in_use)
+
+        def get_rng_state(self, device: Any = None) -> torch.Tensor:
+            return torch.get_rng_state()
+
+        def set_rng_state(self, state: torch.Tensor, device: Any = None) -> None:
+            torch.set_rng_state(state)
+
         def get_amp_supported_dtype(self) -> list[torch.dtype]:
             return [torch.bfloat16]
 
