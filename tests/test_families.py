@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -15,7 +16,8 @@ from test_pretrained import OTHER, SMALL
 from unmask.cli.main import main
 from unmask.codecs.tokenizer import Tokenizer
 from unmask.codecs.tokenizer_files import load_tokenizer
-from unmask.networks.pretrained import Pretrained, build_model
+from unmask.networks.pretrained import Pretrained
+from unmask.networks.transformers_models import build_model
 
 WIDTH, DEPTH, HEADS, GROUPS, HIDDEN, LENGTH = 32, 2, 4, 2, 48, 40
 
@@ -358,6 +360,8 @@ def test_an_exported_model_comes_back(tmp_path: Path, bpe: Path) -> None:
     weights = draw(dream_shapes(rows))
     model = unmask.load(write(tmp_path / "m", bpe, dream_config(rows, mask), weights))
     unmask.export(model, tmp_path / "plain")
+    theirs = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path / "plain")
+    assert (theirs.mask_token_id, theirs.model_max_length) == (mask, 2048)
     again = unmask.load(tmp_path / "plain")
     assert again.about["layout"] == "bidirectional decoder"
     check(again, dream, weights, mask, shifted=True)
@@ -394,6 +398,19 @@ def test_a_masked_language_model_in_every_command(
     assert "nats" in capsys.readouterr().out
 
 
+def test_what_a_tokenizer_does_not_know_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "letters"
+    folder.mkdir()
+    (folder / "vocab.txt").write_text("\n".join(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"ACDEFG")))
+    (tmp_path / "a.txt").write_text("ACDX\nXXG\n")
+    command = ["prepare", str(tmp_path / "a.txt"), "--tokenizer", str(folder), "--boundary", "line", "--out"]
+    assert main([*command, str(tmp_path / "c")]) == 0
+    assert "note: 3 of 7 tokens are [UNK]" in capsys.readouterr().err
+    (tmp_path / "a.txt").write_text("ACD\nG\n")
+    assert main([*command, str(tmp_path / "d")]) == 0
+    assert "[UNK]" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -411,6 +428,12 @@ def test_a_masked_language_model_in_every_command(
         (lambda f: edit(f / "config.json", n_layers=10**6), "many more parameters"),
         (lambda f: edit(f / "config.json", mlp_hidden_size=10**9), "many more parameters"),
         (lambda f: edit(f / "config.json", n_layers=1), "unknown"),
+        (
+            lambda f: edit(f / "config.json", mlp_hidden_size=HIDDEN + 8),
+            f"has shape ({WIDTH}, {HIDDEN}), config.json says",
+        ),
+        (lambda f: edit(f / "config.json", mask_token_id="abc"), "mask_token_id must be"),
+        (lambda f: (f / "adapter_config.json").write_text("{}"), "adapter"),
         (lambda f: edit(f / "config.json", block_type="sequential"), "block_type: 'sequential' is not read"),
         (lambda f: edit(f / "config.json", mask_token_id=10**6), "mask"),
         (lambda f: drop(f / "config.json", "mask_token_id", f / "tokenizer_config.json"), "mask token"),
@@ -427,6 +450,37 @@ def test_what_is_damaged_costs_one_line(tmp_path: Path, bpe: Path, damage: Any, 
     assert said in str(found.value)
     assert str(folder) in str(found.value)
     assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("length", [0, LENGTH + 3])
+def test_a_length_that_the_model_has_no_positions_for_is_refused(tmp_path: Path, bpe: Path, length: int) -> None:
+    _, config, weights = published("bert", Tokenizer.from_folder(bpe).vocab_size)
+    folder = write(tmp_path / "m", bpe, config, weights)
+    with pytest.raises(ValueError, match=f"positions for {LENGTH} tokens; got {length}"):
+        unmask.load(folder, length=length)
+    assert unmask.load(folder, length=LENGTH).shape == (LENGTH,)
+
+
+def test_a_masked_model_that_is_a_decoder_is_refused(tmp_path: Path, bpe: Path) -> None:
+    _, config, weights = published("bert", Tokenizer.from_folder(bpe).vocab_size)
+    folder = write(tmp_path / "m", bpe, config | {"is_decoder": True}, weights)
+    with pytest.raises(ValueError, match="is_decoder: true sees what is to the left alone"):
+        unmask.load(folder)
+
+
+def test_weights_that_hold_code_are_refused_in_our_words(tmp_path: Path, bpe: Path) -> None:
+    _, config, weights = published("bert", Tokenizer.from_folder(bpe).vocab_size)
+    folder = write(tmp_path / "m", bpe, config, weights)
+    (folder / "model.safetensors").unlink()
+    torch.save({"x": Harm()}, folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="could run code; it is not read") as found:
+        unmask.load(folder)
+    assert "weights_only" not in str(found.value)
+
+
+class Harm:
+    def __reduce__(self) -> Any:
+        return exec, ("raise SystemExit('run')",)
 
 
 def cut(path: Path) -> None:

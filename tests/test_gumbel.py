@@ -92,7 +92,7 @@ def test_the_exact_draw_passes_at_probabilities_of_1e_minus_9(device: torch.devi
     p[100], p[200] = 0.7, 0.0
     p[200] = 1 - p.sum()
     tail = p[201:].sum()
-    w = uniform((6_400,), seeded(0), device)  # 100 for each of the 64 counts
+    w = uniform((20_000,), seeded(0), device)
     for dtype in (torch.float32, torch.float64):
         logits = p.log().to(dtype)
         q = logits.double().softmax(0)

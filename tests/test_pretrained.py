@@ -13,7 +13,8 @@ from torch import Tensor
 
 import unmask
 from unmask.networks.base import Positions
-from unmask.networks.pretrained import DECODERS, MASKED, Pretrained, build_model, model_class
+from unmask.networks.pretrained import Pretrained
+from unmask.networks.transformers_models import DECODERS, MASKED, build_model, model_class
 from unmask.objectives.scalar import TimeFreeELBO
 
 V, ROWS, LENGTH, MASK = 30, 36, 24, 4
@@ -226,6 +227,11 @@ def test_the_bound_is_the_mean_of_the_chain_rule_over_all_orders() -> None:
         ({"model_type": "moonshine"}, "not known to work"),
         ({"model_type": "llama"}, "is_causal: false"),
         ({"model_type": "bert", "hidden_size": 33}, "cannot have these settings"),
+        ({"model_type": "bert", "hidden_size": "wide"}, "cannot have these settings"),
+        ({"model_type": "bert", "hidden_act": "os.system"}, "KeyError"),
+        ({"model_type": "bert", "is_decoder": True}, "sees what is to the left alone"),
+        ({"model_type": "roberta", "is_decoder": True}, "sees what is to the left alone"),
+        ({"model_type": "bert", "is_decoder": True, "add_cross_attention": True}, "sees what is to the left alone"),
         ({"model_type": "gemma3_text", "is_causal": False, "final_logit_softcapping": 30.0}, "softcapping"),
     ],
 )
@@ -266,6 +272,29 @@ def test_a_config_names_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert not bad.keys() & network.body.keys()
     assert network.model.config._attn_implementation in ("sdpa", "eager")
     assert "evil" not in json.dumps(network.body)
+
+
+@pytest.mark.parametrize("model_type", MASKED + DECODERS)
+@torch.no_grad()
+def test_a_token_at_the_end_is_seen_from_the_beginning(model_type: str) -> None:
+    network = Pretrained(V, (LENGTH,), body=random_model(model_type), mask=MASK, special=SPECIAL).eval()
+    x = tokens(1, 7)
+    other = x.clone()
+    other[0, -1] = 5 + (int(x[0, -1]) - 4) % (V - 5)
+    assert not torch.allclose(network(other)[0, 0, KEPT], network(x)[0, 0, KEPT], rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_call_returns_and_keeps_nothing_more(tmp_path: Path) -> None:
+    """Whatever config.json says: no keys and values of a decoder, no tensors of every layer, no tuples."""
+    more = {"return_dict": False, "use_cache": True, "output_attentions": True, "output_hidden_states": True}
+    for model_type in ("llama", "gpt2", "bert"):
+        network = Pretrained(V, (LENGTH,), body=settings(model_type) | more, mask=MASK).eval()
+        found = network.model(input_ids=tokens(1, 5))
+        assert [name for name, value in found.items() if value is not None] == ["logits"]
+    given = random_model("bert")
+    given.config.return_dict = False
+    assert Pretrained(V, (LENGTH,), body=given, mask=MASK).eval()(tokens(1, 5)).shape == (1, 5, V)
 
 
 @torch.no_grad()

@@ -29,31 +29,11 @@ def random_weights(layout: Any) -> dict[str, Tensor]:
 
 
 def config(layout: str) -> dict[str, Any]:
-    if layout == "mdlm":
-        sizes = {
-            "hidden_dim": WIDTH,
-            "cond_dim": CONDITION,
-            "n_blocks": DEPTH,
-            "n_heads": HEADS,
-            "model_length": LENGTH,
-        }
-        return {"model_type": "mdlm", "vocab_size": ROWS, "time_conditioning": False, "dropout": 0.1, **sizes}
-    if layout == "bd3lm":
-        sizes = {
-            "hidden_dim": WIDTH,
-            "cond_dim": CONDITION,
-            "n_blocks": DEPTH,
-            "n_heads": HEADS,
-            "model_length": LENGTH,
-        }
-        flags = {
-            "adaln": False,
-            "cross_attn": True,
-            "attn_backend": "flex",
-            "time_conditioning": False,
-            "causal": False,
-        }
-        return {"model_type": "bd3lm", "vocab_size": ROWS, "block_size": LENGTH, **sizes, **flags}
+    if layout in ("mdlm", "bd3lm"):
+        found = {"model_type": layout, "vocab_size": ROWS, "time_conditioning": False, "dropout": 0.1}
+        found |= {"hidden_dim": WIDTH, "cond_dim": CONDITION, "n_blocks": DEPTH, "n_heads": HEADS}
+        one_block = {"adaln": False, "cross_attn": True, "attn_backend": "flex", "causal": False, "block_size": LENGTH}
+        return found | {"model_length": LENGTH} | (one_block if layout == "bd3lm" else {})
     model = {"hidden_size": WIDTH, "cond_dim": CONDITION, "length": LENGTH, "n_blocks": DEPTH, "n_heads": HEADS}
     if layout == "sedd":
         noise = {"type": "loglinear", "sigma_min": 1e-4, "sigma_max": 20}

@@ -29,9 +29,15 @@ def export(model: Saved, folder: Path | str) -> None:
         network.export(temporary)
         if isinstance(codec, Tokenizer):
             codec.saved(temporary)
-            names = {"mask_token": codec.mask_token, "pad_token": codec.padding_token, "eos_token": codec.end_token}
-            settings = {"tokenizer_class": "PreTrainedTokenizerFast"} | {
-                k: v for k, v in names.items() if v is not None
+            names = {
+                "mask_token": codec.mask_token,
+                "pad_token": codec.padding_token,
+                "eos_token": codec.end_token,
+                "unk_token": codec.unknown_token,
+                "cls_token": codec.before[0] if codec.before else None,
+                "sep_token": codec.after[-1] if codec.after else None,
             }
+            known = {role: token for role, token in names.items() if token is not None}
+            settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": network.shape[0]} | known
             text = json.dumps(settings, indent=2, ensure_ascii=False)
             (temporary / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")

@@ -13,14 +13,15 @@ import torch
 from unmask.checkpoints.families import LEFT_TO_RIGHT, Config, Family, Weights, find_family
 from unmask.checkpoints.reading import read_weights
 from unmask.codecs.tokenizer import Tokenizer
-from unmask.networks.pretrained import (
+from unmask.networks.pretrained import SHIFTED, Pretrained
+from unmask.networks.transformers_models import (
     DECODERS,
-    SHIFTED,
-    Pretrained,
+    check_config,
     input_embedding,
     model_class,
     quiet,
     read_settings,
+    said_of,
 )
 from unmask.storage.model_files import bounded
 
@@ -43,6 +44,9 @@ OFFSET = (
     "xlm-roberta-xl",
 )
 """Kinds whose positions begin after that of the padding."""
+ROTARY = ("eurobert", "modernbert", "nomic_bert", *(kind for kind in DECODERS if kind != "gpt2"))
+"""Kinds that have no table of positions, which takes no longer sequence."""
+ADAPTER = "adapter_config.json"
 
 
 def load(
@@ -75,10 +79,14 @@ def load(
     causal = bidirectional and config.get("model_type") in DECODERS and config.get("is_causal", True) is not False
     family = LEFT_TO_RIGHT if causal else find_family(config, lambda: read_weights(folder)[1], where)
     path, weights = read_weights(folder)
+    if (path.parent / ADAPTER).is_file():
+        raise ValueError(f"{path.parent / ADAPTER}: adapters are not read; merge it first (merge_and_unload)")
     with naming(where, family):
         settings = family.settings(config, weights)
         state = family.weights(weights, settings)
         known = family.mask(config, weights)
+        if known is not None and type(known) is not int:
+            raise ValueError(f"mask_token_id must be the number of a token, got {known!r:.40}")
     codec = Tokenizer.from_folder(folder.parent if folder.is_file() else folder, tokenizer)
     model = fill_model(settings, state, path, where)
     mask = codec.mask if known is None else known
@@ -89,7 +97,7 @@ def load(
     with naming(where, family):
         network = Pretrained(
             codec.vocab_size,
-            (length or longest(model.config, family),),
+            (fit_length(length, model.config, family),),
             body=model,
             mask=mask,
             special=tuple(token for token in codec.special if token != mask) if family.special else (),
@@ -120,13 +128,22 @@ def add_mask(model: PreTrainedModel, token: int) -> int:
     return token
 
 
-def longest(config: PreTrainedConfig, family: Family) -> int:
-    """Return the length of the longest sequence that a model takes, or was trained on."""
+def fit_length(length: int | None, config: PreTrainedConfig, family: Family) -> int:
+    """Return the length of the longest sequence: the one that is asked for, or that the model was trained on.
+
+    Raises:
+        ValueError: the model has no positions for it, or does not say how many it has.
+    """
     rows = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
     if not isinstance(rows, int):
-        raise ValueError("config.json has no max_position_embeddings: --length N says how long sequences may be")
+        raise ValueError("config.json has no max_position_embeddings, the length of the longest sequence")
     rows -= config.pad_token_id + 1 if config.model_type in OFFSET else 0
-    return min(rows, family.length or rows)
+    if length is None:
+        return min(rows, family.length or rows)
+    rotary = config.model_type in ROTARY or getattr(config, "position_embedding_type", None) == "rotary"
+    if length < 1 or (length > rows and not rotary):
+        raise ValueError(f"length must be at least 1, and the model has positions for {rows} tokens; got {length}")
+    return length
 
 
 def fill_model(settings: Config, state: Weights, path: Path, where: Path) -> Any:
@@ -135,18 +152,26 @@ def fill_model(settings: Config, state: Weights, path: Path, where: Path) -> Any
     Raises:
         ValueError: a tensor is missing, unknown or of a wrong shape; or settings that the model refuses.
     """
-    kind: Any = model_class(settings["model_type"])
     dtype = next((value.dtype for value in state.values() if value.is_floating_point()), torch.float32)
     try:
         wanted = read_settings(settings)
+        check_config(wanted)
+        kind: Any = model_class(wanted.model_type)
         with quiet(), bounded(state, path):
             model, report = kind.from_pretrained(
-                None, config=wanted, state_dict=state, dtype=dtype, output_loading_info=True
+                None,
+                config=wanted,
+                state_dict=state,
+                dtype=dtype,
+                ignore_mismatched_sizes=True,  # they are named below
+                output_loading_info=True,
             )
     except ImportError:
         raise
-    except Exception as error:  # whatever the package raises for settings and shapes that do not fit each other
-        raise ValueError(f"{where}, {path.name}: {' '.join(str(error).split())[:300]}") from None
+    except Exception as error:  # whatever the package raises for settings that do not fit each other
+        raise ValueError(f"{where}, {path.name}: {said_of(error)}") from None
+    for name, found, expected in sorted(report["mismatched_keys"]):
+        raise ValueError(f"{path}: the tensor {name} has shape {tuple(found)}, {where.name} says {tuple(expected)}")
     for what, names in (("missing", report["missing_keys"]), ("unknown", report["unexpected_keys"])):
         if wrong := sorted(name for name in names if not UNUSED.search(name)):
             raise ValueError(

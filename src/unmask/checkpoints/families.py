@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from unmask.checkpoints.layouts import LAYOUTS
-from unmask.networks.pretrained import DECODERS, MASKED
+from unmask.networks.transformers_models import DECODERS, MASKED
 
 Config = dict[str, Any]
 Weights = dict[str, Tensor]

@@ -69,7 +69,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             with safe_open(path, framework="pt") as file:
                 return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
         weights = torch.load(path, map_location="cpu", weights_only=True, mmap=_can_be_mapped(path))
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except pickle.UnpicklingError:
+        raise ValueError(f"{path}: damaged, or holds more than tensors, which could run code; it is not read") from None
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
         why = " ".join(str(error).split())[:200]
         raise ValueError(f"{path}: damaged, or holds more than tensors: {why}") from None
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):

@@ -38,4 +38,5 @@ def run(arguments: list[str]) -> None:
     model = import_checkpoint(settings.source, settings.out, **options)
     folded = ", its constant modulation folded into the weights" if model.about.get("folded") else ""
     print(f"{settings.out}: {model.about['layout']}, {model.parameter_count:,} parameters{folded}. Next:")
-    print(f"  unmask sample {settings.out}\n  unmask evaluate {settings.out} --data TextFile --data.path FILE")
+    print(f"  unmask sample {settings.out}\n  unmask prepare FILE --tokenizer {settings.out} --out CORPUS")
+    print(f"  unmask evaluate {settings.out} --data Corpus --data.path CORPUS --data.length {model.shape[0]}")

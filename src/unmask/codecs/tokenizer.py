@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
@@ -186,6 +187,13 @@ class Tokenizer(Text):
     def mask(self) -> int | None:
         """The number of the tokenizer's own mask; in canvases V stands for a mask."""
         return None if self.mask_token is None else self._number(self.mask_token)
+
+    @cached_property
+    def unknown_token(self) -> str | None:
+        """What stands for a piece of text that the tokenizer does not know; None: it knows all."""
+        model = json.loads(self.tokenizer.to_str())["model"]
+        number = model.get("unk_id")
+        return model.get("unk_token") if number is None else self.tokenizer.id_to_token(number)
 
     @cached_property
     def special(self) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -96,7 +97,8 @@ def _prepare(source: Source, codec: Tokenizer, folder: Path, key: dict[str, Any]
             path.unlink()
     done = sum(shard.pieces for shard in index.shards)
     with tqdm(desc="cutting into tokens", unit="char", unit_scale=True, delay=2) as bar:
-        cut = _cut(islice(_shown(source, bar), done, None), codec)
+        unknown = Unknown(codec)
+        cut = unknown.counted(_cut(islice(_shown(source, bar), done, None), codec))
         while not index.complete:
             index = _add_shard(index, folder, cut)
             if index.complete and not index.shards:
@@ -111,7 +113,33 @@ def _prepare(source: Source, codec: Tokenizer, folder: Path, key: dict[str, Any]
                     path.write_text("".join(f"{line}\n" for line in left_out), encoding="utf-8")
                 index = replace(index, skipped=len(left_out))
             index.write(folder)
+    unknown.note()
     return index
+
+
+class Unknown:
+    """How many tokens stand for what a tokenizer does not know."""
+
+    def __init__(self, codec: Tokenizer) -> None:
+        self.name = codec.unknown_token
+        self.token = None if self.name is None else codec.tokenizer.token_to_id(self.name)
+        self.found = self.total = 0
+
+    def counted(self, cut: Iterator[tuple[list[int], bool]]) -> Iterator[tuple[list[int], bool]]:
+        """Count the tokens of pieces on their way."""
+        for tokens, last in cut:
+            self.total += len(tokens)
+            self.found += tokens.count(self.token) if self.token is not None else 0
+            yield tokens, last
+
+    def note(self) -> None:
+        """Say how many there were, if any."""
+        if self.found:
+            print(
+                f"unmask: note: {self.found:,} of {self.total:,} tokens are {self.name}, what the tokenizer does not "
+                "know; a masked language model neither learns nor counts them",
+                file=sys.stderr,
+            )
 
 
 def _add_shard(index: Index, folder: Path, cut: Iterator[tuple[list[int], bool]]) -> Index:

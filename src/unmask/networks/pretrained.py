@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -17,69 +16,19 @@ from torch import Tensor, nn
 
 from unmask.networks.base import Positions
 from unmask.networks.head import HeadedNetwork
+from unmask.networks.transformers_models import (
+    build_model,
+    check_config,
+    find_bias,
+    find_output_embedding,
+    input_embedding,
+    plain_settings,
+    quiet,
+)
 from unmask.types import Labels, Times, Tokens
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
-
-MASKED = (
-    "albert",
-    "bert",
-    "camembert",
-    "data2vec-text",
-    "deberta",
-    "deberta-v2",
-    "distilbert",
-    "electra",
-    "ernie",
-    "esm",
-    "eurobert",
-    "megatron-bert",
-    "modernbert",
-    "mpnet",
-    "nomic_bert",
-    "rembert",
-    "roberta",
-    "roberta-prelayernorm",
-    "roformer",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-)
-"""Kinds of masked language models, as `model_type` in their config.json."""
-DECODERS = (
-    "gemma",
-    "gemma3_text",
-    "gpt2",
-    "gpt_neox",
-    "llama",
-    "mistral",
-    "olmo",
-    "olmo2",
-    "olmoe",
-    "phi3",
-    "qwen2",
-    "qwen3",
-    "qwen3_moe",
-    "smollm3",
-    "starcoder2",
-)
-"""Kinds of left-to-right models that see both sides with `is_causal: false` in their config.json."""
-NOT_SETTINGS = (
-    "_attn_implementation",
-    "_attn_implementation_internal",
-    "_name_or_path",
-    "_experts_implementation",
-    "architectures",
-    "attn_implementation",
-    "auto_map",
-    "dtype",
-    "experts_implementation",
-    "quantization_config",
-    "torch_dtype",
-    "transformers_version",
-)
-"""Of a config.json: what does not describe the network, or could name code."""
-
+    from transformers import PreTrainedModel
 
 SHIFTED = "shifted_logits"
 """Of a config.json that was exported: whether position i is predicted at position i − 1."""
@@ -131,12 +80,11 @@ class Pretrained(HeadedNetwork):
         if len(shape) != 1 or shape[0] < 1:
             raise ValueError(f"shape must be (length,), got {shape}")
         model = build_model(body) if isinstance(body, dict) else body
-        check_kind(model.config.model_type, getattr(model.config, "is_causal", True))
-        check_logits(model.config)
+        check_config(model.config)
         rows = len(input_embedding(model).weight)
         named = {"mask": (mask,), "special": special, "padding": () if padding is None else (padding,)}
         for name, tokens in named.items():
-            if any(not 0 <= token < rows for token in tokens):
+            if not all(0 <= token < rows for token in tokens):
                 raise ValueError(f"{name}: the model has the tokens 0..{rows - 1}, got {tokens}")
         self.vocab_size, self.shape, self.classes = vocab_size, tuple(shape), None
         self.body, self.mask, self.special, self.padding = plain_settings(model.config), mask, tuple(special), padding
@@ -144,6 +92,7 @@ class Pretrained(HeadedNetwork):
         self.excluded = tuple(sorted({token for token in (mask, *special) if token < vocab_size}))
         if gradient_checkpointing:
             model.gradient_checkpointing_enable()
+        model.config.use_cache = False  # decoders keep keys and values for the next token, of which there is none
         self.model = model
         self._place, linear = find_output_embedding(model)
         if not 1 <= vocab_size <= len(linear.weight):
@@ -179,7 +128,7 @@ class Pretrained(HeadedNetwork):
             raise ValueError(f"the model takes sequences of at most {self.shape[0]} tokens, got {x_t.shape[1]}")
         ids = x_t.masked_fill(x_t == self.mask_id, self.mask)
         seen = None if self.padding is None else (ids != self.padding).long()
-        h = self.model(input_ids=ids, attention_mask=seen).logits
+        h = self.model(input_ids=ids, attention_mask=seen, return_dict=True).logits
         if self.shifted:
             h = torch.cat((h[:, :1], h[:, :-1]), 1)
         return h if at is None else at.pick(h)
@@ -250,115 +199,6 @@ class OutputEmbedding(nn.Module):
 
     def forward(self, h: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows vocab"]:
         return F.linear(h, self.weight, self.bias)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep `transformers` from saying what is said here, or nobody needs to know."""
-    from transformers.utils import logging as said
-
-    level, bar = said.get_verbosity(), said.is_progress_bar_enabled()
-    said.set_verbosity(logging.CRITICAL)
-    said.disable_progress_bar()
-    try:
-        yield
-    finally:
-        said.set_verbosity(level)
-        if bar:
-            said.enable_progress_bar()
-
-
-def build_model(settings: dict[str, Any]) -> PreTrainedModel:
-    """Build a model of `transformers` from the content of its config.json, with weights at random.
-
-    Raises:
-        ValueError: see `check_kind`; or settings that the model refuses.
-    """
-    model_type = str(settings.get("model_type"))
-    check_kind(model_type, settings.get("is_causal", True))
-    try:
-        return model_class(model_type)(read_settings(settings))
-    except ImportError:
-        raise
-    except Exception as error:  # whatever the package raises for settings that do not fit each other
-        raise ValueError(f"a {model_type} cannot have these settings: {' '.join(str(error).split())[:200]}") from error
-
-
-def model_class(model_type: str) -> type[PreTrainedModel]:
-    """Return the class of a kind of model.
-
-    Raises:
-        ImportError: the package `transformers` is not installed.
-    """
-    import transformers
-    from transformers.models.auto import modeling_auto as names
-
-    mapping = (
-        names.MODEL_FOR_MASKED_LM_MAPPING_NAMES if model_type in MASKED else names.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    )
-    return getattr(transformers, mapping[model_type])
-
-
-def read_settings(settings: dict[str, Any]) -> PreTrainedConfig:
-    """Return the content of a config.json as `transformers` has it, without what could name code."""
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-    kept = {name: value for name, value in settings.items() if name not in NOT_SETTINGS}
-    return CONFIG_MAPPING[kept.pop("model_type")].from_dict(kept)
-
-
-def plain_settings(config: PreTrainedConfig) -> dict[str, Any]:
-    """Return what `read_settings` reads, as plain values."""
-    settings = json.loads(config.to_json_string(use_diff=False))
-    return {name: value for name, value in settings.items() if name not in NOT_SETTINGS}
-
-
-def check_kind(model_type: Any, is_causal: bool) -> None:
-    """Raise a ValueError for a model of another kind than those that are known to work, or that sees the left alone."""
-    if model_type not in MASKED and model_type not in DECODERS:
-        raise ValueError(
-            f"a model of the kind {model_type!r} is not known to work; masked language models are "
-            f"{', '.join(MASKED)}; decoders {', '.join(DECODERS)}"
-        )
-    if model_type in DECODERS and is_causal:
-        raise ValueError(
-            f"a {model_type} sees what is to the left alone; with is_causal: false in its config.json before it is "
-            "built it sees both sides, and can learn to be a masked model"
-        )
-
-
-def check_logits(config: PreTrainedConfig) -> None:
-    """Raise a ValueError for a model that does more to its logits than its output embedding."""
-    for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
-        if getattr(config, name, None) not in (None, 1):
-            raise ValueError(f"{config.model_type} with {name}: {getattr(config, name)} is not supported")
-
-
-def find_output_embedding(model: PreTrainedModel) -> tuple[str, nn.Linear]:
-    """Return the name of the module that maps features to logits, and the module."""
-    linear = model.get_output_embeddings()
-    place = next((name for name, module in model.named_modules() if module is linear), None)
-    if place is None or not isinstance(linear, nn.Linear):
-        raise ValueError(f"{type(model).__name__} does not end in a linear map from features to logits")
-    return place, linear
-
-
-def input_embedding(model: PreTrainedModel) -> nn.Embedding:
-    """Return the module that maps tokens to vectors."""
-    found = model.get_input_embeddings()
-    if not isinstance(found, nn.Embedding):
-        raise ValueError(f"{type(model).__name__} does not begin with an embedding of tokens")
-    return found
-
-
-def find_bias(parent: nn.Module, linear: nn.Linear) -> Literal["linear", "parent", "both"]:
-    """Return which has the bias of the logits: the linear map, the module that it is in, or both the same."""
-    bias = parent._parameters.get("bias")
-    if bias is None:
-        return "linear"
-    if linear.bias is not None and linear.bias is not bias:
-        raise ValueError(f"{type(parent).__name__} has another bias than its output embedding")
-    return "parent" if linear.bias is None else "both"
 
 
 def _leave_tied_head_out(network: Pretrained, state: dict[str, Any], prefix: str, _: Any) -> None:

@@ -23,7 +23,7 @@ class FirstHitting(Planned):
 
     This is the distribution of the largest of n uniform numbers below 1 − α(τₙ), so the plan sorts: positions are
     revealed in decreasing order of v, each at mask rate v. Every example has its own clock. With one token per call the
-    samples are exactly those of the network's reverse process; there is no error of a time grid.
+    samples have exactly the distribution of the network's reverse process, without the error of a time grid.
 
     With `tokens_per_call` = k > 1 the tokens of a call are drawn independently. `order=2` compensates for the pairwise
     correlation that is lost. With p the prediction of the previous call and p′ that of this one, token

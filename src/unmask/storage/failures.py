@@ -67,6 +67,8 @@ def in_short(message: str, kinds: Mapping[str, str] | None = None) -> str:
     message = re.sub(r"Problem in default config file '[^']*': ", "", " ".join(message.split()))
     keys = re.findall(r'Parser key "([^"]+)"', message)
     where = f"{'.'.join(keys)}: " if keys else ""
+    if found := re.search(r"class_path '([^']+)': the following arguments are required: (\w+(?:, \w+)*)", message):
+        return f"{where}{found[1].rpartition('.')[2]} needs {found[2]}"
     if found := re.search(r"Importing '([^']+)' is not allowed", message):
         module = found[1].rpartition(".")[0]
         return f"{where}the class {found[1]} is no part of unmask: its module is imported only with --import {module}"
