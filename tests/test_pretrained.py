@@ -189,9 +189,14 @@ def test_tokens_that_are_never_predicted_are_given() -> None:
     wrapped = F.pad(F.pad(x, (1, 0), value=2), (0, 1), value=3)
     given = torch.zeros_like(wrapped, dtype=torch.bool)
     given[:, [0, -1]] = True
-    plain, stated = (model.nelbo(wrapped, given=g, generator=torch.Generator().manual_seed(0)) for g in (None, given))
-    torch.testing.assert_close(plain, stated, rtol=0, atol=0)
-    assert plain.isfinite().all()
+    more, all_of_it = torch.zeros_like(given), given.clone()
+    more[:, 2] = all_of_it[:, 2] = True
+    for said, meant in ((None, given), (more, all_of_it)):
+        plain, stated = (
+            model.nelbo(wrapped, given=g, generator=torch.Generator().manual_seed(0)) for g in (said, meant)
+        )
+        torch.testing.assert_close(plain, stated, rtol=0, atol=0)
+        assert plain.isfinite().all()
 
 
 @torch.no_grad()
