@@ -161,10 +161,8 @@ def test_checkpointing_changes_nothing(network: UNet, dropout: float) -> None:
 
 
 @pytest.mark.slow
-def test_a_compiled_network_is_the_same_at_every_shape(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = torch._dynamo.config
-    monkeypatch.setattr(config, "recompile_limit", 2)
-    monkeypatch.setattr(config, "fail_on_recompile_limit_hit", True)
+@torch._dynamo.config.patch(recompile_limit=2, fail_on_recompile_limit_hit=True)
+def test_a_compiled_network_is_the_same_at_every_shape(device: torch.device) -> None:
     torch._dynamo.reset()
     network = UNet(5, (8, 8, 1), widths=(8, 16, 24), blocks=1, middle_depth=1, classes=3).to(device)
     for parameter in network.parameters():
