@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from unmask.codecs.tokenizer import Tokenizer
+from unmask.networks.adapters import has_adapter
 from unmask.networks.pretrained import Pretrained
 from unmask.saving import Saved
 from unmask.storage.model_files import saving
@@ -20,11 +21,13 @@ def export(model: Saved, folder: Path | str) -> None:
         folder: to write.
 
     Raises:
-        ValueError: the network is no model of `transformers`.
+        ValueError: the network is no model of `transformers`, or has an adapter.
     """
     network, codec = model.network, model.codec
     if not isinstance(network, Pretrained):
         raise ValueError(f"{type(network).__name__} is no model of transformers: only Pretrained is exported")
+    if has_adapter(network):
+        raise ValueError("the model is an adapter: merge it first (unmask import, or unmask.model.import_checkpoint)")
     with saving(Path(folder)) as temporary:
         network.export(temporary)
         if isinstance(codec, Tokenizer):

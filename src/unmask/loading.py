@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from unmask.checkpoints import WEIGHT_FILES, is_public
+from unmask.checkpoints import WEIGHT_FILES, is_layout, is_public
 from unmask.checkpoints import load as load_public
 from unmask.codecs import Codec
 from unmask.networks import Network
+from unmask.networks.adapters import Adapter, add_adapter
+from unmask.networks.fitting import fit_network
 from unmask.schedules import Schedule, TokenPolynomial
 from unmask.storage.checkpoint import averaged_weights
 from unmask.storage.description import build
@@ -23,6 +25,7 @@ from unmask.storage.model_files import (
     finish_saving,
     read_config,
     read_weights,
+    tensors_digest,
     verify_files,
     without_memory,
 )
@@ -59,6 +62,7 @@ def read_model(
     tokenizer: str | None = None,
     verify: bool = False,
     how: Mapping[str, Any] | None = None,
+    to_train: bool = False,
     **download: Any,
 ) -> Parts:
     """Read a model, a run, or a public checkpoint; see `unmask.load`. `how` is for public models alone."""
@@ -73,17 +77,22 @@ def read_model(
     finish_saving(folder)
     description = read_config(folder / CONFIG)
     if is_public(description):
-        return _read_public(folder, name, tokenizer, how)
+        both_sides = {"bidirectional": True} if to_train and not is_layout(description) else {}
+        return _read_public(folder, name, tokenizer, {**(how or {}), **both_sides})
     if given := [option for option, value in (how or {}).items() if value is not None]:
         raise ValueError(f"{folder}: {', '.join(given)} is for public models; this is one of unmask")
     verify_files(folder, description, verify)
     path = folder / WEIGHTS
     weights, metadata = read_weights(path)
-    with bounded(weights, path):
-        built = _build(description, folder / CONFIG, folder, trust)
+    about = description.get("about") or {}
+    if about.get("adapter"):
+        built = _build_adapted(description, about["adapter"], folder / CONFIG, folder, trust)
+    else:
+        with bounded(weights, path):
+            built = _build(description, folder / CONFIG, folder, trust)
     digest = config_digest({part: description[part] for part in ("network", "codec", "schedule")})
     altered = metadata.get("config", digest) != digest
-    return Parts(*built, description.get("about") or {}, weights, path, folder, altered)
+    return Parts(*built, about, weights, path, folder, altered)
 
 
 def _read_public(source: Path, name: str, tokenizer: str | None, how: Mapping[str, Any] | None) -> Parts:
@@ -100,10 +109,13 @@ def _read_run(folder: Path, trust: Sequence[str]) -> Parts:
         raise FileNotFoundError(f"{folder}: a run that has neither a model nor a checkpoint yet")
     description = read_config(folder / RUN)
     weights, step = averaged_weights(path)
-    with bounded(weights, path):
-        built = _build(description, folder / RUN, folder, trust)
+    if description.get("adapter"):
+        built = _build_adapted(description, description["adapter"], folder / RUN, folder, trust)
+    else:
+        with bounded(weights, path):
+            built = _build(description, folder / RUN, folder, trust)
     print(f"unmask: note: {folder} did not finish: these are its averaged weights at step {step}", file=sys.stderr)
-    kept = ("data", "class_names", "objective", "run", "lengths")
+    kept = ("data", "class_names", "objective", "run", "lengths", "start", "adapter")
     about: dict[str, Any] = {str(name): description[name] for name in kept if name in description}
     about |= {"train_sha256": description.get("data_sha256"), "steps": step, "unfinished": True}
     return Parts(*built, about, weights, path, None)
@@ -117,7 +129,49 @@ def _build(
     own = isinstance(described, dict) and "." not in str(described.get("class"))
     with without_memory() if own else nullcontext():  # others' classes may compute with their weights
         network = build(Network, described, f"{path}: network", trust)
+    return network, *_build_others(description, path, folder, trust)
+
+
+def _build_others(
+    description: dict[str, Any], path: Path, folder: Path, trust: Sequence[str]
+) -> tuple[Codec, Schedule | TokenPolynomial]:
+    """Build the parts of a model beside its network."""
     codec = build(Codec, description.get("codec"), f"{path}: codec", trust).opened(folder)
     kinds: tuple[type, ...] = (Schedule, TokenPolynomial)
     schedule: Any = build(kinds, description.get("schedule"), f"{path}: schedule", trust)
-    return network, codec, schedule
+    return codec, schedule
+
+
+def _build_adapted(
+    description: dict[str, Any], adapter: Any, path: Path, folder: Path, trust: Sequence[str]
+) -> tuple[Network, Codec, Schedule | TokenPolynomial]:
+    """Build the parts of a model that is an adapter: its network is that of another model, whose weights it has.
+
+    Raises:
+        ValueError: the other model is not what it was when the adapter was trained.
+        FileNotFoundError: it is not there.
+    """
+    found = Adapter.read(adapter)
+    base, expected = adapter.get("base"), adapter.get("base_sha256")
+    shape = (description.get("network") or {}).get("shape")
+    if not isinstance(base, str) or not isinstance(shape, list) or not all(isinstance(size, int) for size in shape):
+        raise ValueError(f"{path}: about.adapter.base must name the model that it was trained on")
+    try:
+        parts = read_model(base, trust, to_train=True)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path}: an adapter of the model {base}, which is not there: {error}") from None
+    network = whole_network(parts)
+    if tensors_digest(network.state_dict()) != expected:
+        raise ValueError(f"{path}: an adapter of {base}, whose weights are not what they were when it was trained")
+    network = fit_network(network, tuple(shape))
+    add_adapter(network, found)
+    return network, *_build_others(description, path, folder, trust)
+
+
+def whole_network(parts: Parts) -> Network:
+    """Return a network with its weights."""
+    if parts.weights is not None:
+        prefix = "network."
+        inside = {name.removeprefix(prefix): value for name, value in parts.weights.items() if name.startswith(prefix)}
+        parts.network.load_state_dict(inside, assign=True)
+    return parts.network

@@ -14,6 +14,7 @@ from unmask.forward import all_masked
 from unmask.given import mark_given
 from unmask.lengths import Lengths
 from unmask.loading import read_model
+from unmask.networks.adapters import has_adapter, merge_adapter
 from unmask.networks.base import Network, check_tokens
 from unmask.networks.padded import Padded
 from unmask.objectives.base import Objective
@@ -315,20 +316,24 @@ class MaskedDiffusion(Saved):
         shifted: bool | None = None,
         length: int | None = None,
         averaged: bool | None = None,
+        to_train: bool = False,
         **download: Any,
     ) -> "MaskedDiffusion":
         """Load a model in evaluation mode; see `load`, which also puts it on a device.
 
         Args:
             pretrained_model_name_or_path: see `load`; so are the others.
+            to_train: whether it is to be trained: a left-to-right model then sees both sides.
             download: passed to `huggingface_hub.snapshot_download` (revision, token, cache_dir, ...).
         """
         how = {"bidirectional": bidirectional, "shifted": shifted, "length": length, "averaged": averaged}
-        found = read_model(str(pretrained_model_name_or_path), trust, tokenizer, verify, how, **download)
+        found = read_model(str(pretrained_model_name_or_path), trust, tokenizer, verify, how, to_train, **download)
         model = cls(found.network, found.codec, found.schedule, found.about)
         if found.weights is not None:
             try:
-                model.load_state_dict(found.weights, assign=True)
+                model.load_state_dict(
+                    model.state_dict() | found.weights if has_adapter(model) else found.weights, assign=True
+                )
                 if isinstance(model.schedule, TokenPolynomial):
                     model.schedule.check()
             except ValueError as error:
@@ -410,10 +415,10 @@ def load(
 
 
 def import_checkpoint(source: Path | str, out: Path | str, **options: Any) -> MaskedDiffusion:
-    """Convert a public model into a model of unmask, in a folder of its own.
+    """Convert a public model into a model of unmask, in a folder of its own; or merge an adapter with its base.
 
     Args:
-        source: what `load` takes, but for a model of unmask.
+        source: what `load` takes, but for a model of unmask that is no adapter.
         out: the folder to write.
         options: of `load`: tokenizer, bidirectional, shifted, length, averaged.
 
@@ -421,6 +426,11 @@ def import_checkpoint(source: Path | str, out: Path | str, **options: Any) -> Ma
         ValueError: `source` is a model of unmask already, or of no kind that is read.
     """
     model = MaskedDiffusion.from_pretrained(source, **options)
+    if has_adapter(model):
+        merge_adapter(model.network)
+        model.about["merged"] = model.about.pop("adapter")
+        model.save_pretrained(out)
+        return model
     if "layout" not in model.about or model.about.get("imported"):
         raise ValueError(f"{source}: is a model of unmask already")
     model.about["imported"] = True

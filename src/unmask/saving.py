@@ -1,23 +1,22 @@
 """Writing a model: its folder, its card, and the Hub."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import ModelCard, ModelHubMixin
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from unmask.codecs.base import Codec
+from unmask.networks.adapters import LORA, has_adapter
 from unmask.networks.base import Network
 from unmask.schedules import Schedule, TokenPolynomial
 from unmask.storage.card import model_card
 from unmask.storage.description import describe
 from unmask.storage.folders import CONFIG, WEIGHTS
 from unmask.storage.hub import publishing
-from unmask.storage.model_files import config_digest, file_sums, saving
+from unmask.storage.model_files import config_digest, file_sums, saving, tensors_digest
 
 
 class Saved(
@@ -41,13 +40,15 @@ class Saved(
 
     @property
     def weights_sha256(self) -> str:
-        """SHA-256 of the weights in memory: of the names, in order, and the bytes of each tensor."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.state_dict().items()):
-            digest.update(
-                name.encode() + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-            )
-        return digest.hexdigest()
+        """SHA-256 of the weights in memory; see `unmask.storage.model_files.tensors_digest`."""
+        return tensors_digest(self.state_dict())
+
+    def own_tensors(self) -> dict[str, Tensor]:
+        """Return the tensors that are saved: all or, with an adapter, its own and not those of what it is put on."""
+        state: dict[str, Tensor] = self.state_dict()
+        if not has_adapter(self.network):
+            return state
+        return {name: tensor for name, tensor in state.items() if LORA in name or not name.startswith("network.")}
 
     def save_pretrained(self, save_directory: Path | str, **kwargs: Any) -> str | None:
         """Write config.json, model.safetensors and a model card; an error leaves what was there before.
@@ -85,7 +86,7 @@ class Saved(
             "codec": describe(self.codec.saved(save_directory)),
             "schedule": describe(self.schedule),
         }
-        weights = {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
+        weights = {name: tensor.detach().contiguous() for name, tensor in self.own_tensors().items()}
         save_file(weights, save_directory / WEIGHTS, metadata={"config": config_digest(description)})
         content = description | file_sums(save_directory) | {"about": self.about}
         config = json.dumps(content, indent=2, ensure_ascii=False)

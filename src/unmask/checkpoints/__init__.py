@@ -13,7 +13,7 @@ from unmask.checkpoints.reading import CONFIG, WEIGHT_FILES, read_config
 from unmask.codecs import Codec
 from unmask.networks import Network
 
-__all__ = ["FAMILIES", "LAYOUTS", "WEIGHT_FILES", "is_public", "load"]
+__all__ = ["FAMILIES", "LAYOUTS", "WEIGHT_FILES", "is_layout", "is_public", "load"]
 
 
 def load(source: Path, tokenizer: str | None = None, **how: Any) -> tuple[Network, Codec, dict[str, Any]]:

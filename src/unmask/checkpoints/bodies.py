@@ -19,6 +19,7 @@ from unmask.networks.transformers_models import (
     check_config,
     input_embedding,
     model_class,
+    positions,
     quiet,
     read_settings,
     said_of,
@@ -33,19 +34,6 @@ UNUSED = re.compile(
     r"|\.attn\.(masked_)?bias$"
 )
 """Tensors beside a network: of other tasks, or that are computed."""
-OFFSET = (
-    "camembert",
-    "data2vec-text",
-    "esm",
-    "mpnet",
-    "roberta",
-    "roberta-prelayernorm",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-)
-"""Kinds whose positions begin after that of the padding."""
-ROTARY = ("eurobert", "modernbert", "nomic_bert", *(kind for kind in DECODERS if kind != "gpt2"))
-"""Kinds that have no table of positions, which takes no longer sequence."""
 ADAPTER = "adapter_config.json"
 
 
@@ -134,13 +122,9 @@ def fit_length(length: int | None, config: PreTrainedConfig, family: Family) -> 
     Raises:
         ValueError: the model has no positions for it, or does not say how many it has.
     """
-    rows = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-    if not isinstance(rows, int):
-        raise ValueError("config.json has no max_position_embeddings, the length of the longest sequence")
-    rows -= config.pad_token_id + 1 if config.model_type in OFFSET else 0
+    rows, rotary = positions(config)
     if length is None:
         return min(rows, family.length or rows)
-    rotary = config.model_type in ROTARY or getattr(config, "position_embedding_type", None) == "rotary"
     if length < 1 or (length > rows and not rotary):
         raise ValueError(f"length must be at least 1, and the model has positions for {rows} tokens; got {length}")
     return length

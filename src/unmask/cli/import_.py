@@ -21,7 +21,8 @@ def run(arguments: list[str]) -> None:
         description="Convert a public model into a model of unmask: tensors are renamed, what is constant is folded "
         "into the weights, and the tokenizer is put beside them. Every command takes most public models as they are, "
         "too. Read are MDLM, SEDD, RADD, BD3LM, LLaDA, Dream, SMDM, DiffuGPT, masked language models of transformers, "
-        "and checkpoints of trainers (.ckpt); docs/models.md lists them.",
+        "and checkpoints of trainers (.ckpt); docs/models.md lists them. An adapter (train --lora) is "
+        "merged with its base.",
         epilog="Examples: unmask import kuleshov-group/mdlm-owt models/mdlm; unmask import SmolLM2 models/start "
         "--bidirectional",
     )
@@ -37,6 +38,7 @@ def run(arguments: list[str]) -> None:
     options = {name: settings[name] or None if kind is bool else settings[name] for name, kind, *_ in OPTIONS}
     model = import_checkpoint(settings.source, settings.out, **options)
     folded = ", its constant modulation folded into the weights" if model.about.get("folded") else ""
-    print(f"{settings.out}: {model.about['layout']}, {model.parameter_count:,} parameters{folded}. Next:")
+    what = "merged with its adapter" if model.about.get("merged") else model.about["layout"]
+    print(f"{settings.out}: {what}, {model.parameter_count:,} parameters{folded}. Next:")
     print(f"  unmask sample {settings.out}\n  unmask prepare FILE --tokenizer {settings.out} --out CORPUS")
     print(f"  unmask evaluate {settings.out} --data Corpus --data.path CORPUS --data.length {model.shape[0]}")

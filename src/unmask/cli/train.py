@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 
-from unmask.cli.common import Parser, first, instantiate, parse
+from unmask.cli.common import Option, Parser, first, instantiate, parse
 from unmask.configs import find_config, shipped
 from unmask.storage.folders import CHECKPOINT, RUN
 from unmask.storage.names import given_options
@@ -20,7 +20,7 @@ from unmask.storage.settings import count_values, run_settings
 from unmask.training.settings import Optimizer, Run, TrainerSettings
 
 LINKED = ("network.vocab_size", "network.shape", "network.classes", "objective.schedule.vocab_size")
-COMMAND_LINE = ("config", "resume", "overwrite", "dry-run", "dry_run", "import")
+COMMAND_LINE = ("config", "resume", "overwrite", "dry-run", "dry_run", "import", "from")
 """What a file cannot ask for."""
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
 """What tells a process of several that it is not the first."""
@@ -34,6 +34,12 @@ LINKS: dict[str, Callable[[Any], Any]] = {
     "network.init_args.classes": lambda data: data.classes,
 }
 """What the data decide, and how."""
+START: tuple[Option, ...] = (
+    ("from", str, None, "a model whose weights are trained further: a folder, a run, or a name on the Hub"),
+    ("network.dropout", float, None, "with --from: probability of dropping entries, for networks that have it"),
+    ("network.checkpointing", bool | None, None, "with --from: save memory, for time; so is the next, of Pretrained"),
+    ("network.gradient_checkpointing", bool | None, None, "see --network.checkpointing"),
+)
 
 
 def run(arguments: list[str]) -> None:
@@ -44,8 +50,9 @@ def run(arguments: list[str]) -> None:
     for option, _ in given_options(arguments):
         if f"{option.replace('.init_args', '')}" in LINKED:
             raise ArgumentError(None, f"--{option} cannot be chosen: the data decide it")
-    parser = train_parser(config)
     tree = run_settings(resumed, LINKED) if resumed else read_yaml(config) if config and config.is_file() else {}
+    begun = _begun(arguments, tree)
+    parser = train_parser(config, begun)
     settings = parse(parser, arguments, tree, resumed or config, check)
     import torch
 
@@ -59,21 +66,41 @@ def run(arguments: list[str]) -> None:
     from unmask.training import dry_run, train
 
     chosen: dict[str, Any] = {name: made[name] for name in ("objective", "optimizer", "trainer")}
+    network = made.get("network")
+    if begun:
+        given = {option.partition(".")[2]: settings[option] for option, *_ in START[1:]}
+        network = {name: value for name, value in given.items() if value is not None}
+        chosen["start"] = settings["from"] or tree["from"]
     chosen["run"] = Run(**{field.name: settings[field.name] for field in fields(Run)})
     if settings.dry_run:
-        print(dry_run(made.network, made.data, **chosen))
+        print(dry_run(network, made.data, **chosen))
         return
-    train(made.network, made.data, **chosen, resume=settings.resume, overwrite=settings.overwrite)
+    train(network, made.data, **chosen, resume=settings.resume, overwrite=settings.overwrite)
 
 
-def train_parser(config: Path | None) -> Parser:
-    """Return the parser of all fields of an experiment."""
+def _begun(arguments: list[str], tree: dict[str, Any]) -> bool:
+    """Return whether weights are trained further; the settings then leave out the network, which comes with them."""
+    options = [name for name, _ in given_options(arguments)]
+    if "from" not in options and not tree.get("from"):
+        return False
+    known = [name for name, *_ in START]
+    for option in options:
+        if option.partition(".")[0] == "network" and option not in known:
+            raise ArgumentError(None, f"--{option} cannot be chosen: the network comes with --from")
+    tree.pop("network", None)
+    (tree.get("objective", {}).get("init_args") or {}).pop("schedule", None)
+    return True
+
+
+def train_parser(config: Path | None, begun: bool = False) -> Parser:
+    """Return the parser of all fields of an experiment; without a network where weights are trained further."""
     parser = Parser(
         "train",
         description="Train a model. CONFIG is a shipped name or a YAML file or, with --resume, the folder of a run; "
         "every field of it can be overridden. --help-all lists all fields, --network.help UNet those of a class.",
         epilog="Example: unmask train digits --objective ContinuousELBO --objective.schedule Cosine "
-        "--network.width 192 --trainer.max_steps 2000 --out runs/cosine",
+        "--network.width 192 --trainer.max_steps 2000 --out runs/cosine; unmask train textfile --data.path my.txt "
+        "--from models/start --lora 8",
     )
     parser.hidden = tuple(GROUPS)
     parser.add_argument("config", metavar="CONFIG", help=f"one of {', '.join(shipped())}; or a YAML file")
@@ -84,9 +111,12 @@ def train_parser(config: Path | None) -> Parser:
     for name, cls in GROUPS.items():
         parser.add_class_arguments(cls, name)
     parser.choose("data", "what is learned", required=True)
-    parser.choose("network", "what learns it", required=True)
+    parser.add_options(*(START if begun else START[:1]))
+    if not begun:
+        parser.choose("network", "what learns it", required=True)
     parser.choose("objective", "what is minimised", default={"class_path": "TimeFreeELBO"})
-    parser.links = {target: ("data", find) for target, find in LINKS.items()}
+    if not begun:
+        parser.links = {target: ("data", find) for target, find in LINKS.items()}
     return parser
 
 

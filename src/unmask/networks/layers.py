@@ -2,10 +2,12 @@
 
 import math
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from unmask.networks.base import Positions
 
@@ -58,6 +60,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v)
 
 
+def run_block(block: nn.Module, checkpointing: bool, *inputs: Any) -> Tensor:
+    """Return block(*inputs); with checkpointing, its activations are recomputed in the backward pass."""
+    return checkpoint(block, *inputs, use_reentrant=False) if checkpointing else block(*inputs)
+
+
 class Attention(nn.Module):
     """Multi-head attention with rotary positions and without a causal mask."""
 
@@ -75,8 +82,12 @@ class Attention(nn.Module):
             return self.out(mixed if at is None else at.pick(mixed))
         width, index = h.shape[-1], at.index
         here = h.gather(1, index.unsqueeze(-1).expand(-1, -1, width))
-        (q,) = self._split(F.linear(here, self.qkv.weight[:width]), 1)
-        k, v = self._split(F.linear(h, self.qkv.weight[width:]), 2)
+        if type(self.qkv) is nn.Linear:
+            (q,) = self._split(F.linear(here, self.qkv.weight[:width]), 1)
+            k, v = self._split(F.linear(h, self.qkv.weight[width:]), 2)
+        else:  # it has an adapter, and must be called
+            (q,) = self._split(self.qkv(here)[..., :width], 1)
+            k, v = self._split(self.qkv(h)[..., width:], 2)
         rotated = rotate(q, cos[index].unsqueeze(1), sin[index].unsqueeze(1))
         mixed = self._join(attend(rotated, rotate(k, cos, sin), v)).flatten(0, 1)
         return self.out(mixed if at.kept is None else mixed.index_select(0, at.kept))

@@ -91,7 +91,7 @@ class Pretrained(HeadedNetwork):
         self.shifted, self.gradient_checkpointing = shifted, gradient_checkpointing
         self.excluded = tuple(sorted({token for token in (mask, *special) if token < vocab_size}))
         if gradient_checkpointing:
-            model.gradient_checkpointing_enable()
+            model.activation_checkpointing_enable()
         model.config.use_cache = False  # decoders keep keys and values for the next token, of which there is none
         self.model = model
         self._place, linear = find_output_embedding(model)
@@ -117,6 +117,10 @@ class Pretrained(HeadedNetwork):
         """The name of the input embedding's weight."""
         weight = input_embedding(self.model).weight
         return next(name for name, parameter in self.model.named_parameters(prefix="model") if parameter is weight)
+
+    def compile_body(self) -> None:
+        """Compile the model, which sees every position: its shapes do not change between steps."""
+        self.model.compile()
 
     def features(
         self, x_t: Tokens, noise: Times | None = None, label: Labels | None = None, at: Positions | None = None

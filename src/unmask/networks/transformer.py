@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from unmask.networks.base import Positions
 from unmask.networks.head import HeadedNetwork
-from unmask.networks.layers import Block, Condition, Modulation, modulate, rotary_angles
+from unmask.networks.layers import Block, Condition, Modulation, modulate, rotary_angles, run_block
 from unmask.types import Labels, Times, Tokens
 
 
@@ -30,6 +30,7 @@ class Transformer(HeadedNetwork):
         absolute_positions: whether to also learn an embedding of each position. Rotary positions are relative, and on a
             fully masked canvas cannot tell positions apart. Recommended for images, not for windows of a long text.
         rotary_base: the lowest rotary frequency has a period of about 2π * rotary_base positions.
+        checkpointing: whether to compute each block again in the backward pass instead of keeping what is inside.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Transformer(HeadedNetwork):
         dropout: float = 0.0,
         absolute_positions: bool = False,
         rotary_base: float = 10_000.0,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         counts = {"vocab_size": vocab_size, "width": width, "depth": depth, "heads": heads}
@@ -65,7 +67,7 @@ class Transformer(HeadedNetwork):
         self.width, self.depth, self.heads, self.dropout = width, depth, heads, dropout
         self.hidden = max(32, 32 * round(width / 12)) if hidden is None else hidden
         self.time_conditioning, self.rotary_base = time_conditioning, rotary_base
-        self.absolute_positions = absolute_positions
+        self.absolute_positions, self.checkpointing = absolute_positions, checkpointing
 
         conditioned = time_conditioning or classes is not None
         self.embed = nn.Embedding(vocab_size + 1, width)
@@ -106,8 +108,9 @@ class Transformer(HeadedNetwork):
         condition = None if self.condition is None else self.condition(noise, label, len(x_t))
         frequencies = self.width // self.heads // 2
         cos, sin = rotary_angles(tuple(x_t.shape[1:]), frequencies, self.rotary_base, h.device, h.dtype)
+        again = self.checkpointing and self.training
         for block in self.blocks[:-1]:
-            h = block(h, cos, sin, condition)
+            h = run_block(block, again, h, cos, sin, condition)
         h = self.blocks[-1](h, cos, sin, condition, at)
         shift, scale = (None, None) if self.modulation is None else self.modulation(condition)
         if at is not None and shift is not None and scale is not None:

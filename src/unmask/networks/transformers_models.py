@@ -55,6 +55,19 @@ DECODERS = (
     "starcoder2",
 )
 """Kinds of left-to-right models that see both sides with `is_causal: false` in their config.json."""
+OFFSET = (
+    "camembert",
+    "data2vec-text",
+    "esm",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+)
+"""Kinds whose positions begin after that of the padding."""
+ROTARY = ("eurobert", "modernbert", "nomic_bert", *(kind for kind in DECODERS if kind != "gpt2"))
+"""Kinds that have no table of positions, which takes no longer sequence."""
 NOT_SETTINGS = (
     "_attn_implementation",
     "_attn_implementation_internal",
@@ -184,6 +197,19 @@ def check_config(config: PreTrainedConfig) -> None:
     for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
         if getattr(config, name, None) not in (None, 1):
             raise ValueError(f"{kind} with {name}: {getattr(config, name)} is not supported")
+
+
+def positions(config: PreTrainedConfig) -> tuple[int, bool]:
+    """Return for how many tokens a model has positions, and whether they are rotary, so that it takes more, too.
+
+    Raises:
+        ValueError: its settings do not say.
+    """
+    rows = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    if not isinstance(rows, int):
+        raise ValueError("config.json has no max_position_embeddings, the length of the longest sequence")
+    rows -= config.pad_token_id + 1 if config.model_type in OFFSET else 0
+    return rows, config.model_type in ROTARY or getattr(config, "position_embedding_type", None) == "rotary"
 
 
 def find_output_embedding(model: PreTrainedModel) -> tuple[str, nn.Linear]:

@@ -1,16 +1,14 @@
 """A U-Net for images in which every channel of every pixel is a token."""
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from unmask.networks.base import Positions
 from unmask.networks.head import HeadedNetwork
-from unmask.networks.layers import Attention, Block, Condition, Modulation, rotary_angles
+from unmask.networks.layers import Attention, Block, Condition, Modulation, rotary_angles, run_block
 from unmask.types import Labels, Times, Tokens
 
 ROTARY_BASE = 100.0
@@ -79,11 +77,6 @@ class Places(nn.Module):
         for block in self.blocks:
             y = run_block(block, self.checkpointing and self.training, y, *rotations, condition)
         return y.view_as(x).permute(0, 3, 1, 2)
-
-
-def run_block(block: nn.Module, checkpointing: bool, *inputs: Any) -> Tensor:
-    """Return block(*inputs); with checkpointing, its activations are recomputed in the backward pass."""
-    return checkpoint(block, *inputs, use_reentrant=False) if checkpointing else block(*inputs)
 
 
 def pixel_angles(x: Tensor, heads: int) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ TEMPLATE = "chat_template.jinja"
 SAVED = ".saved"
 """In a model's folder: files that belong into it (`unmask.storage.model_files.finish_saving`)."""
 RUN, CHECKPOINT, MODEL = "run.json", Path("checkpoints", "last.safetensors"), "model"
+BEST = Path("checkpoints", "best.safetensors")
 """Of a run's folder: its settings, its last checkpoint, and the folder of its model once it is finished."""
 
 

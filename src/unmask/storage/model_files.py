@@ -5,11 +5,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
@@ -26,6 +27,14 @@ SUMS = {WEIGHTS: "weights_sha256", TOKENIZER: "tokenizer_sha256", TEMPLATE: "cha
 def config_digest(description: dict[str, Any]) -> str:
     """Return the SHA-256 of a description, in hexadecimal."""
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of tensors, in hexadecimal: of the names, in order, and the bytes of each."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -90,9 +99,10 @@ def verify_files(folder: Path, description: dict[str, Any], always: bool = False
 def bounded(weights: dict[str, Tensor], path: Path) -> Iterator[None]:
     """Raise a ValueError as soon as a network is built that has far more parameters than its weights.
 
-    A few bytes of a description can name a network that no memory holds, or that takes days to build.
+    A few bytes of a description can name a network that no memory holds, or that takes days to build. What is counted
+    is what is registered: tied embeddings twice, and once more whatever replaces a parameter that was built.
     """
-    most, most_tensors = 2 * sum(tensor.numel() for tensor in weights.values()) + (1 << 20), 2 * len(weights) + 100
+    most, most_tensors = 4 * sum(tensor.numel() for tensor in weights.values()) + (1 << 20), 4 * len(weights) + 100
     count = tensors = 0
 
     def registered(module: nn.Module, name: str, parameter: Tensor | None) -> None:

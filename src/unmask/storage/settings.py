@@ -56,6 +56,8 @@ def run_settings(folder: Path, left_out: Collection[str] = ()) -> dict[str, Any]
         tree: dict[str, Any] = {**record["run"], "out": str(folder)}
         for group in ("optimizer", "trainer"):
             tree[group] = {name: value for name, value in record[group].items() if name != "class"}
+        if record.get("start"):
+            tree["from"] = record["start"]["name"]
         return tree | {
             name: as_setting(record[name], left_out, f"{name}.") for name in ("data", "network", "objective")
         }

@@ -1,5 +1,6 @@
 """What happens around the steps: averaged weights, checkpoints, speed, progress."""
 
+import math
 import sys
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, TQDMProgressBar, W
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.plugins.io import CheckpointIO
 
+from unmask.model import MaskedDiffusion
 from unmask.storage.checkpoint import load_tree, save_tree
 from unmask.training.loggers import Metrics, logs_now
 
@@ -26,6 +28,19 @@ class MovingAverage(WeightAveraging):
             raise ValueError(f"ema must be in [0, 1), got {decay}")
         self.decay, self.step = decay, 0
         super().__init__(multi_avg_fn=self.average)
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if self._average_model is not None:  # what is frozen is its own average, and is held once
+            for average, current in zip(self._average_model.module.parameters(), pl_module.parameters(), strict=True):
+                if not current.requires_grad:
+                    average.data = current.data
+
+    @property
+    def model(self) -> MaskedDiffusion:
+        """The model with its averaged weights."""
+        average: Any = self._average_model
+        return average.module.model
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         self.step = step_idx or 0
@@ -74,14 +89,68 @@ class Keep(Checkpoint):
         trainer.save_checkpoint(self.path)
 
 
+class Best(Callback):
+    """Keep the averaged weights of the best evaluation, and end training where none has been better for long.
+
+    Args:
+        averages: of the weights.
+        path: of the file; None keeps none.
+        patience: evaluations without a better one after which training ends; None: it goes on.
+    """
+
+    def __init__(self, averages: MovingAverage, path: Path | None, patience: int | None) -> None:
+        self.averages, self.path, self.patience = averages, path, patience
+        self.bits, self.step, self.since = math.inf, 0, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"bits": self.bits, "step": self.step, "since": self.since}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.bits, self.step, self.since = (state_dict[name] for name in ("bits", "step", "since"))
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self._stop_if_due(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        bits = float(trainer.callback_metrics["valid_bits"])
+        if bits < self.bits:
+            self.bits, self.step, self.since = bits, trainer.global_step, 0
+            if self.path is not None and trainer.is_global_zero:
+                state = {f"model.{name}": tensor for name, tensor in self.averages.model.own_tensors().items()}
+                save_tree({"global_step": self.step, "state_dict": state}, self.path)
+        else:
+            self.since += 1
+        self._stop_if_due(trainer)
+
+    def _stop_if_due(self, trainer: Trainer) -> None:
+        if self.patience is not None and self.since >= self.patience:
+            trainer.should_stop = True
+
+
 class SafetensorsIO(CheckpointIO):
-    """Checkpoints without pickle; see `unmask.storage.checkpoint`."""
+    """Checkpoints without pickle; see `unmask.storage.checkpoint`.
+
+    Args:
+        model: that is trained. Of one with an adapter, the weights that the adapter is put on are not written.
+    """
+
+    def __init__(self, model: MaskedDiffusion) -> None:
+        self.model = model
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        save_tree(checkpoint, path)
+        kept = {f"model.{name}" for name in self.model.own_tensors()}
+        parts = {name: checkpoint[name] for name in ("state_dict", "current_model_state") if name in checkpoint}
+        small = {key: {name: value for name, value in part.items() if name in kept} for key, part in parts.items()}
+        save_tree(checkpoint | small, path)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        return load_tree(path)
+        tree = load_tree(path)
+        whole = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        own = {f"model.{name}" for name in self.model.own_tensors()}
+        for part in ("state_dict", "current_model_state"):
+            if part in tree:
+                tree[part] |= {name: tensor for name, tensor in whole.items() if name not in own}
+        return tree
 
     def remove_checkpoint(self, path: Any) -> None:
         Path(path).unlink(missing_ok=True)

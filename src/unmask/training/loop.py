@@ -4,11 +4,13 @@ import logging
 import os
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import StrategyRegistry
 from torch.utils.data import DataLoader
 
@@ -17,7 +19,7 @@ from unmask.data.order import Order
 from unmask.model import MaskedDiffusion
 from unmask.objectives.base import Objective
 from unmask.storage.checkpoint import averaged_weights, checkpoint_step
-from unmask.training.callbacks import Bar, Keep, MovingAverage, SafetensorsIO, Speed
+from unmask.training.callbacks import Bar, Best, Keep, MovingAverage, SafetensorsIO, Speed
 from unmask.training.loggers import Metrics, new_loggers
 from unmask.training.optimizer import parameter_groups
 from unmask.training.peers import peers_named
@@ -62,7 +64,13 @@ def plan_training(
     held_out: Any = list(data.split("valid").batches(run.batch_size, run.evaluate_examples))
     metrics = Metrics(run.out)
     keep = Keep(run.checkpoint, run.checkpoint_every, run.evaluate_every if held_out else None, metrics)
-    callbacks = [MovingAverage(run.ema), Speed(run.compile), metrics, keep]
+    averages = MovingAverage(run.ema)
+    callbacks: list[Callback] = [averages, Speed(run.compile), metrics]
+    if run.keep_best or run.patience is not None:
+        if not held_out:
+            raise ValueError("keep_best and patience need a validation part, and the data have none")
+        callbacks.append(Best(averages, run.best if run.keep_best else None, run.patience))
+    callbacks.append(keep)  # the last of them, so that the others' state is in it
     if settings.enable_progress_bar:
         callbacks.append(Bar(settings.max_steps))
     passed = {name: value for name, value in vars(settings).items() if name != "logger"}
@@ -71,7 +79,7 @@ def plan_training(
         precision=run.precision,
         callbacks=callbacks,
         logger=new_loggers(settings.logger, run.out),
-        plugins=[SafetensorsIO()],
+        plugins=[SafetensorsIO(model)],
         default_root_dir=run.out,
         max_epochs=-1,
         val_check_interval=run.evaluate_every * every,
@@ -90,14 +98,14 @@ def plan_training(
     batches = DataLoader(train_split, sampler=order, num_workers=run.workers, **loading)
     valid: DataLoader = DataLoader(held_out, **loading)
     parameter_groups(model, optimizer)  # raises for settings that do not fit the model
-    trainee = Trainee(model, objective, optimizer, run.seed, run.label_dropout, data.given)
+    trainee = Trainee(model, objective, optimizer, run.seed, run.label_dropout, data.given, data.lengths)
 
     def go() -> int:
         if run.compile:
             model.network.compile_body()
         begun = run.checkpoint.exists()
         if begun and (step := checkpoint_step(run.checkpoint)) >= settings.max_steps:
-            model.load_state_dict(averaged_weights(run.checkpoint)[0])  # nothing is left to do
+            take_weights(model, run.checkpoint)  # nothing is left to do
             model.eval()
             return step
         try:
@@ -112,6 +120,13 @@ def plan_training(
         return loop.global_step
 
     return go
+
+
+def take_weights(model: MaskedDiffusion, path: Path) -> int:
+    """Give a model the averaged weights of a checkpoint, and return the step that they are of."""
+    weights, step = averaged_weights(path)
+    model.load_state_dict({**model.state_dict(), **weights})
+    return step
 
 
 def check_names(settings: TrainerSettings) -> None:

@@ -20,6 +20,7 @@ from unmask.objectives.scalar import TimeFreeELBO
 from unmask.randomness import seeded
 from unmask.report import Report
 from unmask.schedules import Linear
+from unmask.training.beginning import Start, begin
 from unmask.training.loop import check_names, processes_of, trained_on
 from unmask.training.optimizer import new_optimizer
 from unmask.training.precision import Choice, decide
@@ -30,9 +31,10 @@ MIB = 1 << 20
 
 
 def dry_run(
-    network: Network,
+    network: Network | dict[str, Any] | None,
     data: DataSet,
     *,
+    start: Start | None = None,
     objective: Objective | None = None,
     optimizer: Optimizer | None = None,
     run: Run,
@@ -47,6 +49,7 @@ def dry_run(
     Args:
         network: stays as it is.
         data: its train part is used.
+        start: as for `unmask.train`.
         objective: as for `unmask.train`.
         optimizer: as for `unmask.train`.
         run: as for `unmask.train`.
@@ -61,11 +64,11 @@ def dry_run(
         raise ValueError(f"measured_steps must be at least 1, got {measured_steps}")
     check_names(settings)
     device, processes = trained_on(settings), processes_of(settings)
+    network, data, schedule, _ = begin(network if start is not None else copy.deepcopy(network), data, start, run)
     choice = decide(network, device, processes)
     if run.precision != "auto":
         choice = Choice(run.precision, "as asked for")
-    objective = with_schedule(objective or TimeFreeELBO(), network)
-    network, objective = copy.deepcopy((network, objective))
+    objective = copy.deepcopy(with_schedule(objective or TimeFreeELBO(), network, schedule))
     model = MaskedDiffusion(network, data.codec, getattr(objective, "schedule", Linear())).to(device).train()
     check_data(model, data)
     seconds = _time_steps(model, data, objective, optimizer or Optimizer(), run, settings, choice, measured_steps)

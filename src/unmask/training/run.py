@@ -10,6 +10,8 @@
     run, trainer                settings; run.precision is the one that was chosen
     precision                   {"choice", "reason"}
     versions                    {"unmask", "torch"}
+    start                       {"name", "sha256"} of the model whose weights training began with, if there is one
+    adapter                     settings of the adapter that is trained (`unmask.networks.adapters`), if there is one
     stopped                     {"step", "why"}, after a loss that was not finite
     changes                     [{"step", name: [before, after]}], made by a `--resume` after that
 
@@ -39,7 +41,7 @@ from unmask.training.settings import Optimizer, Run, TrainerSettings
 
 MAY_CHANGE = {"run.out", "run.workers", "run.evaluate_every", "run.evaluate_examples", "run.checkpoint_every"}
 MAY_CHANGE |= {"trainer.max_steps", "trainer.max_time", "trainer.enable_progress_bar", "trainer.log_every_n_steps"}
-MAY_CHANGE |= {"trainer.profiler", "trainer.logger", "run.peer_timeout"}
+MAY_CHANGE |= {"trainer.profiler", "trainer.logger", "run.peer_timeout", "run.keep_best", "run.patience"}
 MAY_CHANGE_AFTER_NAN = {"optimizer.lr", "optimizer.schedule_lr", "trainer.gradient_clip_val"}
 COMPARED = ("network", "schedule", "data", "objective", "optimizer", "run", "trainer")
 
@@ -73,6 +75,7 @@ def new_record(
         "class_names": data.class_names and list(data.class_names),
         "lengths": data.lengths and data.lengths.describe(),
         "data_sha256": data.split("train").checksum,
+        **{name: model.about[name] for name in ("start", "adapter") if name in model.about},
         "objective": describe(objective),
         "optimizer": describe(optimizer),
         "run": plain_settings(run),
@@ -141,6 +144,11 @@ def check_same(before: dict[str, Any], now: dict[str, Any], where: Path, step: i
         more = f" (and {len(refused) - 1} more: {', '.join(refused[1:])})" if len(refused) > 1 else ""
         said = f"{refused[0]} was {old.get(key)!r}, is {new.get(key)!r}{more}"
         raise ValueError(f"cannot resume with other settings than {where}: {said}")
+    for part in ("start", "adapter"):
+        if before.get(part) != now.get(part):
+            raise ValueError(
+                f"cannot resume from another {part} than {where}: it was {before.get(part)}, is {now.get(part)}"
+            )
     if before.get("data_sha256") != now["data_sha256"]:
         name = now["data"]["class"]
         raise ValueError(f"cannot resume on other data: {name} is not what it was when the run began ({where})")

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from unmask.storage.folders import CHECKPOINT
+from unmask.storage.folders import BEST, CHECKPOINT
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,17 @@ class Run:
         checkpoint_every: steps between checkpoints.
         workers: processes that read data; 0 reads in this one, which is fastest for data in memory or mapped.
         peer_timeout: seconds that a process of several waits for another, at the start and in each step.
+        train: which weights are trained, with commas between them: `embed`, `head`, `last:4` (blocks), or names of
+            parameters with wildcards; all others are frozen. All are trained if not given.
+        freeze: which of these are frozen, named in the same way.
+        lora: rank of a low-rank adapter (arXiv:2106.09685), which is trained and saved in place of the weights of the
+            model that training starts from.
+        lora_alpha: scale of the adapter; twice the rank if not given.
+        lora_targets: names of linear maps, with wildcards and commas, that are adapted; all but the output embedding if
+            not given.
+        lora_dropout: probability of dropping an entry of what goes into the adapter.
+        keep_best: whether the model is that of the best evaluation on the validation part, not that of the last step.
+        patience: evaluations without a better one after which training ends; it does not end early if not given.
     """
 
     out: str
@@ -96,11 +107,25 @@ class Run:
     checkpoint_every: int = 500
     workers: int = 0
     peer_timeout: int = 600
+    train: str | None = None
+    freeze: str | None = None
+    lora: int | None = None
+    lora_alpha: float | None = None
+    lora_targets: str | None = None
+    lora_dropout: float | None = None
+    keep_best: bool = False
+    patience: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "evaluate_every", "evaluate_examples", "checkpoint_every", "peer_timeout"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("lora", "patience"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("lora_alpha", "lora_targets", "lora_dropout"):
+            if getattr(self, name) is not None and self.lora is None:
+                raise ValueError(f"{name} goes with lora, the rank of an adapter")
         if self.seed < 0 or self.workers < 0:
             raise ValueError(f"seed and workers must be at least 0, got {self.seed} and {self.workers}")
         if self.precision not in PRECISIONS:
@@ -111,6 +136,11 @@ class Run:
             raise ValueError(f"label_dropout must be in [0, 1), got {self.label_dropout}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must be in [0, 1), got {self.ema}")
+
+    @property
+    def best(self) -> Path:
+        """The file that holds the weights of the best evaluation, where they are kept."""
+        return Path(self.out) / BEST
 
     @property
     def checkpoint(self) -> Path:

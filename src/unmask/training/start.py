@@ -14,16 +14,18 @@ from unmask.data.base import DataSet
 from unmask.display.figures import loss_curve
 from unmask.model import MaskedDiffusion
 from unmask.networks.base import Network
+from unmask.networks.fitting import IN_TRAINING
 from unmask.objectives.base import Objective
 from unmask.objectives.scalar import TimeFreeELBO
 from unmask.objectives.token import TokenELBO
-from unmask.schedules import Linear, TokenPolynomial
+from unmask.schedules import Linear, Schedule, TokenPolynomial
 from unmask.storage.checkpoint import checkpoint_step
 from unmask.storage.description import describe
 from unmask.storage.files import replacing
 from unmask.storage.folders import RUN
+from unmask.training.beginning import Start, begin
 from unmask.training.folder import contents, held, new_run
-from unmask.training.loop import plan_training, processes_of, trained_on
+from unmask.training.loop import plan_training, processes_of, take_weights, trained_on
 from unmask.training.precision import Choice, decide
 from unmask.training.run import check_same, find_checkpoint, new_record, plain_settings, read_record, write_record
 from unmask.training.settings import Optimizer, Run, TrainerSettings
@@ -31,9 +33,10 @@ from unmask.training.trainee import NotFiniteError
 
 
 def train(
-    network: Network,
+    network: Network | dict[str, Any] | None,
     data: DataSet,
     *,
+    start: Start | None = None,
     objective: Objective | None = None,
     optimizer: Optimizer | None = None,
     run: Run,
@@ -46,8 +49,14 @@ def train(
     A run that was interrupted goes on with `resume`, and ends with the weights of one that was not, to the last bit.
 
     Args:
-        network: with the weights to start from; seed torch before you make it for a run that can be repeated.
-        data: its train and valid parts are used.
+        network: a new one; seed torch before you make it for a run that can be repeated. With `start` None, or those
+            of its settings that are for training: dropout and checkpointing.
+        data: its train and valid parts are used. With `start` they are cut into its tokens, as far as the settings of
+            the data leave that open.
+        start: a model whose weights are trained further, or what `unmask.load` reads: a model or a run, a public model,
+            or a left-to-right model of `transformers`, which is made to see both sides. `run.train`, `run.freeze` and
+            `run.lora` say what of it is trained. The vocabulary stays; so does the length, but where positions are
+            rotary.
         objective: what is minimised; `TimeFreeELBO` if None.
         optimizer: how.
         run: where, how long, how often.
@@ -64,8 +73,15 @@ def train(
         KeyboardInterrupt: says how to go on.
     """
     settings = TrainerSettings(**trainer) if isinstance(trainer, dict) else trainer or TrainerSettings()
-    objective = with_schedule(objective or TimeFreeELBO(), network)
-    model = MaskedDiffusion(network, data.codec, getattr(objective, "schedule", Linear()))
+    if resume and not isinstance(network, Network):
+        before = read_record(Path(run.out))
+        start = start or (before.get("start") or {}).get("name")
+        kept = {name: before["network"][name] for name in IN_TRAINING if name in before["network"]}
+        network = kept | (network or {})
+    begun = begin(network, data, start, run)
+    objective = with_schedule(objective or TimeFreeELBO(), begun.network, begun.schedule)
+    model = MaskedDiffusion(begun.network, begun.data.codec, getattr(objective, "schedule", Linear()), begun.record)
+    data = begun.data
     check_data(model, data)
     task = Task(model, data, objective, optimizer or Optimizer(), run, settings)
     if getattr(rank_zero_only, "rank", 0):  # of several processes the first looks after the folder
@@ -148,13 +164,15 @@ def _train_alone(task: Task, out: Path, resume: bool) -> MaskedDiffusion:
         write_record(out, record, None if resume else model)
         with _stops_noted(out, record):
             steps = go()
+    best = take_weights(model, task.run.best) if task.run.keep_best and task.run.best.is_file() else None
     model.about = {
         "data": record["data"],
         "class_names": record["class_names"],
-        **({"lengths": record["lengths"]} if record.get("lengths") else {}),
+        **{name: record[name] for name in ("lengths", "start", "adapter") if record.get(name)},
         "train_sha256": record["data_sha256"],
         "objective": describe(task.objective),
         "steps": steps,
+        **({} if best is None else {"weights_of_step": best}),
         "run": plain_settings(task.run),
         "unmask": version("unmask"),
     }
@@ -162,7 +180,7 @@ def _train_alone(task: Task, out: Path, resume: bool) -> MaskedDiffusion:
     model.folder = out / "model"
     with suppress(FileNotFoundError), replacing(out / "loss.png") as path:  # it ended before the first row
         loss_curve(out).savefig(path)
-    _say_the_end(task, steps)
+    _say_the_end(task, steps, best)
     return model
 
 
@@ -212,13 +230,16 @@ def _stops_noted(out: Path, record: dict[str, Any]) -> Iterator[None]:
         ) from None
 
 
-def _say_the_end(task: Task, steps: int) -> None:
+def _say_the_end(task: Task, steps: int, best: int | None) -> None:
     out = task.run.out
+    if best is not None and best < steps:
+        print(f"the weights are those of step {best:,}, the best evaluation on the validation part")
     if steps < task.trainer.max_steps:
         left = task.optimizer.factor(steps, task.trainer.max_steps)
+        limits = ["trainer.max_time"] * bool(task.trainer.max_time) + ["patience"] * bool(task.run.patience)
         print(
-            f"stopped by trainer.max_time after {steps:,} of {task.trainer.max_steps:,} steps: the learning rate had "
-            f"not decayed, it was {left:.2g} of its highest"
+            f"stopped by {' or '.join(limits)} after {steps:,} of {task.trainer.max_steps:,} steps: the learning rate "
+            f"had not decayed, it was {left:.2g} of its highest"
         )
     parts = (task.model.network, task.data, task.objective, task.model.schedule, task.data.codec)
     modules = dict.fromkeys(type(part).__module__ for part in parts)
@@ -231,11 +252,18 @@ def _say_the_end(task: Task, steps: int) -> None:
     print(f"  unmask evaluate {out}{own}\n  unmask sample {out}{own}", flush=True)
 
 
-def with_schedule(objective: Objective, network: Network) -> Objective:
-    """Give a state-dependent objective the schedule to learn, if it has none, and check that it can learn it."""
+def with_schedule(objective: Objective, network: Network, known: Schedule | TokenPolynomial | None = None) -> Objective:
+    """Give a state-dependent objective the schedule to learn, if it has none, and check that it can learn it.
+
+    Args:
+        objective: of the training.
+        network: that is trained.
+        known: the schedule of the model that training starts from: learned further, if it is state-dependent.
+    """
     if not isinstance(objective, TokenELBO):
         return objective
-    objective = objective if objective.schedule else replace(objective, schedule=TokenPolynomial(network.vocab_size))
+    first = known if isinstance(known, TokenPolynomial) else TokenPolynomial(network.vocab_size)
+    objective = objective if objective.schedule else replace(objective, schedule=first)
     if objective.masks < 2 and objective.schedule.learned:  # type: ignore[union-attr]
         raise ValueError(f"to learn a schedule, objective.masks must be at least 2, got {objective.masks}")
     if not getattr(network, "time_conditioning", True):

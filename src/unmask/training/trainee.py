@@ -8,6 +8,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from unmask.given import clean_tokens, given_and_clean
+from unmask.lengths import Lengths
 from unmask.model import MaskedDiffusion
 from unmask.objectives.base import Objective
 from unmask.objectives.estimate import draw_loss
@@ -36,9 +37,14 @@ class Trainee(LightningModule):
         seed: int,
         label_dropout: float,
         given: bool = False,
+        lengths: Lengths | None = None,
     ) -> None:
         super().__init__()
-        self.given = given
+        self.lengths = lengths
+        self.given = given or bool(model.network.excluded)
+        never = torch.tensor(model.network.excluded, dtype=torch.long)
+        self.register_buffer("never", never, persistent=False)
+        self.never: Tensor
         self.model, self.objective, self.optimizer = model, objective, optimizer
         self.seed, self.label_dropout = seed, label_dropout
         self.length = math.prod(model.shape)
@@ -52,8 +58,10 @@ class Trainee(LightningModule):
         if label is not None and self.label_dropout:
             dropped = torch.rand(label.shape, generator=generator, device=self.device) < self.label_dropout
             label = label.masked_fill(dropped, network.classes or 0)
-        given = x < 0 if self.given else None
-        x = x if given is None else clean_tokens(x)
+        given = None
+        if self.given:
+            given, x = x < 0, clean_tokens(x)
+            given = given | torch.isin(x, self.never) if len(self.never) else given
         loss, nelbo, _ = self.objective(network, x, label, given=given, generator=generator)
         length = self.length if given is None else (~given).sum() / len(x)
         self.log("loss", loss / length, prog_bar=True)
@@ -88,8 +96,10 @@ class Trainee(LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
         x, label = batch
         generator = seeded(self.seed, batch_idx, device=self.device)
+        of_length = 0 if self.lengths is None else -self.lengths.log_p(self.lengths.measure(x), label)
         given, x = given_and_clean(x, self.model.network.excluded)
         nelbo = draw_loss(self.model.network, self.objective, x, label, draws=1, given=given, generator=generator).nelbo
+        nelbo = nelbo + of_length
         tokens = x.numel() if given is None else int((~given).sum())
         bits = nelbo.sum() / (tokens * math.log(2))
         self.log("valid_bits", bits, prog_bar=True, batch_size=tokens, sync_dist=True)
