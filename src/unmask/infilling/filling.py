@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -113,7 +114,7 @@ def infill_file(
     check_whole(1, samples=samples, batch_size=batch_size)
     check_whole(0, score=score, seed=seed)
     out, sampler, inputs = Path(out), model.fit_sampler(sampler), open_source(source)
-    check_out(out, inputs)
+    check_out(out, inputs, overwrite)
     if out.suffix == ".npy" and samples == 1:
         score = 0  # nobody would see the bounds
     reader = Reader(
@@ -140,19 +141,23 @@ def infill_file(
 
 def identity(model: MaskedDiffusion) -> dict[str, Any]:
     """Return what says whether results are of the same model."""
-    config = {name: describe(part) for name, part in (("network", model.network), ("codec", model.codec))}
-    config["codec"].pop("source", None)  # where a tokenizer lies on this machine
-    return {"weights": model.weights_sha256, "model": config_digest(config)}
+    parts: list[Any] = []
+    for part in (model.network, model.codec):
+        with suppress(ValueError):  # one of the user's that does not keep its arguments, so that it cannot be saved
+            parts.append(describe(part) | {"source": None})  # where a tokenizer lies on this machine
+    return {"weights": model.weights_sha256, "model": config_digest({"parts": parts})}
 
 
-def check_out(out: Path, inputs: Source) -> None:
-    """Raise a ValueError unless the results of some inputs can be written to a file of that name."""
+def check_out(out: Path, inputs: Source, overwrite: bool) -> None:
+    """Raise an error unless the results of some inputs can be written to a file of that name."""
     if out.suffix not in ENDINGS:
         raise ValueError(f"{out}: the file for the results must end in {' or '.join(ENDINGS)}")
     if out.suffix == ".npy" and not isinstance(inputs, ArrayExamples):
         raise ValueError(f"{out}: a .npy is for a .npy; the results of {inputs.path} go into a .jsonl")
     if out.resolve() == inputs.path.resolve():
         raise ValueError(f"{out}: is the input itself; name another file")
+    if out.exists() and not overwrite:
+        raise FileExistsError(f"{out}: is there already; --overwrite (overwrite=True) replaces it")
 
 
 def write_lines(out: Path, work: Work, checked: Checked, journal: Journal) -> None:

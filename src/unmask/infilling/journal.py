@@ -22,18 +22,15 @@ class Journal:
     Args:
         out: the file that is written at the end.
         settings: plain values that the results depend on.
-        overwrite: whether to replace `out`, and what was begun with other settings.
+        overwrite: whether to begin anew where it was begun with other settings.
 
     Raises:
-        FileExistsError: `out` is there already.
         ValueError: what is there was begun with other settings; says which.
     """
 
     def __init__(self, out: Path, settings: Mapping[str, Any], overwrite: bool = False) -> None:
         self.part = out.with_name(f"{out.name}.part")
         self.places: dict[int, tuple[int, int]] = {}
-        if out.exists() and not overwrite:
-            raise FileExistsError(f"{out}: is there already; --overwrite (overwrite=True) replaces it")
         plain = json.loads(json.dumps(settings))
         end = 0
         if self.part.is_file():

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch.nn.functional as F
+from jaxtyping import Int
+from torch import Tensor
 
 from unmask.canvas import Canvas, answer, known_tokens, make_canvas
 from unmask.model import MaskedDiffusion
@@ -165,7 +167,7 @@ def as_array(value: Any) -> np.ndarray:
         raise ValueError('"array" must be lists of integers, nested as the dims of an example') from None
 
 
-def filled_up(model: MaskedDiffusion, canvas: Canvas) -> Canvas:
+def filled_up(model: MaskedDiffusion, canvas: Canvas) -> Int[Tensor, "*longer"]:
     """Return a canvas with what is put at its end so that texts of several lengths make a batch.
 
     For a network with a token that is hidden from the others, that, up to a multiple of `STEP`; for a model whose
