@@ -347,6 +347,9 @@ BAD = [
     ('{"array": [1, [2]]}', '"array" must be lists of integers'),
     ('{"array": [0.5, -1]}', "expected integers, got float64"),
     ('{"array": [11, -1]}', "tokens must be in 0..9, got 11"),
+    ('{"array": [18446744073709551615, -1]}', "expected integers, got"),
+    ('{"array": [18446744073709551615]}', "tokens must be in 0..9, got 9223372036854775807"),
+    ('{"text": "a[1]", "deep": ' + "[" * 3000 + "]" * 3000 + "}", "recursion"),
     ('{"image": "a.png"}', '"image" needs "mask"'),
     ('{"image": "a.png", "mask": "b.png"}', "the model's tokens are Characters|no such file"),
     ('{"text": "a[1]", "label": "cat"}', "the model was trained without labels"),
@@ -356,7 +359,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("line", "message"), BAD, ids=[line for line, _ in BAD])
+@pytest.mark.parametrize(("line", "message"), BAD, ids=[line[:40] for line, _ in BAD])
 def test_a_bad_line_stops_before_anything_is_drawn(
     texts: MaskedDiffusion, line: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -274,6 +274,8 @@ def known_tokens(codec: Codec, array: np.ndarray, where: str = "") -> Int[Tensor
     """
     if not np.issubdtype(array.dtype, np.integer):
         raise ValueError(f"{where}expected integers, got {array.dtype}")
+    if array.dtype == np.uint64:  # whose largest value would become -1
+        array = np.minimum(array, np.iinfo(np.int64).max)
     tokens = torch.from_numpy(array.astype(np.int64))
     tokens = torch.where(tokens == -1, codec.vocab_size, tokens)
     check_tokens(tokens, codec.vocab_size + 1, f"{where}tokens")

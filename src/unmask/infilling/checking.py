@@ -51,7 +51,8 @@ def check_inputs(inputs: Source, reader: Reader, skip_bad: bool) -> Checked:
             with redirect_stderr(said):
                 fields = inputs.fields(index)
                 request = reader.read(fields)
-        except (ValueError, OSError) as error:
+            kept = as_line(request.kept | {"label": request.label})
+        except (ValueError, OSError, RecursionError) as error:
             message = f"{inputs.where(index)}: {error}"
             if not skip_bad:
                 raise ValueError(message) from None
@@ -62,7 +63,7 @@ def check_inputs(inputs: Source, reader: Reader, skip_bad: bool) -> Checked:
         key = (tuple(canvas.shape), request.label is not None)
         found.good.setdefault(key, []).append(index)
         found.unknown[index] = request.unknown
-        digest.update(as_line(request.kept | {"label": request.label}) + canvas.numpy().tobytes())
+        digest.update(kept + canvas.numpy().tobytes())
         notes += [(index, said.getvalue().strip())] if said.getvalue() else []
     if notes:
         more = f" (and {len(notes) - 1:,} others)" if len(notes) > 1 else ""
