@@ -361,6 +361,15 @@ def test_packing_by_hand(bpe: Tokenizer, tmp_path: Path) -> None:
     for row in padded:
         count = sum(token >= 0 for token in row)
         assert end not in row[: count - 1] and row[count:] == [-1 - end] * (4 - count)
+    texts = ["the man", "an inn", "in", "the"] * 10
+    for packing in ("concatenated", "wrapped", "padded"):
+        part = Corpus(str(tmp_path / "made"), 4, packing).split("test" if packing == "padded" else "all")
+        for index in range(len(part)):
+            row, place = [t for t in part[np.array([index])][0][0].tolist() if t >= 0], part.place(index)
+            row = row[1:-1] if packing == "wrapped" else row
+            rest = stream(bpe, texts[place["document"] :])[place["token"] :]
+            assert row == rest[: len(row)], (packing, place)
+    assert [part.place(i) for i in range(2)] == [{"document": 38, "token": 0}, {"document": 39, "token": 0}]
     assert Corpus(str(tmp_path / "made"), 4, "padded").given and not Corpus(str(tmp_path / "made"), 4).given
 
 

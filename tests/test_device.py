@@ -8,6 +8,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -346,6 +347,14 @@ def test_models(about: dict[str, Any], waits: Counter[str]) -> None:
     for row, other in zip(model.decode(found[0]), model.decode(expected[0]), strict=True):
         assert (row == other).all()
     assert torch.equal(here(move(images(10)).labels("all", 10)), torch.arange(10))
+
+
+def test_many_inputs(waits: Counter[str], tmp_path: Path) -> None:
+    model = unmask.MaskedDiffusion(network(classes=CLASSES), unmask.Symbols(V)).eval()
+    np.save(tmp_path / "in.npy", np.where(canvas(6) == V, -1, canvas(6)))
+    for name, one in (("here", model), ("there", move(model))):
+        unmask.infill_file(one, tmp_path / "in.npy", tmp_path / f"{name}.npy", samples=2, label=1, batch_size=3)
+    assert (np.load(tmp_path / "here.npy") == np.load(tmp_path / "there.npy")).all()
 
 
 @pytest.mark.parametrize("excluded", [(), (4, 5)])

@@ -86,6 +86,7 @@ TARGETS = (
     Target("x.npz", (("evaluate", "model", *FEW, *ARRAYS, "x.npz"),)),
     Target("x.npy", (("evaluate", "model", *FEW, *ARRAYS, "x.npy"),)),
     Target("canvas.npy", (("infill", "model", "--array", "canvas.npy", "-n", "1", "--out", "OUT/f.npy"),)),
+    Target("holes.jsonl", (("infill", "text", "--input", "holes.jsonl", "--out", "OUT/f.jsonl", "--score", "1"),)),
     Target("c.yaml", (("train", "c.yaml", *QUICK, "--out", "OUT/run"),)),
     Target("corpus/index.json", CORPUS),
     Target("corpus/00000.bin", CORPUS),
@@ -156,6 +157,12 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     x = rng.integers(0, 5, (40, 6))
     np.savez_compressed(home / "x.npz", x=x)
     np.save(home / "x.npy", x)
+    holes = (
+        {"id": 1, "text": "the [2]"},
+        {"prefix": "in", "suffix": "the", "unknown": 2},
+        {"array": [1, 2, -1, -1, 3, 4]},
+    )
+    (home / "holes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in holes))
     np.save(home / "canvas.npy", np.array([0, -1, 2, -1, 4, 1]))
     (home / "pictures").mkdir()
     for i in range(30):

@@ -1,11 +1,18 @@
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
+import unmask
 from oracle import MarkovChain, Table
+from unmask.cli.main import main
+from unmask.data.base import Joined
+from unmask.data.images import Mirrored
+from unmask.data.textfile import TextFile
 from unmask.evaluation.likelihood import Breakdown, Likelihood, evaluate
 from unmask.objectives.base import Objective
 from unmask.objectives.estimate import draw_loss
@@ -125,3 +132,75 @@ def test_where_the_bits_of_a_simple_law_go() -> None:
     torch.testing.assert_close(mean, torch.tensor([0.0, 1, 0, 0], dtype=torch.float64), atol=0.1, rtol=0)
     value = breakdown.by_value / breakdown.counts / math.log(2)
     torch.testing.assert_close(value, torch.tensor([1 / 3, 1 / 3, 0], dtype=torch.float64), atol=0.1, rtol=0)
+
+
+def test_the_bound_of_each_example() -> None:
+    """Each scatters around the exact value, by less than its error says, and their mean is the figure."""
+    oracle = Table(3, 4)
+    x, flags = oracle.states, torch.rand(81, 4, generator=seeded(0)) < 0.3
+    flags[flags.all(1)] = False
+    seen = ((oracle.states == x[:, None]) | ~flags[:, None]).all(-1)
+    exact = (seen * oracle.p).sum(1).log() - oracle.log_prob(x)
+    batches = [(part, None) for part in torch.where(flags, -1 - x, x).split(20)]
+    result = evaluate(oracle, TimeFreeELBO(), batches, draws=200)
+    assert result.each is not None and result.each.tokens.tolist() == (~flags).sum(1).tolist()
+    assert float(result.each.nats.mean()) == result.nats and len(result.each.nats) == 81
+    off = (result.each.nats - exact) / result.each.error.clamp(min=1e-9)
+    certain = result.each.tokens == 1
+    torch.testing.assert_close(result.each.nats[certain], exact[certain])
+    assert 0.3 < float(off[~certain].square().mean().sqrt()) < 1.3 and float(off[~certain].abs().max()) < 5
+    single = evaluate(oracle, TimeFreeELBO(), [(x, None)], draws=1)
+    assert single.each is not None and single.each.error.isnan().all()
+
+
+def text_model(folder: Path) -> tuple[unmask.MaskedDiffusion, TextFile]:
+    (folder / "t.txt").write_text("the cat sat on the mat and the dog ran to it\n" * 60)
+    data = TextFile(str(folder / "t.txt"), length=16)
+    network = unmask.Transformer(data.codec.vocab_size, data.shape, width=16, depth=1, heads=2)
+    torch.nn.init.normal_(network.head.weight, generator=seeded(0))
+    return unmask.MaskedDiffusion(network, data.codec).eval(), data
+
+
+def test_a_report_writes_the_bound_of_each_example(tmp_path: Path) -> None:
+    model, data = text_model(tmp_path)
+    report = unmask.evaluation.likelihood(model, data, draws=4, limit=5, batch_size=2, per_example=True)
+    report.write_examples(tmp_path / "e.jsonl")
+    found = [json.loads(line) for line in (tmp_path / "e.jsonl").read_text().splitlines()]
+    assert report.per_example is not None and found == [*report.per_example.rows()] and len(report.per_example) == 5
+    assert set(found[0]) == {"index", "token", "nats", "error", "tokens"}
+    assert np.mean([one["nats"] for one in found]) == pytest.approx(report.rows[0]["nats_per_example"].value, rel=1e-12)
+    split, text = data.split("test"), (tmp_path / "t.txt").read_text()
+    assert [one["index"] for one in found] == [i * len(split) // 5 for i in range(5)]
+    for one in found:
+        (x, _) = split[np.array([one["index"]])]
+        assert model.codec.decode(x)[0] == text[one["token"] : one["token"] + 16] and one["tokens"] == 16
+    plain = unmask.evaluation.likelihood(model, data, draws=4, limit=5, batch_size=2)
+    assert plain.per_example is None and plain.rows == report.rows
+    with pytest.raises(ValueError, match="measured with per_example=True"):
+        plain.write_examples(tmp_path / "no.jsonl")
+    with pytest.raises(ValueError, match="neither objective, breakdown nor per_example"):
+        unmask.evaluation.likelihood(model, data, steps=[4], per_example=True)
+    with pytest.raises(ValueError, match="a Report does not hold"):
+        unmask.Report((), {}).write_examples(tmp_path / "no.jsonl")
+
+
+def test_the_command_writes_the_bound_of_each_example(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, data = text_model(tmp_path)
+    model.save_pretrained(tmp_path / "m")
+    out = tmp_path / "e.jsonl"
+    of = [str(tmp_path / "m"), "--data", "TextFile", "--data.path", data.path, "--data.length", "16"]
+    assert main(["evaluate", "likelihood", *of, "--draws", "2", "--per_example", str(out)]) == 0
+    assert str(out) in capsys.readouterr().out and len(out.read_text().splitlines()) == len(data.split("test"))
+    assert main(["evaluate", *of, "--per_example", "e.txt"]) == 1
+    assert "--per_example e.txt: the file must end in .jsonl" in capsys.readouterr().err
+
+
+def test_places() -> None:
+    x = np.arange(12).reshape(6, 2)
+    some = unmask.Examples(x, chosen=np.array([4, 1]))
+    joined = Joined([some, Mirrored(unmask.Examples(x[:, :, None, None]))])
+    assert [some.place(i) for i in (0, 1)] == [{"row": 4}, {"row": 1}]
+    assert joined.place(1) == {"split": 0, "row": 1}
+    assert joined.place(9) == {"split": 1, "row": 1, "mirrored": True}
+    assert unmask.Windows(np.arange(50), 8, 3, start=100).place(4) == {"token": 112}
+    assert [*unmask.Windows(np.arange(50), 8, 3).spread(4)] == [0, 3, 7, 11]

@@ -8,6 +8,7 @@ from . import (
     evaluation,
     forward,
     gumbel,
+    infilling,
     inspection,
     networks,
     objectives,
@@ -49,6 +50,7 @@ from .data.base import DataSet, Examples, Split, Windows
 from .model import MaskedDiffusion, load
 from .exporting import export
 from .report import Figure, Report
+from .infilling import infill_file
 from .training.settings import Optimizer, Run
 from .training.start import train
 
@@ -106,6 +108,7 @@ __all__ = [
     "MaskedDiffusion",
     "load",
     "export",
+    "infill_file",
     "Report",
     "Figure",
     "evaluation",

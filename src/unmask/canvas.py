@@ -259,13 +259,26 @@ def array_canvas(codec: Codec, path: Path | str, shape: tuple[int, ...]) -> Int[
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
     array = map_array(Path(path))
-    if not np.issubdtype(array.dtype, np.integer) or shape not in (array.shape, array.shape[1:]):
+    if shape not in (array.shape, array.shape[1:]):
         raise ValueError(
             f"{path}: expected integers of shape {shape}, or (examples, *{shape}), got {array.dtype} {array.shape}"
         )
+    return known_tokens(codec, array, f"{path}: ")
+
+
+def known_tokens(codec: Codec, array: np.ndarray, where: str = "") -> Int[Tensor, "..."]:
+    """Return the tokens of an array in which -1 stands for an unknown one.
+
+    Raises:
+        ValueError: no integers, a token out of range, or nothing is unknown; begins with `where`.
+    """
+    if not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"{where}expected integers, got {array.dtype}")
+    if array.dtype == np.uint64:  # whose largest value would become -1
+        array = np.minimum(array, np.iinfo(np.int64).max)
     tokens = torch.from_numpy(array.astype(np.int64))
     tokens = torch.where(tokens == -1, codec.vocab_size, tokens)
-    check_tokens(tokens, codec.vocab_size + 1, f"{path}: tokens")
+    check_tokens(tokens, codec.vocab_size + 1, f"{where}tokens")
     if not (tokens == codec.vocab_size).any():
-        raise ValueError(f"{path}: no token is -1, so nothing is unknown: there is nothing to draw")
+        raise ValueError(f"{where}no token is -1, so nothing is unknown: there is nothing to draw")
     return tokens

@@ -1,10 +1,10 @@
 """The forward process: masking data, and drawing the times and numbers of masks."""
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from unmask.randomness import Generators, uniform
+from unmask.randomness import Generators, Repeated, uniform
 from unmask.schedules import Schedule
 from unmask.types import Times, Tokens, Where
 
@@ -46,15 +46,23 @@ def sample_times(batch: int, *, generator: Generators = None, device: torch.devi
         t_i = 1 − ((u + 2 i / batch) mod 1) for half of the batch,   1 − t_i for the other half,   u ~ U[0, 1)
 
     The second half cancels the error of a lattice for integrands that differ between the ends of [0, 1]. With one
-    generator per example the times are independent, so that an example does not depend on its batch.
+    generator per example the times are independent, so that an example does not depend on its batch; those of
+    `Repeated` examples are spread over the draws of each.
     """
     device = torch.device(device or "cpu")
     if generator is None or isinstance(generator, torch.Generator):
-        half = (batch + 1) // 2
-        lattice = torch.arange(half, dtype=torch.float64, device=device) / max(half, 1)
-        t = (uniform((1,), generator, device) + lattice) % 1
-        return torch.cat((1 - t, t[: batch - half].clamp(min=2**-53)))
+        return _spread(batch, uniform((1,), generator, device)).flatten()
+    if isinstance(generator, Repeated):
+        return _spread(generator.draws, uniform((len(generator.examples),), generator.examples, device)).flatten()
     return 1 - uniform((batch,), generator, device)
+
+
+def _spread(draws: int, u: Float[Tensor, " n"]) -> Float[Tensor, "draws n"]:
+    """Return times that are evenly spread over the draws, for each uniform number u."""
+    half = (draws + 1) // 2
+    lattice = torch.arange(half, dtype=torch.float64, device=u.device) / max(half, 1)
+    t = (u + lattice.unsqueeze(1)) % 1
+    return torch.cat((1 - t, t[: draws - half].clamp(min=2**-53)))
 
 
 def sample_counts(

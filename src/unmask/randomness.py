@@ -1,6 +1,7 @@
 """Uniform random numbers from one generator, or from one generator per example."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +31,28 @@ def seeded(*entropy: int, device: torch.device | str = "cpu") -> torch.Generator
         raise ValueError(f"a seed must be at least 0, got {min(entropy)}")
     state = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
     return torch.Generator(device).manual_seed(int(state))
+
+
+class Repeated(Sequence[torch.Generator]):
+    """The generators of n examples that are repeated `draws` times: entry draw * n + example has that of the example.
+
+    `unmask.forward.sample_times` spreads the draws of each example evenly, so that an example depends on no other one.
+    """
+
+    def __init__(self, examples: Sequence[torch.Generator], draws: int) -> None:
+        self.examples, self.draws = examples, draws
+
+    def __len__(self) -> int:
+        return self.draws * len(self.examples)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [*self][index]
+        return self.examples[range(len(self))[index] % len(self.examples)]
+
+    def __iter__(self) -> Iterator[torch.Generator]:
+        for _ in range(self.draws):
+            yield from self.examples
 
 
 def uniform(shape: tuple[int, ...], generator: Generators, device: torch.device) -> Tensor:

@@ -81,6 +81,14 @@ class Report:
         """
         raise ValueError(f"a {type(self).__name__} has no figure; print(report) shows it as a table")
 
+    def write_examples(self, path: Path | str) -> None:
+        """Write what was measured of each example as a line of JSON.
+
+        Raises:
+            ValueError: this kind of report does not hold that.
+        """
+        raise ValueError(f"a {type(self).__name__} does not hold what was measured of each example")
+
     def record(self, folder: Path | str) -> None:
         """Add the report to the config.json and the model card of a model's folder, or of a run's.
 

@@ -68,6 +68,7 @@ MEASURES = {
         (
             ("split", str, "test", "part of the data: train, valid, test, or all"),
             ("breakdown", str, None, "picture of where the bits go: by position and by token value"),
+            ("per_example", str, None, ".jsonl file for the bound of each example, with its place in the data"),
             *ESTIMATE,
         ),
         "breakdown",
@@ -178,6 +179,8 @@ def check(settings: Namespace, measure: Measure) -> None:
         check_writable(Path(settings[measure.picture]), f"--{measure.picture}", PICTURES)
     if settings.json:
         check_writable(Path(settings.json), "--json")
+    if settings.get("per_example"):
+        check_writable(Path(settings.per_example), "--per_example", (".jsonl",))
     if settings.record:
         recordable(settings.model)
 
@@ -187,7 +190,7 @@ def call(measure: Measure, model: MaskedDiffusion, made: Namespace, settings: Na
     from unmask import evaluation
 
     chosen = {name: settings[name] for name, *_ in measure.options if name != "figure"}
-    chosen |= {"breakdown": bool(settings.breakdown)} if "breakdown" in chosen else {}
+    chosen |= {name: bool(settings[name]) for name in ("breakdown", "per_example") if name in chosen}
     chosen |= numbers(settings, measure.function)
     chosen |= {"batch_size": settings.batch_size, "seed": settings.seed}
     chosen |= {name: made[name] for name, _ in measure.objects}
@@ -221,6 +224,9 @@ def write(report: Report, settings: Namespace, picture: str | None) -> None:
     if settings.json:
         with replacing(settings.json) as target:
             target.write_text(report.to_json(), encoding="utf-8")
+    if settings.get("per_example"):
+        report.write_examples(settings.per_example)
+        print(settings.per_example)
     if picture and settings[picture]:
         with replacing(settings[picture]) as target:
             report.figure().savefig(target, dpi=150)

@@ -35,8 +35,18 @@ OPTIONS: tuple[Option, ...] = (
     ("samples", int, 1, "number of alternatives"),
     ("score", int, 16, "masks by which the log-likelihood of each of several texts is bounded; 0: not at all"),
     ("label", str, None, "class of the example"),
+    (
+        "input",
+        str,
+        None,
+        "many at once: a .jsonl, a folder of images x.png with x.mask.png, or a .npy of --array's kind",
+    ),
+    ("skip_bad", bool, False, "for --input: write why a line cannot be completed in its place, and go on"),
+    ("overwrite", bool, False, "for --input: replace --out, and what was begun with other settings"),
 )
 FORMS = ("text", "text_file", "prefix", "suffix", "unknown", "placeholder", "image", "mask", "array", "chat", "system")
+
+FOR_MANY = ("samples", "score", "seed", "batch_size", "label", "placeholder", "skip_bad", "overwrite")
 
 
 def run(arguments: list[str]) -> None:
@@ -46,7 +56,8 @@ def run(arguments: list[str]) -> None:
         description="Draw what is unknown of a text, an image or an array, and keep the rest.",
         epilog="Examples: unmask infill runs/pydocs 'The [6] statement' -n 3; "
         "unmask infill models/mdlm --prefix 'Once upon a time' --unknown 100 --suffix 'happily ever after.'; "
-        "unmask infill runs/digits --image digit.png --mask hole.png -n 10",
+        "unmask infill runs/digits --image digit.png --mask hole.png -n 10; "
+        "unmask infill runs/pydocs --input holes.jsonl --out filled.jsonl",
     )
     parser.add_argument("model", metavar="MODEL", help=MODEL)
     text = "a text in which [4] stands for four unknown tokens; for models of characters or bytes _ for one, too"
@@ -57,6 +68,12 @@ def run(arguments: list[str]) -> None:
     made = instantiate(parser, settings)
     model = load_model(settings.model, settings.device)
     sampler = make_sampler(model, made.sampler, settings)
+    if settings.input is not None:
+        from unmask.infilling import infill_file
+
+        how = {name: settings[name] for name in FOR_MANY}
+        print(infill_file(model, settings.input, settings.out, sampler=sampler, **how))
+        return
     check_outputs(model, settings)
     from unmask.canvas import answer, make_canvas
 
@@ -87,8 +104,18 @@ def check(settings: Namespace) -> None:
     around = settings.prefix is not None or settings.suffix is not None
     given = [name for name in ("text", "text_file", "image", "array", "chat") if settings[name] is not None]
     given += ["prefix or suffix"] * around
+    if settings.input is not None:
+        if given or settings.gif or settings.live or settings.unknown or not settings.out:
+            raise ValueError(
+                "--input needs --out, a .jsonl; its lines say what is to be completed: no TEXT, --gif, ..."
+            )
+        if not Path(settings.input).exists():
+            raise FileNotFoundError(f"{settings.input}: no such file or folder")
+        return
+    if settings.skip_bad or settings.overwrite:
+        raise ValueError("--skip_bad and --overwrite go with --input")
     if len(given) != 1:
-        forms = "TEXT, --text_file, --prefix and --suffix, --image with --mask, --array, or --chat"
+        forms = "TEXT, --input, --text_file, --prefix and --suffix, --image with --mask, --array, or --chat"
         raise ValueError(f"give one of {forms}; got {', '.join(given) or 'none'}")
     if (around or settings.chat is not None) != (settings.unknown is not None):
         raise ValueError("--prefix and --suffix, or --chat, go with --unknown, the number of tokens to draw")

@@ -79,11 +79,19 @@ class Split(Dataset[tuple[Tensor, Tensor | None]], ABC):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= {name: value.open() if isinstance(value, _Place) else value for name, value in state.items()}
 
+    def place(self, index: int) -> dict[str, Any]:
+        """Return where an example stands in what the split was made of, as plain values; empty if that is not known."""
+        return {}
+
+    def spread(self, limit: int | None = None) -> Integer[np.ndarray, " count"]:
+        """Return the indices of `limit` examples spread evenly over the split; of all if None."""
+        count = len(self) if limit is None else min(limit, len(self))
+        return np.arange(count) * len(self) // count
+
     def batches(self, size: int, limit: int | None = None) -> Iterator[tuple[Tokens, Labels | None]]:
         """Yield the examples in order, `size` at a time; with `limit`, that many spread evenly over the split."""
-        count = len(self) if limit is None else min(limit, len(self))
-        indices = np.arange(count) * len(self) // count
-        for start in range(0, count, size):
+        indices = self.spread(limit)
+        for start in range(0, len(indices), size):
             yield self[indices[start : start + size]]
 
 
@@ -113,6 +121,10 @@ class Examples(Split):
         x = torch.from_numpy(self.x[rows].astype(np.int64))
         return x, None if self.labels is None else torch.from_numpy(self.labels[rows].astype(np.int64))
 
+    def place(self, index: int) -> dict[str, Any]:
+        """Return the row of x."""
+        return {"row": int(self.chosen[index])}
+
     def _chunks(self) -> Iterator[bytes]:
         yield f"{self.x.dtype.str} {self.x.shape[1:]}".encode()
         many = max(1, (1 << 22) // max(1, math.prod(self.x.shape[1:])))
@@ -130,15 +142,16 @@ class Windows(Split):
         tokens: the text, often a memory map.
         length: of a window.
         stride: from one window's start to the next's; `length` cuts the text into pieces, less overlaps them.
+        start: of the text, in what it is a part of.
 
     Raises:
         ValueError: the text is shorter than one window.
     """
 
-    def __init__(self, tokens: Integer[np.ndarray, " n"], length: int, stride: int) -> None:
+    def __init__(self, tokens: Integer[np.ndarray, " n"], length: int, stride: int, start: int = 0) -> None:
         if len(tokens) < length:
             raise ValueError(f"the text has {len(tokens)} tokens, fewer than one sequence of length {length}")
-        self.tokens, self.length, self.stride = tokens, length, stride
+        self.tokens, self.length, self.stride, self.start = tokens, length, stride, start
 
     def __len__(self) -> int:
         return (len(self.tokens) - self.length) // self.stride + 1
@@ -146,6 +159,10 @@ class Windows(Split):
     def __getitem__(self, indices: Integer[np.ndarray, " batch"]) -> tuple[Tokens, None]:
         windows = np.lib.stride_tricks.sliding_window_view(self.tokens, self.length)
         return torch.from_numpy(windows[np.asarray(indices) * self.stride].astype(np.int64)), None
+
+    def place(self, index: int) -> dict[str, Any]:
+        """Return the number of the window's first token in the text."""
+        return {"token": self.start + index * self.stride}
 
     def _chunks(self) -> Iterator[bytes]:
         for start in range(0, len(self.tokens), 1 << 20):
@@ -176,6 +193,11 @@ class Joined(Split):
             labels += [] if known is None else [known]
         back = torch.from_numpy(np.argsort(np.argsort(which, kind="stable"), kind="stable"))
         return torch.cat(rows)[back], torch.cat(labels)[back] if labels else None
+
+    def place(self, index: int) -> dict[str, Any]:
+        """Return which of the splits the example is of, and its place there."""
+        number = int(np.searchsorted(self.starts, index, side="right")) - 1
+        return {"split": number} | self.splits[number].place(index - int(self.starts[number]))
 
     def _chunks(self) -> Iterator[bytes]:
         for split in self.splits:

@@ -133,8 +133,18 @@ class Packed(Split):
         return (), ()
 
     @abstractmethod
+    def begin(self, i: int) -> int:
+        """Return the number of the first token of sequence i in the corpus."""
+
+    @abstractmethod
     def row(self, i: int) -> Integer[np.ndarray, " length"]:
         """Return sequence i."""
+
+    def place(self, index: int) -> dict[str, Any]:
+        """Return the number, from 0, of the document that a sequence begins in, and of its first token there."""
+        at, ends = self.begin(index), self.shards.ends
+        document = int(np.searchsorted(ends, at, side="right"))
+        return {"document": document, "token": at - (int(ends[document - 1]) if document else 0)}
 
     def __getitem__(self, indices: Integer[np.ndarray, " batch"]) -> tuple[Tokens, None]:
         rows = np.empty((len(indices), self.length), dtype=np.int64)
@@ -155,8 +165,11 @@ class Concatenated(Packed):
     def __len__(self) -> int:
         return (self.stop - self.start) // self.length
 
+    def begin(self, i: int) -> int:
+        return self.start + i * self.length
+
     def row(self, i: int) -> Integer[np.ndarray, " length"]:
-        at = self.start + i * self.length
+        at = self.begin(i)
         return self.shards.read(at, at + self.length)
 
 
@@ -171,8 +184,11 @@ class Wrapped(Packed):
     def __len__(self) -> int:
         return (self.stop - self.start) // self.room
 
+    def begin(self, i: int) -> int:
+        return self.start + i * self.room
+
     def row(self, i: int) -> Integer[np.ndarray, " length"]:
-        at = self.start + i * self.room
+        at = self.begin(i)
         before, after = self.around
         return np.concatenate((before, self.shards.read(at, at + self.room), after)).astype(np.int64)
 
@@ -203,6 +219,9 @@ class Padded(Packed):
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def begin(self, i: int) -> int:
+        return int(self.rows[i, 0])
 
     def row(self, i: int) -> Integer[np.ndarray, " length"]:
         before, after = self.around

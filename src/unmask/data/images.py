@@ -45,6 +45,10 @@ class Mirrored(Split):
         x[mirrored] = x[mirrored].flip(2)
         return x, labels
 
+    def place(self, index: int) -> dict[str, Any]:
+        """Return the place of the image, and whether it is mirrored."""
+        return self.split.place(index % len(self.split)) | {"mirrored": index >= len(self.split)}
+
     def _chunks(self) -> Iterator[bytes]:
         yield b"mirrored"
         yield from self.split._chunks()

@@ -127,6 +127,6 @@ def cut(text: EncodedText, part: Part, length: int, stride: int | None) -> Windo
         str(tokens.filename), tokens.dtype, mode="r", offset=start * tokens.itemsize, shape=(end - start,)
     )
     try:
-        return Windows(mapped, length, step)
+        return Windows(mapped, length, step, start)
     except ValueError as error:
         raise ValueError(f"{part}: {error}") from None

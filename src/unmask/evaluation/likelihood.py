@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
@@ -16,6 +17,7 @@ from unmask.checks import check_choice, check_whole
 from unmask.codecs.base import Codec
 from unmask.data.base import DataSet, Part, Split
 from unmask.evaluation.data import measured_data
+from unmask.evaluation.per_example import Bounds, PerExample, error_of_mean
 from unmask.evaluation.protocol import Precision, evaluation_mode, versions, weights
 from unmask.given import given_and_clean
 from unmask.lengths import Lengths
@@ -44,6 +46,7 @@ class Likelihood:
         length: tokens per example, those that are given not counted; their mean where it varies.
         nats_per_token: all nats over all tokens, and its standard error.
         calls: network evaluations of one example that were spent, in all.
+        each: the bound of each example, its error over the draws, and its tokens.
     """
 
     nats: float
@@ -52,17 +55,21 @@ class Likelihood:
     length: float
     nats_per_token: tuple[float, float]
     calls: int
+    each: Bounds | None = field(default=None, compare=False, repr=False)
 
     @classmethod
-    def of(cls, nats: Float[Tensor, " n"], tokens: Int[Tensor, " n"], calls: int) -> Likelihood:
+    def of(
+        cls, nats: Float[Tensor, " n"], tokens: Int[Tensor, " n"], calls: int, error: Float[Tensor, " n"] | None = None
+    ) -> Likelihood:
         """Average over examples of the given numbers of tokens; the error of the ratio is by the delta method."""
         count, length = len(nats), tokens.double().mean().item()
         mean, rate = nats.mean().item(), nats.sum().item() / int(tokens.sum())
 
-        def error(values: Tensor) -> float:
+        def spread(values: Tensor) -> float:
             return values.std().item() / math.sqrt(count) if count > 1 else math.nan
 
-        return cls(mean, error(nats), count, length, (rate, error(nats - rate * tokens) / length), calls)
+        each = None if error is None else Bounds(nats, error, tokens)
+        return cls(mean, spread(nats), count, length, (rate, spread(nats - rate * tokens) / length), calls, each)
 
     @property
     def bits(self) -> tuple[float, float]:
@@ -137,13 +144,16 @@ def evaluate(
         FloatingPointError: an estimate that is not finite.
     """
     parts: list[Tensor] = []
+    errors: list[Tensor] = []
     tokens: list[Tensor] = []
     for i, (x, label) in enumerate(batches):
         generator = seeded(seed, i, device=x.device)
         of_length = 0 if lengths is None else -lengths.log_p(lengths.measure(x), label)
         given, x = given_and_clean(x, network.excluded)
         drawn = draw_loss(network, objective, x, label, draws=draws, given=given, generator=generator)
-        parts.append(drawn.nelbo.view(draws, -1).mean(0).double() + of_length)
+        each = drawn.nelbo.view(draws, -1)
+        parts.append(each.mean(0).double() + of_length)
+        errors.append(error_of_mean(each))
         if breakdown is not None:
             breakdown.add(x.flatten(1), drawn.parts.view(draws, len(x), -1).mean(0))
         tokens.append(torch.full((len(x),), x[0].numel()) if given is None else (~given).flatten(1).sum(1).cpu())
@@ -152,7 +162,8 @@ def evaluate(
     nats = torch.cat(parts)
     if not nats.isfinite().all():
         raise FloatingPointError(f"example {int((~nats.isfinite()).nonzero()[0])} has a likelihood that is not finite")
-    return Likelihood.of(nats.cpu(), torch.cat(tokens), draws * objective.calls * len(nats))
+    calls = draws * objective.calls * len(nats)
+    return Likelihood.of(nats.cpu(), torch.cat(tokens), calls, torch.cat(errors).cpu())
 
 
 @dataclass(frozen=True)
@@ -164,11 +175,23 @@ class LikelihoodReport(Report):
         breakdown: where the bits go, if that was asked for.
         shape: dims of an example.
         codec: says what a token is.
+        per_example: the bound of each example, if that was asked for.
     """
 
     breakdown: Breakdown | None = None
     shape: tuple[int, ...] = ()
     codec: Codec | None = None
+    per_example: PerExample | None = None
+
+    def write_examples(self, path: Path | str) -> None:
+        """Write the bound of each example as a line of JSON; see `PerExample.rows`.
+
+        Raises:
+            ValueError: the report was made without `per_example`.
+        """
+        if self.per_example is None:
+            raise ValueError("a likelihood knows that of each example where it was measured with per_example=True")
+        self.per_example.write(path)
 
     def figure(self) -> Picture:
         """Draw where the bits go: at each position, and for each token value.
@@ -238,6 +261,7 @@ def likelihood(
     seed: int = 0,
     precision: Precision = "32-true",
     breakdown: bool = False,
+    per_example: bool = False,
 ) -> LikelihoodReport:
     """Measure the negative ELBO of data, an upper bound on their -log p, with its standard error.
 
@@ -258,6 +282,7 @@ def likelihood(
         seed: of the masks.
         precision: bf16-mixed multiplies in bfloat16, which is faster where the processor has it.
         breakdown: whether to record where the bits go, for `figure()`.
+        per_example: whether to keep the bound of each example, for `write_examples()`.
 
     Raises:
         ValueError: a setting out of range, data that do not fit the model, or a model that does not name its data.
@@ -265,8 +290,8 @@ def likelihood(
     """
     check_choice("split", split, get_args(Part))
     estimate = Estimate(draws, limit, batch_size, seed, precision)
-    if steps is not None and (objective is not None or breakdown):
-        raise ValueError("steps name the bounds: give neither objective nor breakdown with them")
+    if steps is not None and (objective is not None or breakdown or per_example):
+        raise ValueError("steps name the bounds: give neither objective, breakdown nor per_example with them")
     objectives = bounds(model, objective, steps)
     data = measured_data(model, data)
     part = data.split(split)
@@ -292,7 +317,8 @@ def likelihood(
         "precision": precision,
         **versions(model),
     }
-    return LikelihoodReport(tuple(rows), protocol, places, data.shape, model.codec)
+    each = PerExample(part, part.spread(limit), result.each) if per_example and result.each is not None else None
+    return LikelihoodReport(tuple(rows), protocol, places, data.shape, model.codec, each)
 
 
 def _used(data: DataSet, split: Part, used: int, count: int) -> str:

@@ -129,6 +129,31 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         lock.release()
 
 
+@contextmanager
+def locked_file(lock: Path, taken: str) -> Iterator[None]:
+    """Hold a lock, which the operating system lets go of when the process ends.
+
+    Args:
+        lock: the file that is locked; it is removed at the end.
+        taken: the error where another process holds it.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    held = FileLock(lock, timeout=0)
+    try:
+        held.acquire()
+    except Timeout:
+        raise BlockingIOError(taken) from None
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        held.release()
+
+
 def holder_of(folder: Path) -> dict[str, Any]:
     """Return who holds, or last held, the lock of a folder: host, pid, start and since; empty if nobody knows."""
     try:

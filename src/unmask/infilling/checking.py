@@ -1,0 +1,74 @@
+"""Checking all inputs before anything is drawn, and putting those together that make a batch."""
+
+import hashlib
+import io
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stderr
+from dataclasses import dataclass, field
+
+from tqdm import tqdm
+
+from unmask.infilling.journal import as_line
+from unmask.infilling.requests import Reader, filled_up
+from unmask.infilling.sources import Source
+
+
+@dataclass
+class Checked:
+    """What is known of the inputs before anything is drawn.
+
+    Attributes:
+        good: the inputs by what decides which can share a batch: the shape and whether there is a label.
+        unknown: number of unknown tokens of each input.
+        bad: why an input cannot be completed.
+        sha256: of all that is read of them.
+    """
+
+    good: dict[tuple[tuple[int, ...], bool], list[int]] = field(default_factory=dict)
+    unknown: dict[int, int] = field(default_factory=dict)
+    bad: dict[int, str] = field(default_factory=dict)
+    sha256: str = ""
+
+    def batches(self, count: int) -> Iterator[list[int]]:
+        """Yield inputs that go together, `count` at a time, those with the longest canvases first."""
+        for key in sorted(self.good, key=lambda key: (-math.prod(key[0]), key)):
+            group = sorted(self.good[key], key=lambda index: (-self.unknown[index], index))
+            yield from (group[start : start + count] for start in range(0, len(group), count))
+
+
+def check_inputs(inputs: Source, reader: Reader, skip_bad: bool) -> Checked:
+    """Check all inputs.
+
+    Raises:
+        ValueError: an input is bad, unless `skip_bad`; names its place.
+    """
+    found, digest, notes = Checked(), hashlib.sha256(), []
+    for index in tqdm(range(len(inputs)), desc="checking", unit="input", delay=2):
+        said = io.StringIO()
+        try:
+            with redirect_stderr(said):
+                fields = inputs.fields(index)
+                request = reader.read(fields)
+            kept = as_line(request.kept | {"label": request.label})
+        except (ValueError, OSError, RecursionError) as error:
+            message = f"{inputs.where(index)}: {error}"
+            if not skip_bad:
+                raise ValueError(message) from None
+            found.bad[index] = str(error)
+            digest.update(as_line({"error": str(error)}))
+            continue
+        canvas = filled_up(reader.model, request.canvas)
+        key = (tuple(canvas.shape), request.label is not None)
+        found.good.setdefault(key, []).append(index)
+        found.unknown[index] = request.unknown
+        digest.update(kept + canvas.numpy().tobytes())
+        notes += [(index, said.getvalue().strip())] if said.getvalue() else []
+    if notes:
+        more = f" (and {len(notes) - 1:,} others)" if len(notes) > 1 else ""
+        print(f"{notes[0][1]}: {inputs.where(notes[0][0])}{more}", file=sys.stderr)
+    if not found.good:
+        raise ValueError(f"{inputs.path}: every input is bad; the first: {found.bad[0]}")
+    found.sha256 = digest.hexdigest()
+    return found
