@@ -361,7 +361,7 @@ def test_packing_by_hand(bpe: Tokenizer, tmp_path: Path) -> None:
     for row in padded:
         count = sum(token >= 0 for token in row)
         assert end not in row[: count - 1] and row[count:] == [-1 - end] * (4 - count)
-    assert Corpus(str(tmp_path / "made"), 4, "padded").given and not Corpus(str(tmp_path / "made"), 4).given
+    assert Corpus(str(tmp_path / "made"), 4, "padded").has_given and not Corpus(str(tmp_path / "made"), 4).has_given
 
 
 def test_sequences_do_not_depend_on_the_shards(bpe: Tokenizer, texts: list[str], corpus: Path, tmp_path: Path) -> None:

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int, Integer
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from unmask.types import Tokens
@@ -29,20 +28,6 @@ class Lengths:
     def __post_init__(self) -> None:
         if not all(isinstance(count, int) and count >= 0 for count in self.counts) or not any(self.counts):
             raise ValueError("lengths need counts of at least 0, and one that is positive")
-
-    @classmethod
-    def of(
-        cls,
-        n: Integer[np.ndarray, " examples"],
-        length: int,
-        fill: int,
-        *,
-        labels: Integer[np.ndarray, " examples"] | None = None,
-        classes: int | None = None,
-        targets: bool = False,
-    ) -> "Lengths":
-        """Return the distribution of the lengths n of examples, each in 1..`length`."""
-        return cls(fill, tuple(np.bincount(n, minlength=length + 1)[1:].tolist()))
 
     @classmethod
     def read(cls, described: Any) -> "Lengths | None":

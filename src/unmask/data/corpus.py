@@ -290,7 +290,7 @@ class Corpus(DataSet):
         return (self.length,)
 
     @property
-    def given(self) -> bool:
+    def has_given(self) -> bool:
         return self.packing == "padded"
 
     @cached_property

@@ -229,7 +229,7 @@ class Sequences(DataSet):
         return (self.length,)
 
     @property
-    def given(self) -> bool:
+    def has_given(self) -> bool:
         return self.packing == "padded" or self.conditional or any(self.codec.wrap)
 
     @cached_property
