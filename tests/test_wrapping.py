@@ -163,7 +163,7 @@ def test_new_examples_are_wrapped_and_shown_bare(bert: Tokenizer) -> None:
 
 def test_lengths_that_are_drawn_hold_what_is_around_them(bert: Tokenizer) -> None:
     v = bert.vocab_size
-    model = model_of(bert, 6, lengths=Lengths(PAD, (0, 0, 5, 0, 5, 0)).describe())
+    model = model_of(bert, 6, lengths=Lengths(PAD, (0, 0, 5000, 0, 5000, 0)).describe())
     kinds = [[CLS, v, SEP, PAD, PAD, PAD], [CLS, v, v, v, SEP, PAD]]
     found = model.empty_canvas(50, 0).tolist()
     assert all(row in kinds for row in found) and all(kind in found for kind in kinds)

@@ -15,3 +15,15 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
     known = list(choices)
     if value not in known:
         raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+
+
+def read_length(text: str) -> int | tuple[int, int]:
+    """Return the number that a text says, or the two of a range such as "20-60".
+
+    Raises:
+        ValueError: neither of them.
+    """
+    first, dash, last = text.partition("-")
+    if not (first.strip().isdecimal() and (last.strip().isdecimal() if dash else True)):
+        raise ValueError(f"a length is a number such as 40, or a range such as 20-60; got {text!r}")
+    return (int(first), int(last)) if dash else int(first)

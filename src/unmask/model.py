@@ -11,6 +11,7 @@ import torch
 from unmask.codecs.base import Codec
 from unmask.devices import find_device
 from unmask.forward import all_masked
+from unmask.given import mark_given
 from unmask.lengths import Lengths
 from unmask.loading import read_model
 from unmask.networks.base import Network, check_tokens
@@ -85,6 +86,8 @@ class MaskedDiffusion(Saved):
     ) -> Nats:
         """Estimate the negative ELBO of each example in nats: the mean of `draws` low-discrepancy masks.
 
+        Where examples have lengths (`lengths`), what they are filled up with is given, and −log p(n) is added.
+
         Args:
             x: clean tokens (n, *dims).
             label: class of each example, for a model with classes.
@@ -95,8 +98,11 @@ class MaskedDiffusion(Saved):
             batch_size: examples at a time, each with all its draws.
         """
         self._check_examples(x, self.network.vocab_size)
-        objective = self.fit_objective(objective)
+        objective, lengths = self.fit_objective(objective), self.lengths
         found = []
+        if lengths is not None:
+            filled = lengths.filled(x)
+            given = filled if given is None else given | filled
         for start in range(0, len(x), batch_size):
             here = slice(start, start + batch_size)
             labels, known = (None if part is None else part[here] for part in (label, given))
@@ -105,15 +111,32 @@ class MaskedDiffusion(Saved):
                 chosen = [one for i in range(draws) for one in generator[i * len(x) : (i + 1) * len(x)][here]]
             drawn = draw_loss(self.network, objective, x[here], labels, draws=draws, given=known, generator=chosen)
             found.append(drawn.nelbo.view(draws, -1).mean(0))
+            if lengths is not None and given is not None:
+                found[-1] = found[-1] - lengths.log_p(lengths.measure(mark_given(x[here], given[here])), labels)
         return torch.cat(found)
 
     def sample(
-        self, n: int, label: Labels | None = None, *, sampler: Sampler | None = None, generator: Generators = None
+        self,
+        n: int,
+        label: Labels | None = None,
+        *,
+        sampler: Sampler | None = None,
+        length: int | tuple[int, int] | None = None,
+        generator: Generators = None,
     ) -> Tokens:
-        """Draw n examples: tokens (n, *shape), for `codec.decode`. The sampler is `fit_sampler()` unless given."""
+        """Draw n examples: tokens (n, *shape), for `codec.decode`. The sampler is `fit_sampler()` unless given.
+
+        Args:
+            n: number of examples.
+            label: class of each example, for a model with classes.
+            sampler: how the tokens are drawn.
+            length: see `empty_canvas`.
+            generator: see `unmask.randomness`.
+        """
         if n < 1:
             raise ValueError(f"n must be at least 1, got {n}")
-        return self.infill(self.empty_canvas(n, generator), label, sampler=sampler, generator=generator)
+        canvas = self.empty_canvas(n, generator, length=length, label=label)
+        return self.infill(canvas, label, sampler=sampler, generator=generator)
 
     @property
     def lengths(self) -> Lengths | None:
@@ -123,7 +146,14 @@ class MaskedDiffusion(Saved):
             raise ValueError("the model was trained on texts that were filled up, but does not know their lengths")
         return found
 
-    def empty_canvas(self, n: int, generator: Generators | int = None, *, length: int | None = None) -> Tokens:
+    def empty_canvas(
+        self,
+        n: int,
+        generator: Generators | int = None,
+        *,
+        length: int | tuple[int, int] | None = None,
+        label: Labels | None = None,
+    ) -> Tokens:
         """Return n examples of which every token is masked, but for what every example begins and ends with.
 
         Where examples have lengths these are drawn, and what follows is filled up as it was in training.
@@ -131,25 +161,33 @@ class MaskedDiffusion(Saved):
         Args:
             n: number of examples.
             generator: of the lengths; or a seed, of which example i has a generator of its own.
-            length: masked tokens of each text, in place of as many as fit or a length that is drawn.
+            length: masked tokens of each text: a number or, for a model that knows the lengths of its examples, a range
+                from which they are drawn; None: as many as fit, or a length that is drawn.
+            label: class of each example, which its length may depend on.
 
         Raises:
             ValueError: `length` is given and the examples are no texts, or shorter.
         """
         lengths, around = self.lengths, sum(map(len, self.codec.wrap))
+        whole = (1, self.shape[0] - around)
+        least, most = whole if length is None else (length, length) if isinstance(length, int) else length
         if length is not None:
-            most = self.shape[0] - around
-            if len(self.shape) > 1 or not 1 <= length <= most:
-                kind = f"texts of 1..{most} tokens" if len(self.shape) == 1 else f"examples of shape {self.shape}"
-                raise ValueError(f"length {length}: the model is of {kind}")
-        if lengths is None or length is not None:
-            shape = self.shape if length is None else (length + around,)
+            room = self.shape[0] - around
+            if len(self.shape) > 1 or not 1 <= least <= most <= room:
+                kind = f"texts of 1..{room} tokens" if len(self.shape) == 1 else f"examples of shape {self.shape}"
+                said = f"{least}-{most}" if isinstance(length, tuple) else length
+                raise ValueError(f"length {said}: the model is of {kind}")
+        if lengths is None and least < most and length is not None:
+            raise ValueError(f"length {least}-{most}: the model does not know how long its examples are: name one")
+        if lengths is None or isinstance(length, int):
+            shape = self.shape if length is None else (most + around,)
             x = all_masked(n, shape, self.network.mask_id, device=self.device)
             stop = torch.full((n,), shape[0], device=self.device)
         else:
             if isinstance(generator, int):
                 generator = [seeded(generator, i, 1) for i in range(n)]
-            stop = lengths.draw(uniform((n,), generator, self.device)).clamp(min=around)
+            u = uniform((n,), generator, self.device)
+            stop = lengths.draw(u, label, min(least + around, self.shape[0]), most + around)
             x = lengths.canvas(stop, self.network.mask_id)
         before, after = (torch.tensor(part, dtype=x.dtype, device=x.device) for part in self.codec.wrap)
         if len(before):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import Namespace
 
+from unmask.checks import read_length
 from unmask.cli.common import DEVICE, MODEL, Option, Parser, at_least, instantiate, load_model, parse
 from unmask.storage.files import check_writable
 from unmask.storage.hub import check_model
@@ -36,17 +37,18 @@ def run(arguments: list[str]) -> None:
     parser.add_options(
         ("samples", int, 4, "number of examples"),
         ("label", str, None, "class of all examples, by number or name; or `all`: a row of each class"),
-        ("length", int, None, "tokens of each text; by default as many as the model's sequences have, or as it draws"),
+        ("length", str, None, "tokens of each text, 40 or 20-60; by default as many as fit, or as it draws"),
     )
     add_sampling_arguments(parser)
     settings = parse(parser, arguments, check=check_sampling_arguments)
+    length = read_length(settings.length) if settings.length else None
     made = instantiate(parser, settings)
     model = load_model(settings.model, settings.device)
     sampler = make_sampler(model, made.sampler, settings)
     check_outputs(model, settings)
     label = model.labels(settings.label, settings.samples)
     rows = model.network.classes if settings.label == "all" else None
-    canvas = model.empty_canvas(settings.samples, settings.seed, length=settings.length)
+    canvas = model.empty_canvas(settings.samples, settings.seed, length=length, label=label)
     draw_and_show(model, canvas, label, sampler, settings, rows)
 
 

@@ -299,8 +299,8 @@ class Corpus(DataSet):
         if self.packing != "padded" or rows is None:
             return None
         around = sum(map(len, self.codec.wrap))
-        counts = np.bincount(rows[:, 1] - rows[:, 0] + around, minlength=self.length + 1)[1:]
-        return Lengths(self.shards.fill, tuple(counts.tolist()))
+        ended = not self.codec.wrap[1] and self.shards.fill == self.shards.index.end
+        return Lengths.of(rows[:, 1] - rows[:, 0] + around, self.length, self.shards.fill, ended=ended)
 
     def split(self, part: Part) -> Split:
         self.shards.fit(self.codec)

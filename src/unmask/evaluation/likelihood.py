@@ -18,6 +18,7 @@ from unmask.data.base import DataSet, Part, Split
 from unmask.evaluation.data import measured_data
 from unmask.evaluation.protocol import Precision, evaluation_mode, versions, weights
 from unmask.given import given_and_clean
+from unmask.lengths import Lengths
 from unmask.model import MaskedDiffusion
 from unmask.networks.base import Network
 from unmask.objectives.base import Objective
@@ -114,6 +115,7 @@ def evaluate(
     *,
     draws: int,
     seed: int = 0,
+    lengths: Lengths | None = None,
     breakdown: Breakdown | None = None,
 ) -> Likelihood:
     """Average the negative ELBO over batches of examples.
@@ -127,6 +129,7 @@ def evaluate(
         batches: clean tokens and labels (or None) on the network's device; a token t that is given stands as -1 - t.
         draws: masks per example.
         seed: of the masks; batch i has a generator of its own.
+        lengths: p(n) of a model that has one: −log p(n) is added to the bound of each example.
         breakdown: what each token adds is added to it.
 
     Raises:
@@ -137,9 +140,10 @@ def evaluate(
     tokens: list[Tensor] = []
     for i, (x, label) in enumerate(batches):
         generator = seeded(seed, i, device=x.device)
+        of_length = 0 if lengths is None else -lengths.log_p(lengths.measure(x), label)
         given, x = given_and_clean(x, network.excluded)
         drawn = draw_loss(network, objective, x, label, draws=draws, given=given, generator=generator)
-        parts.append(drawn.nelbo.view(draws, -1).mean(0).double())
+        parts.append(drawn.nelbo.view(draws, -1).mean(0).double() + of_length)
         if breakdown is not None:
             breakdown.add(x.flatten(1), drawn.parts.view(draws, len(x), -1).mean(0))
         tokens.append(torch.full((len(x),), x[0].numel()) if given is None else (~given).flatten(1).sum(1).cpu())
@@ -202,16 +206,23 @@ class Estimate:
         check_choice("precision", self.precision, get_args(Precision))
 
     def average(
-        self, model: MaskedDiffusion, objective: Objective, split: Split, title: str, breakdown: Breakdown | None = None
+        self,
+        model: MaskedDiffusion,
+        objective: Objective,
+        split: Split,
+        title: str,
+        lengths: Lengths | None = None,
+        breakdown: Breakdown | None = None,
     ) -> Likelihood:
-        """Average the negative ELBO over a part of data, with a progress bar of that title."""
+        """Average the negative ELBO over a part of data, with a progress bar of that title; see `evaluate`."""
         batches = split.batches(self.batch_size, self.limit)
         count = min(self.limit or len(split), len(split))
         bar = tqdm(batches, desc=title, total=-(-count // self.batch_size), unit="batch", delay=2)
         moved = ((x.to(model.device), None if label is None else label.to(model.device)) for x, label in bar)
         mixed = torch.autocast(model.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed")
         with evaluation_mode(model), mixed:
-            return evaluate(model.network, objective, moved, draws=self.draws, seed=self.seed, breakdown=breakdown)
+            how = {"draws": self.draws, "seed": self.seed}
+            return evaluate(model.network, objective, moved, **how, lengths=lengths, breakdown=breakdown)
 
 
 def likelihood(
@@ -232,6 +243,8 @@ def likelihood(
 
         report = unmask.evaluation.likelihood(model, Digits(), draws=4)
         report.rows[0]["bits_per_dimension"].value
+
+    Where examples have lengths (`MaskedDiffusion.lengths`) the bound is on −log p(n) − log p(x | n).
 
     Args:
         model: to be measured.
@@ -260,7 +273,7 @@ def likelihood(
     places = Breakdown.empty(math.prod(data.shape), model.network.vocab_size) if breakdown else None
     rows = []
     for name, bound in objectives:
-        result = estimate.average(model, bound, part, f"T = {name}" if name else "evaluating", places)
+        result = estimate.average(model, bound, part, f"T = {name}" if name else "evaluating", model.lengths, places)
         rows.append(({"steps": name} if name else {}) | _figures(result, model))
     bounded = {"objective": describe(objectives[0][1])} if steps is None else {"schedule": describe(model.schedule)}
     protocol = {
@@ -270,6 +283,7 @@ def likelihood(
         "examples_used": _used(data, split, rows[0]["examples"], len(part)),
         "data_sha256": part.checksum,
         **bounded,
+        **({} if model.lengths is None else {"lengths": "counted: -log p(n) is in the bound of each example"}),
         "draws_per_example": draws,
         "limit": limit,
         "batch_size": batch_size,

@@ -151,7 +151,7 @@ def _study(
     label = None if label is None else label.to(model.device)
     judge, real = fit_judge(model, model_data(model) if data is None else data, ngram)
     rows: list[dict[str, Any]] = []
-    canvas = model.empty_canvas(samples, seed, length=length)
+    canvas = model.empty_canvas(samples, seed, length=length, label=label)
     for sampler in tqdm(chosen, desc="samplers", unit="sampler"):
         with evaluation_mode(model):
             rows.append(_measure(model, sampler, judge, canvas, label, seed, bound=not real))
@@ -278,7 +278,7 @@ def _measure(
 def _temperature(model: MaskedDiffusion, sampler: Any, samples: int, label: Labels | None, seed: int) -> Figure | None:
     """Return the temperature that the tokens look drawn at; None where none fits."""
     network = model.network
-    canvas = model.empty_canvas(samples, seed)
+    canvas = model.empty_canvas(samples, seed, label=label)
     share = min(1.0, KEPT / (canvas.numel() * network.vocab_size))
     pick = seeded(seed, 1)
     logits, tokens = [], []
