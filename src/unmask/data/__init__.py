@@ -9,6 +9,7 @@ from unmask.data.imagenet64 import ImageNet64
 from unmask.data.images import Images
 from unmask.data.lines import Lines
 from unmask.data.mnist import MNIST
+from unmask.data.pairs import Pairs
 from unmask.data.pydocs import PyDocs
 from unmask.data.sequences import Sequences
 from unmask.data.text8 import Text8
@@ -25,6 +26,7 @@ __all__ = [
     "ImageNet64",
     "Images",
     "Lines",
+    "Pairs",
     "PyDocs",
     "Sequences",
     "Split",

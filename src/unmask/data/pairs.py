@@ -16,11 +16,11 @@ from unmask.data.sequences import Sequences
 
 @dataclass(frozen=True)
 class Template:
-    """How a text is made of the fields of a row.
+    r"""How a text is made of the fields of a row.
 
     Args:
         text: the name of a field; or a text with names of fields in braces, such as "Question: {question}\nAnswer: ",
-            in which {{ and }} are braces.
+            in which {{ and }} are braces, and \n and \t, where a backslash is written out, a line end and a tab.
         option: that gave it, for errors.
 
     Raises:
@@ -44,9 +44,11 @@ class Template:
             raise ValueError(f"{self.option} {self.text!r:.80}: {error}; {{{{ and }}}} stand for braces") from None
         if any(how or conversion or name == "" for _, name, how, conversion in found):
             raise ValueError(f"{self.option} {self.text!r:.80}: braces hold the name of a field, as in {{question}}")
+        if "{" not in self.text and "}" not in self.text:
+            return [("", self.text)]
         if all(name is None for _, name, _, _ in found):
-            return [("", self.text)] if "{" not in self.text and "}" not in self.text else [(self.text, None)]
-        return [(before, name) for before, name, _, _ in found]
+            raise ValueError(f"{self.option} {self.text!r:.80}: names no field in braces")
+        return [(before.replace("\\n", "\n").replace("\\t", "\t"), name) for before, name, _, _ in found]
 
     @property
     def fields(self) -> list[str]:
@@ -68,7 +70,7 @@ class Template:
 
 @dataclass(frozen=True)
 class Pairs(Sequences):
-    """Rows of JSON, CSV, TSV or Parquet with a part that is given and a part to learn.
+    r"""Rows of JSON, CSV, TSV or Parquet with a part that is given and a part to learn.
 
     What is given is never masked and not counted. What is learned is followed by the token that ends a text. The file
     may be compressed, but for Parquet.
@@ -92,7 +94,60 @@ class Pairs(Sequences):
         format: text, json, csv, tsv or parquet; found out if None.
     """
 
-    given: str = "prompt"  # type: ignore[assignment]
+    given: str = "prompt"
     target: str = "response"
     messages: str | None = None
     format: Format | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_format(self.format)
+        if self.format == "text":
+            raise ValueError("format text has no fields: a file of pairs is json, csv, tsv or parquet")
+        _ = self._templates
+
+    @property
+    def conditional(self) -> bool:
+        return True
+
+    @cached_property
+    def _templates(self) -> tuple[Template, Template]:
+        return Template(self.given, "--data.given"), Template(self.target, "--data.target")
+
+    def examples(self, path: Path) -> Iterator[Example]:
+        given, target = self._templates
+        if self.messages is not None:
+            fields, option = [self.messages], "--data.messages names the field"
+        else:
+            fields = list(dict.fromkeys(given.fields + target.fields))
+            option = "--data.given and --data.target name the fields"
+        for row in rows_of(path, self.format or find_format(path), fields, option):
+            unit, place = row.place
+            if self.messages is None:
+                yield Example(place, target.fill(row), given.fill(row), unit)
+            else:
+                known, answer = conversation(row, self.messages)
+                yield Example(place, answer, known, unit)
+
+
+def conversation(row: Row, field: str) -> tuple[list[Message], str]:
+    """Return the messages in a field of a row up to what the assistant says last, and that.
+
+    Raises:
+        BadRowError: there is no such field, no list of messages in it, nothing before what the assistant says last, or
+            that is empty; says where.
+    """
+    messages = field_of(row, field, "--data.messages names the field")
+    where = f"{row.where}: the field {field!r}"
+    if not isinstance(messages, list) or not all(map(_is_message, messages)):
+        raise BadRowError(f'{where} must be a list of messages {{"role": "user", "content": "..."}}')
+    last = max((i for i, message in enumerate(messages) if message["role"] == "assistant"), default=-1)
+    if last < 1:
+        raise BadRowError(f"{where} must have a message of the assistant, with one before it")
+    if not messages[last]["content"]:
+        raise BadRowError(f"{where}: what the assistant says last is empty")
+    return [dict(message) for message in messages[:last]], messages[last]["content"]
+
+
+def _is_message(message: Any) -> bool:
+    return isinstance(message, dict) and all(isinstance(message.get(name), str) for name in ("role", "content"))

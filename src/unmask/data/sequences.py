@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Int64
@@ -148,8 +148,11 @@ class Sequences(DataSet):
         fill = next((token for token in (codec.padding, end) if token is not None), None)
         if self.packing == "filled" and end is not None:
             return Layout(self.length, end, learned_fill=True, before=before, after=after)
+        fill = _spare(codec) if fill is None else fill
+        if after == (fill,):  # what ends every example cannot be told from what fills it up, unless it is learned
+            return Layout(self.length, fill, end=fill, before=before)
         follows = end if self.conditional and end not in after else None
-        return Layout(self.length, _spare(codec) if fill is None else fill, end=follows, before=before, after=after)
+        return Layout(self.length, fill, end=follows, before=before, after=after)
 
     @cached_property
     def _parts(self) -> dict[str, Ragged]:
@@ -239,7 +242,8 @@ class Sequences(DataSet):
         part = self.split("train")
         assert isinstance(part, Ragged)
         n = part.learned() if self.conditional else part.inside()
-        return Lengths.of(n, self.length, self.layout.fill, targets=self.conditional)
+        fill, ended = self.layout.fill, self.layout.end == self.layout.fill
+        return Lengths.of(n, self.length, fill, targets=self.conditional, ended=ended)
 
     def split(self, part: Part) -> Split:
         parts = self._parts
@@ -253,7 +257,7 @@ class Sequences(DataSet):
             )
         return parts[part]
 
-    def resolved(self) -> Self:
+    def resolved(self) -> "Sequences":
         return replace(self, tokenizer=codec_name(self.tokenizer, _plain(self.codec)))
 
 
