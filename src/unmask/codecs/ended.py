@@ -11,7 +11,6 @@ from torch import Tensor
 
 from unmask.codecs.base import Codec, check_batch
 from unmask.codecs.text import Text
-from unmask.storage.description import build
 from unmask.types import Tokens
 
 
@@ -20,14 +19,16 @@ class Ended(Text):
     """A codec of texts with one more token: it ends a text, or fills it up, and stands for no character.
 
     Args:
-        codec: of the texts, whose tokens keep their values; also as `describe` describes it.
+        codec: of the texts, whose tokens keep their values.
+
+    Raises:
+        ValueError: it is not one of texts.
     """
 
     codec: Text
 
     def __post_init__(self) -> None:
-        codec: Any = self.codec
-        object.__setattr__(self, "codec", _text(build(Codec, codec, "codec") if isinstance(codec, dict) else codec))
+        _text(self.codec)
         object.__setattr__(self, "unit", self.codec.unit)
 
     @property

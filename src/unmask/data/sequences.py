@@ -181,7 +181,8 @@ class Sequences(DataSet):
     def _kept(self, file: EncodedExamples) -> np.ndarray:
         """Return which examples of a file become rows, and say how many do not."""
         if file.empty:
-            warnings.warn(f"{file.path}: {file.empty:,} empty examples are left out", stacklevel=2)
+            what = "1 empty example is" if file.empty == 1 else f"{file.empty:,} empty examples are"
+            warnings.warn(f"{file.path}: {what} left out", stacklevel=2)
         layout, table = self.layout, file.table
         fits = layout.fits(table)
         kept = fits | layout.can_be_cut(table) if self.long == "cut" else fits
@@ -199,15 +200,12 @@ class Sequences(DataSet):
             raise ValueError(f"{file.path}: every example is longer than the {room}, the first in {where}; {holds}")
         if not kept.all():
             how = "" if self.long == "cut" else ", --data.long cut cuts them off"
-            warnings.warn(
-                f"{file.path}: {(~kept).sum():,} of {len(kept):,} examples are left out, since they are longer than "
-                f"the {room}, the first in {where}; {holds}{how}",
-                stacklevel=2,
-            )
+            what = f"are left out, since they are longer than the {room}, the first in {where}; {holds}{how}"
         else:
-            warnings.warn(
-                f"{file.path}: {(~fits).sum():,} of {len(fits):,} examples are cut off; {holds}", stacklevel=2
-            )
+            what = f"are longer than a row and cut off; {holds}"
+        warnings.warn(
+            f"{file.path}: {(~fits if kept.all() else ~kept).sum():,} of {len(fits):,} examples {what}", stacklevel=2
+        )
         return kept
 
     def _warn_repeated(self, file: EncodedExamples, chosen: dict[str, np.ndarray]) -> None:

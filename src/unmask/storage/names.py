@@ -110,6 +110,9 @@ def check_paths(settings: Iterable[tuple[str, str | None]]) -> None:
             value = chosen.get(name, chosen.get(name.replace("data.", "data.init_args.")))
             if value and value not in ("None", "null") and not Path(value).exists():
                 raise FileNotFoundError(f"{value}: no such file or folder")
+        value = chosen.get("data.tokenizer", chosen.get("data.init_args.tokenizer")) or ""
+        if (value.startswith((".", "/")) or value.endswith(".json")) and not Path(value).exists():
+            raise FileNotFoundError(f"{value}: no such tokenizer")
 
 
 def named_modules(given: Iterable[tuple[str, str | None]]) -> list[str]:
