@@ -148,14 +148,9 @@ def test_the_bound_with_lengths_is_that_of_enumeration(tmp_path: Path) -> None:
 
 
 def latin_squares() -> np.ndarray:
-    orders = list(itertools.permutations(range(4)))
-    return np.array(
-        [
-            square
-            for square in itertools.product(orders, repeat=4)
-            if all(len(set(c)) == 4 for c in zip(*square, strict=True))
-        ]
-    ).reshape(-1, 16)
+    squares = itertools.product(itertools.permutations(range(4)), repeat=4)
+    latin = [square for square in squares if all(len(set(column)) == 4 for column in zip(*square, strict=True))]
+    return np.array(latin).reshape(-1, 16)
 
 
 def test_clues_of_latin_squares_make_the_others_easier(tmp_path: Path) -> None:
