@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Int64, Integer
 
 from unmask.data.base import Split
+from unmask.given import mark_given
 from unmask.types import Tokens
 
 STOP, GIVEN, PLACE, DIGEST = range(4)
@@ -73,8 +74,21 @@ class Layout:
         """Return how many tokens each row has of its example, with its end but not with what fills it up."""
         return np.minimum(sizes(table) + self.extra, self.room)
 
-    def write(self, row: Int64[np.ndarray, " length"], tokens: Integer[np.ndarray, " tokens"], given: int) -> None:
-        """Write an example into a row of zeros; a token t that is given as -1 - t."""
+    def write(
+        self,
+        row: Int64[np.ndarray, " length"],
+        known: Bool[np.ndarray, " length"],
+        tokens: Integer[np.ndarray, " tokens"],
+        given: int,
+    ) -> None:
+        """Write an example into a row, and which of its tokens are given into `known`, which is False.
+
+        Args:
+            row: to be written.
+            known: to be written.
+            tokens: of the example.
+            given: how many of these, at the beginning, are given.
+        """
         start, count = len(self.before), min(len(tokens), self.room)
         row[:start] = self.before
         row[start : start + count] = tokens[: self.room]
@@ -85,8 +99,8 @@ class Layout:
         last = self.length - len(self.after) if self.learned_fill else stop
         row[stop:] = self.fill
         row[last : last + len(self.after)] = self.after
-        row[: start + min(given, count)] = -1 - row[: start + min(given, count)]
-        row[last:] = -1 - row[last:]
+        known[: start + min(given, count)] = True
+        known[last:] = True
 
 
 class Ragged(Split):
@@ -117,11 +131,12 @@ class Ragged(Split):
         return len(self.chosen)
 
     def __getitem__(self, indices: Integer[np.ndarray, " batch"]) -> tuple[Tokens, None]:
-        rows = np.zeros((len(indices), self.layout.length), dtype=np.int64)
-        for row, i in zip(rows, self.chosen[indices].tolist(), strict=True):
+        rows = np.empty((len(indices), self.layout.length), dtype=np.int64)
+        given = np.zeros(rows.shape, dtype=np.bool_)
+        for row, known, i in zip(rows, given, self.chosen[indices].tolist(), strict=True):
             start = int(self.table[i - 1, STOP]) if i else 0
-            self.layout.write(row, self.tokens[start : int(self.table[i, STOP])], int(self.table[i, GIVEN]))
-        return torch.from_numpy(rows), None
+            self.layout.write(row, known, self.tokens[start : int(self.table[i, STOP])], int(self.table[i, GIVEN]))
+        return mark_given(torch.from_numpy(rows), torch.from_numpy(given)), None
 
     def place(self, i: int) -> str:
         """Return where example i of the split stands in its file."""
