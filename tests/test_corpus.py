@@ -370,7 +370,7 @@ def test_packing_by_hand(bpe: Tokenizer, tmp_path: Path) -> None:
             rest = stream(bpe, texts[place["document"] :])[place["token"] :]
             assert row == rest[: len(row)], (packing, place)
     assert [part.place(i) for i in range(2)] == [{"document": 38, "token": 0}, {"document": 39, "token": 0}]
-    assert Corpus(str(tmp_path / "made"), 4, "padded").given and not Corpus(str(tmp_path / "made"), 4).given
+    assert Corpus(str(tmp_path / "made"), 4, "padded").has_given and not Corpus(str(tmp_path / "made"), 4).has_given
 
 
 def test_sequences_do_not_depend_on_the_shards(bpe: Tokenizer, texts: list[str], corpus: Path, tmp_path: Path) -> None:

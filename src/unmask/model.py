@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from unmask.codecs.base import Codec
+from unmask.codecs.ended import until_end
 from unmask.devices import find_device
 from unmask.forward import all_masked
 from unmask.given import mark_given
@@ -198,13 +199,21 @@ class MaskedDiffusion(Saved):
             x.scatter_(1, place, after.expand(n, -1))
         return x
 
+    @property
+    def ends(self) -> bool:
+        """Whether the model learned the token that ends a text, after which a sample means nothing."""
+        data = self.about.get("data") or {}
+        learned = data.get("packing") == "filled" or (data.get("packing") == "padded" and "target" in data)
+        return learned and data.get("messages") is None  # a conversation has ends within
+
     def decode(self, x: Tokens) -> Any:
-        """Return the data of a batch of examples, texts without what is around them or fills them up."""
+        """Return the data of a batch of examples, texts without what is around them, ends them or fills them up."""
         lengths, codec = self.lengths, self.codec
-        if lengths is None and codec.padding is None and not any(codec.wrap):
+        if lengths is None and codec.padding is None and not any(codec.wrap) and not self.ends:
             return codec.decode(x)
-        rows = (row if lengths is None else lengths.cut(row) for row in x)
-        return [codec.decode(codec.unwrapped(row).unsqueeze(0))[0] for row in rows]
+        rows = (codec.unwrapped(row if lengths is None else lengths.cut(row)) for row in x)
+        rows = (until_end(codec, row) if self.ends else row for row in rows)
+        return [codec.decode(row.unsqueeze(0))[0] for row in rows]
 
     def infill(
         self, x: Tokens, label: Labels | None = None, *, sampler: Sampler | None = None, generator: Generators = None

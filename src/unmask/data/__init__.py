@@ -7,8 +7,11 @@ from unmask.data.corpus import Corpus
 from unmask.data.digits import Digits
 from unmask.data.imagenet64 import ImageNet64
 from unmask.data.images import Images
+from unmask.data.lines import Lines
 from unmask.data.mnist import MNIST
+from unmask.data.pairs import Pairs
 from unmask.data.pydocs import PyDocs
+from unmask.data.sequences import Sequences
 from unmask.data.text8 import Text8
 from unmask.data.textfile import TextFile
 
@@ -22,7 +25,10 @@ __all__ = [
     "Examples",
     "ImageNet64",
     "Images",
+    "Lines",
+    "Pairs",
     "PyDocs",
+    "Sequences",
     "Split",
     "Text8",
     "TextFile",

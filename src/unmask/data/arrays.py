@@ -11,10 +11,14 @@ import numpy as np
 from unmask.codecs.base import Codec
 from unmask.codecs.pixels import Pixels
 from unmask.codecs.symbols import Symbols
-from unmask.data.base import MOST_CLASSES, MOST_TOKENS, DataSet, Examples, Joined, Part, Split, shuffled_parts
+from unmask.data.base import MOST_CLASSES, MOST_TOKENS, DataSet, Joined, Part, Split, shuffled_parts
+from unmask.data.conditioned import Conditioned, check_example_lengths, check_given
 from unmask.data.reading import check_file
+from unmask.lengths import Lengths
 from unmask.storage.arrays import map_array, read_arrays
 
+BESIDE = ("labels", "given", "lengths")
+"""What there may be for each example beside its tokens."""
 PARTS = ("train", "valid", "test")
 MOST_COMPARED = 1 << 20
 
@@ -26,6 +30,11 @@ class Arrays(DataSet):
     The .npz holds `x` and, if there are classes, `labels`; or, already split, some of `train`, `valid` and `test`, with
     `train_labels` and so on: a file with `test` alone is a test set. An unsplit array is split at random, always in the
     same way, into 90, 5 and 5 %; a warning says where examples of one part are in another, too.
+
+    Beside `x` there may be `given`, of the same shape and bool: tokens that are conditioned on, never masked and not
+    counted. For examples of one dimension there may be `lengths` (examples,): what lies beyond the length of an example
+    is not read, but filled up with a token of its own, one more than the data have, which is given; the model holds the
+    distribution of lengths.
 
     Args:
         path: the file; integers 0..vocab_size-1.
@@ -46,61 +55,98 @@ class Arrays(DataSet):
             raise ValueError(f"vocab_size must be in 1..{MOST_TOKENS:,}, got {self.vocab_size:,}")
 
     @cached_property
-    def _parts(self) -> dict[str, Split]:
+    def _arrays(self) -> dict[str, Conditioned]:
+        """The examples of each part that the file names; of one that names none, all under the name x."""
         arrays = _load(Path(self.path))
         if self.labels_path is not None:
             if {"labels", *PARTS} & arrays.keys():
                 raise ValueError(f"labels_path is for a file without labels or parts of its own, not for {self.path}")
             arrays["labels"] = _load(Path(self.labels_path))["x"]
-        if named := [part for part in PARTS if part in arrays]:
-            parts = {part: Examples(*self._pair(arrays, part, f"{part}_labels")) for part in named}
-            if len({part.x.shape[1:] for part in parts.values()}) > 1:
-                raise ValueError(f"{self.path}: {', '.join(named)} have examples of different shapes")
-            if len({part.labels is None for part in parts.values()}) > 1:
-                raise ValueError(f"{self.path}: some of {', '.join(named)} have labels, and some have none")
-            return parts | {"all": Joined(list(parts.values()))}
-        x, labels = self._pair(arrays, "x", "labels")
-        whole: dict[str, Split] = {"all": Examples(x, labels)}
-        if len(x) < 20:
-            return whole
-        chosen = shuffled_parts(len(x), valid=len(x) // 20, test=len(x) // 20)
-        if found := repeated(x, chosen):
-            warnings.warn(f"{self.path}: {found}; give the file as train, valid and test of its own", stacklevel=2)
-        return whole | {part: Examples(x, labels, indices) for part, indices in chosen.items()}
+        named = [part for part in PARTS if part in arrays]
+        parts = {part: self._read(arrays, part, f"{part}_") for part in named} or {"x": self._read(arrays, "x", "")}
+        if len({part.x.shape[1:] for part in parts.values()}) > 1:
+            raise ValueError(f"{self.path}: {', '.join(named)} have examples of different shapes")
+        for name in ("labels", "lengths"):
+            if len({getattr(part, name) is None for part in parts.values()}) > 1:
+                raise ValueError(f"{self.path}: some of {', '.join(named)} have {name}, and some have none")
+        return parts
 
-    def _pair(self, arrays: dict[str, np.ndarray], key: str, labels_key: str) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return checked tokens and labels."""
+    @cached_property
+    def _parts(self) -> dict[str, Split]:
+        for one in self._arrays.values():
+            one.fill = self._symbols
+        if "x" not in self._arrays:
+            return {**self._arrays, "all": Joined(list(self._arrays.values()))}
+        whole = self._arrays["x"]
+        if len(whole) < 20:
+            return dict[str, Split](all=whole)
+        chosen = shuffled_parts(len(whole), valid=len(whole) // 20, test=len(whole) // 20)
+        if found := repeated(whole.x, chosen):
+            warnings.warn(f"{self.path}: {found}; give the file as train, valid and test of its own", stacklevel=2)
+        return {"all": whole, **{part: whole.some(indices) for part, indices in chosen.items()}}
+
+    def _read(self, arrays: dict[str, np.ndarray], key: str, prefix: str) -> Conditioned:
+        """Return checked examples.
+
+        Args:
+            arrays: of the file.
+            key: of the tokens.
+            prefix: of the names of what belongs to them.
+        """
         if key not in arrays:
             raise ValueError(f"{self.path}: no array named {key!r}, only {', '.join(sorted(arrays))}")
-        x, labels = arrays[key], arrays.get(labels_key)
-        _check_integers(x, f"{self.path}: {key}", self.vocab_size, MOST_TOKENS)
+        x, labels, given, lengths = (arrays.get(name) for name in (key, *(f"{prefix}{one}" for one in BESIDE)))
+        assert x is not None
         if x.ndim < 2:
             raise ValueError(f"{self.path}: {key} must have the shape (examples, *dims), got {x.shape}")
+        if lengths is not None:
+            check_example_lengths(lengths, x, f"{self.path}: {prefix}lengths", key)
+            x = np.where(np.arange(x.shape[1]) < lengths[:, None], x, 0 if np.issubdtype(x.dtype, np.integer) else x)
+        _check_integers(x, f"{self.path}: {key}", self.vocab_size, MOST_TOKENS)
         if self.images and x.ndim != 4:
             raise ValueError(
                 f"{self.path}: images must have the shape (examples, height, width, channels), got {x.shape}"
             )
         if labels is not None:
-            _check_integers(labels, f"{self.path}: {labels_key}", None, MOST_CLASSES)
+            _check_integers(labels, f"{self.path}: {prefix}labels", None, MOST_CLASSES)
             if labels.shape != x.shape[:1]:
-                raise ValueError(f"{self.path}: {labels_key} must have the shape ({len(x)},), got {labels.shape}")
-        return x, labels
+                raise ValueError(f"{self.path}: {prefix}labels must have the shape ({len(x)},), got {labels.shape}")
+        if given is not None:
+            check_given(given, x, lengths, f"{self.path}: {prefix}given", key)
+        return Conditioned(x, labels, None, given, lengths)
 
     @property
     def name(self) -> str:
         return Path(self.path).resolve().name
 
-    @cached_property
-    def _examples(self) -> list[Examples]:
+    @property
+    def _examples(self) -> list[Conditioned]:
         """The arrays that there are."""
-        whole = self._parts["all"]
-        parts = whole.splits if isinstance(whole, Joined) else [whole]
-        return [part for part in parts if isinstance(part, Examples)]
+        return list(self._arrays.values())
+
+    @cached_property
+    def _symbols(self) -> int:
+        """Number of token values of the data."""
+        return self.vocab_size or 1 + max(int(part.x.max()) for part in self._examples)
 
     @cached_property
     def codec(self) -> Codec:
-        count = self.vocab_size or 1 + max(int(part.x.max()) for part in self._examples)
-        return Pixels(max(count, 2)) if self.images else Symbols(count)
+        if self.images:
+            return Pixels(max(self._symbols, 2))
+        return Symbols(self._symbols + (self._examples[0].lengths is not None))
+
+    @cached_property
+    def has_given(self) -> bool:
+        return any(part.given is not None or part.lengths is not None for part in self._examples)
+
+    @cached_property
+    def lengths(self) -> Lengths | None:
+        train = self._parts.get("train")
+        if not isinstance(train, Conditioned) or train.lengths is None:
+            return None
+        n, labels = (None if one is None else one[train.chosen] for one in (train.lengths, train.labels))
+        assert n is not None
+        return Lengths.of(n, self.shape[0], self._symbols, labels=labels, classes=self.classes)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -125,7 +171,7 @@ class Arrays(DataSet):
         )
 
     def resolved(self) -> "Arrays":
-        return replace(self, vocab_size=self.codec.vocab_size)
+        return replace(self, vocab_size=self.codec.vocab_size - (self._examples[0].lengths is not None))
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:

@@ -227,7 +227,7 @@ class DataSet(ABC):
         """Dims of one example."""
 
     @property
-    def given(self) -> bool:
+    def has_given(self) -> bool:
         """Whether some tokens are given, not to be learned: t stands as -1 - t then."""
         return False
 

@@ -24,7 +24,7 @@ from unmask.lengths import Lengths
 from unmask.storage.sums import verify_file
 from unmask.types import Tokens
 
-Packing = Literal["concatenated", "wrapped", "padded"]
+Packing = Literal["concatenated", "wrapped", "padded", "filled"]
 SplitBy = Literal["90-5-5", "last-2-percent", "last-100000"]
 
 
@@ -212,10 +212,7 @@ class Padded(Packed):
         ends = self.shards.ends[first:last]
         starts = np.concatenate(([self.start], ends[:-1]))
         stops = ends - (self.shards.index.end in self.around[1])
-        counts = -(-(stops - starts) // self.room)
-        inside = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)
-        begin = np.repeat(starts, counts) + inside * self.room
-        return np.stack((begin, np.minimum(begin + self.room, np.repeat(stops, counts))), 1)
+        return _pieces(starts, stops, self.room)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -231,7 +228,50 @@ class Padded(Packed):
         return filled
 
 
-PACKED: dict[str, type[Packed]] = {"concatenated": Concatenated, "wrapped": Wrapped, "padded": Padded}
+class Filled(Packed):
+    """Every document by itself: cut where a sequence is full, the last sequence filled up with the token that ends it.
+
+    These tokens are learned and counted like others. Each sequence is wrapped where the codec does so.
+    """
+
+    @property
+    def around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return self.shards.wrap
+
+    @cached_property
+    def rows(self) -> Int64[np.ndarray, "sequences 2"]:
+        """Where the part of the documents in each sequence starts and stops, their ends left out."""
+        first, last = self.documents
+        stops = self.shards.ends[first:last] - 1
+        starts = np.concatenate(([self.start], stops[:-1] + 1))
+        return _pieces(starts, stops, self.room)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def row(self, i: int) -> Integer[np.ndarray, " length"]:
+        before, after = self.around
+        start, stop = self.rows[i].tolist()
+        ends = np.full(self.room - (stop - start), self.shards.index.end)
+        return np.concatenate((before, self.shards.read(start, stop), ends, after)).astype(np.int64)
+
+
+def _pieces(
+    starts: Int64[np.ndarray, " documents"], stops: Int64[np.ndarray, " documents"], room: int
+) -> Int64[np.ndarray, "sequences 2"]:
+    """Cut documents into pieces of at most `room` tokens; return where each starts and stops."""
+    counts = -(-(stops - starts) // room)
+    inside = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)
+    begin = np.repeat(starts, counts) + inside * room
+    return np.stack((begin, np.minimum(begin + room, np.repeat(stops, counts))), 1)
+
+
+PACKED: dict[str, type[Packed]] = {
+    "concatenated": Concatenated,
+    "wrapped": Wrapped,
+    "padded": Padded,
+    "filled": Filled,
+}
 
 
 @dataclass(frozen=True)
@@ -244,7 +284,8 @@ class Corpus(DataSet):
         packing: how documents fill sequences. `concatenated`: one after another, each followed by the token that ends
             a text (MD4, SEDD, RADD). `wrapped`: so, and every sequence begins and ends with what the tokenizer puts
             around examples, such as [CLS] and [SEP], or, if that is nothing, with that token (MDLM). `padded`: each by
-            itself, wrapped if the tokenizer does so; what is filled up is neither learned nor counted.
+            itself, wrapped if the tokenizer does so; what is filled up is neither learned nor counted. `filled`: each
+            by itself, filled up with tokens that end a text, which are learned and counted (LLaDA); samples end there.
         split_by: how documents are split. `90-5-5`: percent to train, validate and test, in their order.
             `last-2-percent` (MD4) and `last-100000` (MDLM): so many at the end both validate and test, as those papers
             report what they validate on; the others train.
@@ -309,7 +350,7 @@ class Corpus(DataSet):
         return (self.length,)
 
     @property
-    def given(self) -> bool:
+    def has_given(self) -> bool:
         return self.packing == "padded"
 
     @cached_property

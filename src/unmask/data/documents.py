@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from unmask.data.formats import Format, check_format, find_format
 from unmask.data.reading import characters, check_file, visible_files
-from unmask.data.rows import BadRowError, Row, csv_rows, json_rows, parquet_rows, text_of
+from unmask.data.rows import BadRowError, Row, rows_of, text_of
 from unmask.storage.files import checksum
 
 PIECE = 1 << 20
@@ -105,14 +105,8 @@ class Files:
             if format == "text":
                 yield from cut_documents(characters(path), self.boundary)
             else:
-                yield from texts_of(self._rows(path, format), self.field, self.skipped if self.skip_bad else None)
-
-    def _rows(self, path: Path, format: Format) -> Iterator[Row]:
-        if format == "json":
-            return json_rows(path)
-        if format == "parquet":
-            return parquet_rows(path, self.field)
-        return csv_rows(path, self.field, "\t" if format == "tsv" else ",")
+                rows = rows_of(path, format, (self.field,))
+                yield from texts_of(rows, self.field, self.skipped if self.skip_bad else None)
 
 
 def texts_of(rows: Iterable[Row], field: str, skipped: list[str] | None) -> Iterator[Piece]:

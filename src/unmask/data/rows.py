@@ -2,11 +2,11 @@
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unmask.data.formats import inner_name
+from unmask.data.formats import Format, inner_name
 from unmask.data.reading import DamagedError, lines, open_text
 from unmask.data.tables import open_parquet, read_columns
 from unmask.storage.limits import MOST_ROW, limit, too_long
@@ -27,12 +27,23 @@ class Row(NamedTuple):
     where: str
     content: Any
 
+    @property
+    def place(self) -> tuple[str, int]:
+        """What a place in the file is called, such as "line", and the number of this one."""
+        unit, number = self.where.split()[-2:]
+        return unit, int(number)
 
-def text_of(row: Row, field: str) -> str:
-    """Return the text in a field of a row. `a.b` is the field b of the field a.
+
+def field_of(row: Row, field: str, option: str = "--field names the one with the text") -> Any:
+    """Return what is in a field of a row. `a.b` is the field b of the field a.
+
+    Args:
+        row: of a file.
+        field: that is wanted.
+        option: says in the error how another field is named.
 
     Raises:
-        BadRowError: there is no such field, no text in it, or half of a surrogate pair; says where.
+        BadRowError: there is no such field, or the row cannot be read; says where.
     """
     content = row.content
     if isinstance(content, Exception):
@@ -42,10 +53,18 @@ def text_of(row: Row, field: str) -> str:
         for name in field.split("."):
             if not isinstance(found, dict) or name not in found:
                 has = ", ".join(map(str, found)) if isinstance(found, dict) else type(found).__name__
-                raise BadRowError(
-                    f"{row.where}: has no field {field!r}, but {has}; --field names the one with the text"
-                )
+                raise BadRowError(f"{row.where}: has no field {field!r}, but {has[:200]}; {option}")
             found = found[name]
+    return found
+
+
+def text_of(row: Row, field: str, option: str = "--field names the one with the text") -> str:
+    """Return the text in a field of a row; see `field_of`.
+
+    Raises:
+        BadRowError: there is no such field, no text in it, or half of a surrogate pair; says where.
+    """
+    found = field_of(row, field, option)
     if not isinstance(found, str):
         what = "null" if found is None else type(found).__name__
         raise BadRowError(f"{row.where}: the field {field!r} must be a text, got {what}")
@@ -101,10 +120,18 @@ def _whole_json(path: Path) -> Iterator[Row]:
         yield Row(f"{path}, item {number}", item)
 
 
-def csv_rows(path: Path, field: str, delimiter: str) -> Iterator[Row]:
+def csv_rows(
+    path: Path, fields: Sequence[str], delimiter: str, option: str = "--field names the one with the text"
+) -> Iterator[Row]:
     """Yield the rows of a file of columns, the first line of which names them.
 
-    Where the first line names the column only when cut at semicolons or tabs, these separate the columns.
+    Where the first line names the columns only when cut at semicolons or tabs, these separate the columns.
+
+    Args:
+        path: of the file.
+        fields: columns that there must be.
+        delimiter: between columns.
+        option: says in an error how another column is named.
 
     Raises:
         ValueError: no such column, or the file is not a table; names the line.
@@ -113,14 +140,13 @@ def csv_rows(path: Path, field: str, delimiter: str) -> Iterator[Row]:
     number = 0
     try:
         first = next(lines(path), "")
-        if field not in _cells(first, delimiter):
-            delimiter = next((other for other in ";\t" if field in _cells(first, other)), delimiter)
+        if not set(fields) <= set(_cells(first, delimiter)):
+            delimiter = next((other for other in ";\t" if set(fields) <= set(_cells(first, other))), delimiter)
         reader = csv.reader(lines(path), delimiter=delimiter, strict=True)
         names = next(reader, [])
-        if field not in names:
-            raise ValueError(
-                f"{path}: has no column {field!r}, but {', '.join(names)[:200]}; --field names the one with the text"
-            )
+        for field in fields:
+            if field not in names:
+                raise ValueError(f"{path}: has no column {field!r}, but {', '.join(names)[:200]}; {option}")
         if len(set(names)) < len(names):
             raise ValueError(f"{path}: two columns have the same name, of {', '.join(names)[:200]}")
         for cells in reader:
@@ -142,17 +168,37 @@ def _cells(line: str, delimiter: str) -> list[str]:
     return next(csv.reader([line], delimiter=delimiter), [])
 
 
-def parquet_rows(path: Path, field: str) -> Iterator[Row]:
-    """Yield the rows of one column of a Parquet file.
+def parquet_rows(
+    path: Path, fields: Sequence[str], option: str = "--field names the one with the text"
+) -> Iterator[Row]:
+    """Yield the rows of some columns of a Parquet file.
 
     Raises:
         ValueError: no such column, or a damaged file; says after which row.
     """
     names = open_parquet(path).schema_arrow.names
-    column = field if field in names else field.partition(".")[0]
-    if column not in names:
-        raise ValueError(
-            f"{path}: has no column {field!r}, but {', '.join(names)}; --field names the one with the text"
-        )
-    for number, (value,) in enumerate(read_columns(path, [column])):
-        yield Row(f"{path}, row {number}", {column: value})
+    columns = {}
+    for field in fields:
+        columns[field if field in names else field.partition(".")[0]] = field
+    for column, field in columns.items():
+        if column not in names:
+            raise ValueError(f"{path}: has no column {field!r}, but {', '.join(names)[:200]}; {option}")
+    for number, values in enumerate(read_columns(path, list(columns))):
+        yield Row(f"{path}, row {number}", dict(zip(columns, values, strict=True)))
+
+
+def rows_of(
+    path: Path, format: Format, fields: Sequence[str], option: str = "--field names the one with the text"
+) -> Iterator[Row]:
+    """Yield the rows of a file of JSON, CSV, TSV or Parquet, each with some fields at least.
+
+    Raises:
+        ValueError: it is a text, or not what its format says; names the file and the place.
+    """
+    if format == "json":
+        return json_rows(path)
+    if format == "parquet":
+        return parquet_rows(path, fields, option)
+    if format == "text":
+        raise ValueError(f"{path}: is a text, without fields; expected JSON, CSV, TSV or Parquet")
+    return csv_rows(path, fields, "\t" if format == "tsv" else ",", option)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from unmask.codecs.base import Codec
+from unmask.codecs.ended import Ended
 from unmask.codecs.text import Characters
 from unmask.schedules import Cosine, Geometric, Linear, Polynomial, Schedule, TokenPolynomial
 
@@ -141,6 +142,8 @@ def study_figure(rows: Sequence[dict[str, Any]], real: dict[str, Any], unit: str
 def symbols(codec: Codec) -> list[str] | None:
     """Return what to call each token value of a text; None where values are numbers, or more than can be written."""
     visible = {" ": "␣", "\n": "↵", "\t": "⇥"}
+    if isinstance(codec, Ended) and (inside := symbols(codec.codec)) is not None:
+        return [*inside, "■"]
     return [visible.get(c, c) for c in codec.alphabet] if isinstance(codec, Characters) else None
 
 

@@ -9,7 +9,7 @@ import: a class is looked up among those that are imported already, or whose mod
 import importlib
 import inspect
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from unmask.storage.plugins import import_installed, is_trusted
 
@@ -57,6 +57,10 @@ def build(base: type[T] | tuple[type[T], ...], description: Any, where: str, tru
         raise ValueError(f'{where}: expected {{"class": name, ...}}, got {description!r:.100}')
     cls = find_class(base, description["class"], where, trust)
     arguments = {key: _tuples(value) for key, value in description.items() if key != "class"}
+    for key in [key for key, value in arguments.items() if isinstance(value, dict) and "class" in value]:
+        kind = get_type_hints(cls.__init__).get(key)  # what it is made of, such as the codec that another one wraps
+        if isinstance(kind, type) and kind is not dict:
+            arguments[key] = build(kind, arguments[key], f"{where}: {key}", trust)
     try:
         return cls(**arguments)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -106,10 +106,13 @@ def check_paths(settings: Iterable[tuple[str, str | None]]) -> None:
     """Raise a FileNotFoundError for a file of a data set of the package that is not there."""
     chosen = dict(settings)
     if chosen.get("data") in choices_of("data"):
-        for name in ("data.path", "data.labels_path"):
+        for name in ("data.path", "data.labels_path", "data.valid_path", "data.test_path"):
             value = chosen.get(name, chosen.get(name.replace("data.", "data.init_args.")))
             if value and value not in ("None", "null") and not Path(value).exists():
                 raise FileNotFoundError(f"{value}: no such file or folder")
+        value = chosen.get("data.tokenizer", chosen.get("data.init_args.tokenizer")) or ""
+        if (value.startswith((".", "/")) or value.endswith(".json")) and not Path(value).exists():
+            raise FileNotFoundError(f"{value}: no such tokenizer")
 
 
 def named_modules(given: Iterable[tuple[str, str | None]]) -> list[str]:

@@ -98,7 +98,7 @@ def plan_training(
     batches = DataLoader(train_split, sampler=order, num_workers=run.workers, **loading)
     valid: DataLoader = DataLoader(held_out, **loading)
     parameter_groups(model, optimizer)  # raises for settings that do not fit the model
-    trainee = Trainee(model, objective, optimizer, run.seed, run.label_dropout, data.given, data.lengths)
+    trainee = Trainee(model, objective, optimizer, run.seed, run.label_dropout, data.has_given, data.lengths)
 
     def go() -> int:
         if run.compile:

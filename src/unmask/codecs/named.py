@@ -1,0 +1,103 @@
+"""The codec of texts that a setting names."""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from unmask.codecs.base import Codec
+from unmask.codecs.text import Bytes, Characters, Text
+from unmask.codecs.tokenizer import Tokenizer
+from unmask.storage.description import build
+from unmask.storage.folders import CONFIG, MODEL, RUN
+from unmask.storage.objects import read_object
+
+CHARACTERS, BYTES = "characters", "bytes"
+MOST_CHARACTERS = 256
+"""Characters of an alphabet that is chosen without being asked for."""
+
+
+def find_alphabet(texts: Iterable[str], most: int | None = None) -> Characters | None:
+    """Return the codec of the characters that texts have; None if they have more than `most`.
+
+    Raises:
+        ValueError: there is no character.
+    """
+    alphabet: set[str] = set()
+    for text in texts:
+        alphabet |= set(text)
+        if most is not None and len(alphabet) > most:
+            return None
+    if not alphabet:
+        raise ValueError("there is no text in it")
+    return Characters("".join(sorted(alphabet)))
+
+
+def named_codec(name: str | None, texts: Callable[[], Iterable[str]] | None = None) -> tuple[Text, bool]:
+    """Return the codec that a setting names, and whether it is that of a model, which decides the number of tokens.
+
+    Args:
+        name: one of
+
+            - None: the characters of the texts if they have at most 256 different ones, else bytes;
+            - `characters`: those of the texts, however many;
+            - `characters:abc`: those that follow the colon;
+            - `bytes`: those of UTF-8;
+            - the folder of a model of unmask, or of a run: its codec;
+            - what `Tokenizer.from_folder` reads: a folder, a tokenizer.json, or a name on the Hugging Face Hub.
+        texts: gives the texts that are to be encoded; called only where they decide.
+
+    Raises:
+        FileNotFoundError: no such tokenizer.
+        ValueError: it is damaged, or no codec of texts; or there are no texts to choose it by.
+    """
+    if name is None or name == CHARACTERS:
+        if texts is None:
+            raise ValueError(f"the tokenizer {name} needs texts that it is to be found from")
+        found = find_alphabet(texts(), MOST_CHARACTERS if name is None else None)
+        return found or Bytes(), False
+    if name.startswith(f"{CHARACTERS}:"):
+        return Characters(name.partition(":")[2]), False
+    if name == BYTES:
+        return Bytes(), False
+    described = _described(Path(name))
+    if described is None:
+        return _tokenizer(name), False
+    codec = build(Codec, described[1]["codec"], f"{described[0]}: codec").opened(described[0].parent)
+    if not isinstance(codec, Text):
+        raise ValueError(f"{name}: the tokens of this model are no text, but {codec}")
+    return codec, True
+
+
+def codec_name(name: str | None, codec: Codec) -> str | None:
+    """Return what names a codec that `named_codec` found, without the texts: the name itself, or the alphabet."""
+    if name is None or name == CHARACTERS:
+        return f"{CHARACTERS}:{codec.alphabet}" if isinstance(codec, Characters) else BYTES
+    return name
+
+
+def codec_key(codec: Codec) -> str:
+    """Return what decides the tokens of a text, as JSON."""
+    from unmask.storage.description import describe
+
+    found = describe(codec)
+    if isinstance(codec, Tokenizer):
+        found |= {"source": None, "sha256": codec.checksum}
+    return json.dumps(found)
+
+
+def _described(path: Path) -> tuple[Path, dict] | None:
+    """Return the file that describes a model of unmask in a folder, and what it says; None: it is no such folder."""
+    for file in (path / CONFIG, path / MODEL / CONFIG, path / RUN):
+        if file.is_file():
+            content = read_object(file)
+            if isinstance(content.get("codec"), dict):
+                return file, content
+    return None
+
+
+def _tokenizer(name: str) -> Tokenizer:
+    try:
+        return Tokenizer.from_folder(name)
+    except FileNotFoundError as error:
+        known = f"{CHARACTERS}, {CHARACTERS}:ABC, {BYTES}, a tokenizer's folder, or that of a model"
+        raise FileNotFoundError(f"tokenizer {name}: {error} (known are {known})") from None
