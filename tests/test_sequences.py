@@ -28,7 +28,6 @@ from unmask.data.encoding import Example
 from unmask.data.lines import Lines
 from unmask.data.pairs import Pairs
 from unmask.data.prepare import prepare
-from unmask.data.ragged import Ragged
 from unmask.data.sequences import Sequences
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(empty example|more than one part|longer than)")
@@ -66,9 +65,7 @@ def test_padded_lines(lines: str) -> None:
     assert data.codec == Ended(Characters(" abc")) and data.shape == (4,) and data.has_given
     assert rows(data) == [[1, 2, -5, -5], [3, -5, -5, -5], [1, 2, 3, -5], [0, 2, -5, -5]]
     split = data.split("all")
-    assert isinstance(split, Ragged) and [split.place(i) for i in range(4)] == [
-        f"{lines}, line {i}" for i in (1, 3, 4, 5)
-    ]
+    assert [split.place(i) for i in range(4)] == [{"file": lines, "line": i} for i in (1, 3, 4, 5)]
     assert split[np.array([2, 0, 2])][0].tolist() == [rows(data)[i] for i in (2, 0, 2)]
 
 
@@ -280,18 +277,17 @@ def test_formats_of_pairs(tmp_path: Path) -> None:
     (tmp_path / "semi.csv").write_text('q;z;a\n"a,b";1;"c""d"\nb;2;ca\n')
     (tmp_path / "a.tsv.gz").write_bytes(gzip.compress(b'a\tq\n"c""d"\ta,b\nca\tb\n'))
     parquet.write_table(pyarrow.Table.from_pylist(table), tmp_path / "a.parquet")
-    for name, places in (
-        ("list.json", ["item 0", "item 1"]),
-        ("a.csv", ["line 2", "line 3"]),
-        ("semi.csv", ["line 2", "line 3"]),
-        ("a.tsv.gz", ["line 2", "line 3"]),
-        ("a.parquet", ["row 0", "row 1"]),
+    for name, unit, first in (
+        ("list.json", "item", 0),
+        ("a.csv", "line", 2),
+        ("semi.csv", "line", 2),
+        ("a.tsv.gz", "line", 2),
+        ("a.parquet", "row", 0),
     ):
         data = Pairs(str(tmp_path / name), 8, given="q", target="a")
         assert rows(data) == expected, name
         split = data.split("all")
-        assert isinstance(split, Ragged)
-        assert [split.place(i) for i in range(2)] == [f"{tmp_path / name}, {place}" for place in places]
+        assert [split.place(i) for i in range(2)] == [{"file": str(tmp_path / name), unit: first + i} for i in range(2)]
 
 
 def test_a_prefix_has_the_tokens_that_it_had_in_training(tmp_path: Path) -> None:
@@ -469,4 +465,4 @@ def test_sequences_of_ones_own(tmp_path: Path) -> None:
     data = Words(write_lines(tmp_path / "a.txt", ["abc ab a"]), 5)
     assert rows(data) == [[-1, 1, 2, 3, -4], [-1, 1, 3, -4, -4]]
     split = data.split("all")
-    assert isinstance(split, Ragged) and split.place(1).endswith("a.txt, word 2")
+    assert split.place(1) == {"file": str(tmp_path / "a.txt"), "word": 2}

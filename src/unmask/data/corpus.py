@@ -249,6 +249,9 @@ class Filled(Packed):
     def __len__(self) -> int:
         return len(self.rows)
 
+    def begin(self, i: int) -> int:
+        return int(self.rows[i, 0])
+
     def row(self, i: int) -> Integer[np.ndarray, " length"]:
         before, after = self.around
         start, stop = self.rows[i].tolist()

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -138,9 +139,9 @@ class Ragged(Split):
             self.layout.write(row, known, self.tokens[start : int(self.table[i, STOP])], int(self.table[i, GIVEN]))
         return mark_given(torch.from_numpy(rows), torch.from_numpy(given)), None
 
-    def place(self, i: int) -> str:
-        """Return where example i of the split stands in its file."""
-        return f"{self.source}, {self.unit} {self.table[self.chosen[i], PLACE]}"
+    def place(self, index: int) -> dict[str, Any]:
+        """Return the file that an example comes from, and where it stands in it."""
+        return {"file": self.source, self.unit: int(self.table[self.chosen[index], PLACE])}
 
     def inside(self) -> Int64[np.ndarray, " chosen"]:
         """Return how many tokens each row has before it is filled up, those around the example among them."""
