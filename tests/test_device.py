@@ -22,6 +22,7 @@ from unmask.data.digits import Digits
 from unmask.evaluation import frechet, generative, likelihood, study_precision, study_samplers
 from unmask.evaluation.statistics import ModelFeatures
 from unmask.given import given_and_clean
+from unmask.networks.constrained import Constrained
 from unmask.networks.pretrained import Pretrained
 from unmask.objectives.token import TokenELBO
 from unmask.randomness import generators, seeded
@@ -149,6 +150,26 @@ def test_labels(sampler: unmask.Sampler, guidance: float, waits: Counter[str]) -
     model, x = network(classes=CLASSES), canvas()
     expected = sampler(model, x, label, generator=generators(0, len(x)))
     assert torch.equal(here(sampler(move(model), there(x), there(label), generator=generators(0, len(x)))), expected)
+
+
+@pytest.mark.parametrize("by_position", [False, True])
+@pytest.mark.parametrize("sampler", PLANNED + OTHERS, ids=str)
+def test_constrained_samplers(sampler: Any, by_position: bool, waits: Counter[str]) -> None:
+    x, ours = canvas(), on_device(sampler)
+    allowed = torch.arange(L * V).view(L, V) % 3 > 0 if by_position else torch.arange(V) % 3 > 0
+    model = Constrained(network(), allowed)
+    expected = sampler(model, x, generator=generators(0, len(x)))
+    moved, theirs = Constrained(move(network()), allowed), there(x)
+    moved(theirs)  # the angles of its positions are kept
+    waits.clear()
+    found = ours(moved, theirs, generator=generators(0, len(x)))
+    constrained = waits.total()
+    assert torch.equal(here(found), expected)
+    assert allowed.expand(L, V)[torch.arange(L), expected].logical_or(x < V).all(), "only what is allowed is drawn"
+    waits.clear()
+    ours(moved.network, theirs, generator=generators(0, len(x)))
+    if type(sampler) in (unmask.FirstHitting, unmask.InOrder, unmask.Ancestral) and not sampler.corrections:
+        assert constrained <= waits.total(), "a constraint makes nothing wait"
 
 
 def count_waits(waits: Counter[str], length: int, sampler: unmask.Sampler) -> Counter[str]:
