@@ -33,6 +33,7 @@ OPTIONS: tuple[Option, ...] = (
     ("mask", str, None, "an image file of the same size, white where --image is unknown"),
     ("array", str, None, "a .npy file of tokens, of one example or of several, -1 where unknown"),
     ("samples", int, 1, "number of alternatives"),
+    ("stop_early", bool, False, "for --chat with a --preset: no calls after the block in which the answer ends"),
     ("score", int, 16, "masks by which the log-likelihood of each of several texts is bounded; 0: not at all"),
     ("label", str, None, "class of the example"),
 )
@@ -55,8 +56,12 @@ def run(arguments: list[str]) -> None:
     add_sampling_arguments(parser)
     settings = parse(parser, arguments, check=check)
     made = instantiate(parser, settings)
+    from unmask.samplers.stopping import stop_early
+
     model = load_model(settings.model, settings.device)
     sampler = make_sampler(model, made.sampler, settings)
+    if settings.chat is not None and (settings.stop_early or not settings.preset):  # else as it was published
+        sampler = stop_early(sampler, model.codec, needed=settings.stop_early)
     check_outputs(model, settings)
     from unmask.canvas import answer, make_canvas
 
@@ -92,8 +97,9 @@ def check(settings: Namespace) -> None:
         raise ValueError(f"give one of {forms}; got {', '.join(given) or 'none'}")
     if (around or settings.chat is not None) != (settings.unknown is not None):
         raise ValueError("--prefix and --suffix, or --chat, go with --unknown, the number of tokens to draw")
-    if settings.system is not None and settings.chat is None:
-        raise ValueError("--system goes with --chat")
+    for name in ("system", "stop_early"):
+        if settings[name] not in (None, False) and settings.chat is None:
+            raise ValueError(f"--{name} goes with --chat")
     for name in ("text_file", "image", "mask", "array"):
         if settings[name] is not None and not Path(settings[name]).is_file():
             raise FileNotFoundError(f"{settings[name]}: no such file")
