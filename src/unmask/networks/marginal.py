@@ -36,7 +36,7 @@ class Marginal(Network):
         self.canvas: Tensor
         self.place: Tensor
 
-    def whole(self, x: Tokens) -> Tokens:
+    def whole(self, x: Int[Tensor, "batch counted"]) -> Int[Tensor, "batch *whole"]:
         """Return the canvas of each example (batch, m): (batch, *dims)."""
         whole = self.canvas.flatten().repeat(len(x), 1).index_copy(1, self.place, x)
         return whole.view(len(x), *self.canvas.shape)
