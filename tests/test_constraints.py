@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 from scipy.stats import chisquare
 from torch import Tensor
@@ -239,6 +240,15 @@ def test_classes_of_a_tokenizer(tmp_path: Path) -> None:
     assert "�" in forbidden and "�" not in found(None, "t-ÿ") and "�" not in found("a-z")
     everything = allowed_tokens(codec)
     assert everything.all() and everything.shape == (codec.vocab_size,)
+
+
+def test_a_space_that_every_token_adds_does_not_count(tmp_path: Path) -> None:
+    letters = tokenizers.Tokenizer(tokenizers.models.WordLevel({c: i for i, c in enumerate("CNO=?")}, unk_token="?"))
+    letters.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
+    letters.save(str(tmp_path / "tokenizer.json"))
+    codec = unmask.Tokenizer(str(tmp_path / "tokenizer.json"))
+    assert codec.decode(torch.tensor([[0, 1]])) == ["C N"] and codec.pieces() == list("CNO=?")
+    assert allowed_tokens(codec, "A-Z", "N").tolist() == [True, False, True, False, False]
 
 
 def test_classes_of_numbers() -> None:

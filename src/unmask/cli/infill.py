@@ -41,6 +41,7 @@ OPTIONS: tuple[Option, ...] = (
         "for a hole of unknown length, [1-6]: draw the length or take the best",
     ),
     ("prior", str, None, "weights of its lengths, such as 1,1,2; those of several holes apart by semicolons: 1,2;3,1"),
+    ("evaluations", int, 256, "network evaluations for each of its lengths; four times as many halve the errors"),
     ("stop_early", bool, False, "for --chat with a --preset: no calls after the block in which the answer ends"),
     ("score", int, 16, "masks by which the log-likelihood of each of several texts is bounded; 0: not at all"),
     ("label", str, None, "class of the example"),
@@ -99,8 +100,8 @@ def choose_lengths(model: MaskedDiffusion, settings: Namespace) -> None:
             raise ValueError("--prior is of a hole of unknown length: [1-6] in a text stands for one to six tokens")
         return
     prior = None if settings.prior is None else read_prior(settings.prior)
-    how = {"label": model.labels(settings.label, 1), "seed": settings.seed, "batch_size": settings.batch_size}
-    posterior = length_posterior(model, text, prior=prior, **how)
+    how = {name: settings[name] for name in ("evaluations", "seed", "batch_size")}
+    posterior = length_posterior(model, text, prior=prior, label=model.labels(settings.label, 1), **how)
     print(posterior, file=sys.stderr)
     settings.text, settings.text_file = posterior.filled_in(posterior.choose(settings.choose, settings.seed)), None
 
@@ -108,7 +109,7 @@ def choose_lengths(model: MaskedDiffusion, settings: Namespace) -> None:
 def check(settings: Namespace) -> None:
     """Raise an error for what is known to be wrong: an output, a file, or what is to be completed in several forms."""
     check_sampling_arguments(settings)
-    at_least(settings, unknown=1, score=0)
+    at_least(settings, unknown=1, score=0, evaluations=2)
     if settings.label == "all":
         raise ValueError("--label all is for sample; name one class")
     if settings.mask is not None and settings.image is None:

@@ -61,11 +61,12 @@ def known_text_nats(
     spread = (torch.arange(levels) + 1 - u[:, :1]) / levels  # in (0, 1]
     n = torch.arange(1, m + 1).expand(orders, -1) if whole else (m * spread).ceil().long().clamp(1, m)
     rank, n = rank.repeat_interleave(levels, 0), n.flatten()
+    x = canvas[known]
     parts = [
-        _masked_nats(network, canvas[known], some, number, label, last=whole)
+        _masked_nats(network, x, some, number, label, last=whole)
         for some, number in zip(rank.split(batch_size), n.split(batch_size), strict=True)
     ]
-    return torch.cat(parts).view(orders, levels).sum(1) * (1 if whole else m / levels)
+    return torch.cat(parts).cpu().view(orders, levels).sum(1) * (1 if whole else m / levels)
 
 
 def _masked_nats(
@@ -88,13 +89,15 @@ def _masked_nats(
         last: whether to take the token of rank n − 1 alone.
     """
     rows, m = rank.shape
-    masked, n = (rank < n.unsqueeze(1)).to(x.device), n.unsqueeze(1)
-    at = Positions.of(rank == n - 1 if last else rank < n)
-    at = Positions(at.example.to(x.device), at.position.to(x.device))
-    whole = x.expand(rows, -1)
-    x_t, noise = whole.masked_fill(masked, network.mask_id), (n.squeeze(1).double() / m).to(x.device)
+    masked, flags = rank < n.unsqueeze(1), rank == n.unsqueeze(1) - 1
+    at = Positions.of(flags if last else masked)
+    masked, example, position, n = (
+        part.to(x.device, non_blocking=True) for part in (masked, at.example, at.position, n.double())
+    )
+    at, whole = Positions(example, position), x.expand(rows, -1)
     labels = None if label is None else label.to(x.device).expand(rows)
-    weight = torch.ones(len(at.example), dtype=torch.float64, device=x.device)
-    _, nll = network.cross_entropy(x_t, whole, noise, labels, at=at, weight=weight)
-    total = at.put(nll.double(), rows, m).sum(1).cpu()
-    return total if last else total / n.squeeze(1)
+    weight = torch.ones(len(example), dtype=torch.float64, device=x.device)
+    x_t = whole.masked_fill(masked, network.mask_id)
+    _, nll = network.cross_entropy(x_t, whole, n / m, labels, at=at, weight=weight)
+    total = at.put(nll.double(), rows, m).sum(1)
+    return total if last else total / n
