@@ -11,6 +11,7 @@ from unmask.evaluation.judge import Judge
 from unmask.evaluation.likelihood import Breakdown, Likelihood, evaluate, likelihood
 from unmask.evaluation.statistics import Extractor
 from unmask.evaluation.study import study_precision, study_samplers
+from unmask.evaluation.unknown_length import LengthPosterior, infill_unknown_length, length_posterior
 from unmask.evaluation.zeroshot import zeroshot
 from unmask.report import Figure, Report
 
@@ -19,11 +20,14 @@ __all__ = [
     "Extractor",
     "Figure",
     "Judge",
+    "LengthPosterior",
     "Likelihood",
     "Report",
     "evaluate",
     "frechet",
     "generative",
+    "infill_unknown_length",
+    "length_posterior",
     "likelihood",
     "study_precision",
     "study_samplers",
