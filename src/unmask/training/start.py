@@ -110,7 +110,7 @@ def check_data(model: MaskedDiffusion, data: DataSet) -> None:
         )
     if getattr(data, "packing", None) == "filled" and find_end(data.codec) in network.excluded:
         raise ValueError(
-            "packing filled learns the token that ends a text, which this network never predicts; packing padded does not"
+            "packing filled learns the token that ends a text, which this network never predicts; take packing padded"
         )
 
 
