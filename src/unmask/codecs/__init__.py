@@ -1,5 +1,6 @@
 """Codecs: between data as people see it and tokens 0..V-1."""
 
+from unmask.codecs.atoms import Atoms
 from unmask.codecs.base import Codec
 from unmask.codecs.ended import Ended
 from unmask.codecs.pixels import Pixels
@@ -7,4 +8,4 @@ from unmask.codecs.symbols import Symbols
 from unmask.codecs.text import Bytes, Characters, Text
 from unmask.codecs.tokenizer import BPE, Tokenizer
 
-__all__ = ["BPE", "Bytes", "Characters", "Codec", "Ended", "Pixels", "Symbols", "Text", "Tokenizer"]
+__all__ = ["Atoms", "BPE", "Bytes", "Characters", "Codec", "Ended", "Pixels", "Symbols", "Text", "Tokenizer"]

@@ -12,12 +12,14 @@ from unmask.data.mnist import MNIST
 from unmask.data.pairs import Pairs
 from unmask.data.pydocs import PyDocs
 from unmask.data.sequences import Sequences
+from unmask.data.smiles import SMILES
 from unmask.data.text8 import Text8
 from unmask.data.textfile import TextFile
 
 __all__ = [
     "CIFAR10",
     "MNIST",
+    "SMILES",
     "Arrays",
     "Corpus",
     "DataSet",

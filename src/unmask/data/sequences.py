@@ -13,7 +13,7 @@ from jaxtyping import Int64
 
 from unmask.codecs.base import Codec
 from unmask.codecs.ended import Ended, find_end
-from unmask.codecs.named import codec_name, named_codec
+from unmask.codecs.named import FROM_TEXTS, codec_name, named_codec
 from unmask.codecs.text import Bytes, Text
 from unmask.data.base import DataSet, Joined, Part, Split, shuffled_parts
 from unmask.data.encoding import EncodedExamples, Example, encoded_examples
@@ -92,7 +92,7 @@ class Sequences(DataSet):
     @cached_property
     def _chosen(self) -> tuple[Text, bool] | None:
         """What `tokenizer` names, where that does not depend on the file."""
-        return None if self.tokenizer in (None, "characters") else self.find_codec(self.tokenizer)
+        return None if self.tokenizer in FROM_TEXTS else self.find_codec(self.tokenizer)
 
     @cached_property
     def _files(self) -> dict[str, EncodedExamples]:
