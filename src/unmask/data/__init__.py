@@ -6,6 +6,7 @@ from unmask.data.cifar10 import CIFAR10
 from unmask.data.corpus import Corpus
 from unmask.data.digits import Digits
 from unmask.data.imagenet64 import ImageNet64
+from unmask.data.fasta import FASTA
 from unmask.data.images import Images
 from unmask.data.lines import Lines
 from unmask.data.mnist import MNIST
@@ -18,6 +19,7 @@ from unmask.data.textfile import TextFile
 
 __all__ = [
     "CIFAR10",
+    "FASTA",
     "MNIST",
     "SMILES",
     "Arrays",
