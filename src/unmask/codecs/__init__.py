@@ -5,7 +5,8 @@ from unmask.codecs.base import Codec
 from unmask.codecs.ended import Ended
 from unmask.codecs.pixels import Pixels
 from unmask.codecs.symbols import Symbols
+from unmask.codecs.table import Table
 from unmask.codecs.text import Bytes, Characters, Text
 from unmask.codecs.tokenizer import BPE, Tokenizer
 
-__all__ = ["Atoms", "BPE", "Bytes", "Characters", "Codec", "Ended", "Pixels", "Symbols", "Text", "Tokenizer"]
+__all__ = ["Atoms", "BPE", "Bytes", "Characters", "Codec", "Ended", "Pixels", "Symbols", "Table", "Text", "Tokenizer"]

@@ -86,7 +86,9 @@ class Atoms(Text):
             at = match.end()
         known = ATOM.match(text, at)
         if known is None:
-            raise ValueError(f"character {text[at]!r} (U+{ord(text[at]):04X}) at column {at + 1} is no part of a SMILES")
+            raise ValueError(
+                f"character {text[at]!r} (U+{ord(text[at]):04X}) at column {at + 1} is no part of a SMILES"
+            )
         raise ValueError(f"{known[0]!r} at column {at + 1} is none of the {len(self.words)} known tokens of SMILES")
 
     def decode(self, x: Tokens, unknown: str = "\N{LIGHT SHADE}") -> list[str]:

@@ -2,11 +2,12 @@
 
 from unmask.data.arrays import Arrays
 from unmask.data.base import DataSet, Examples, Split, Windows
+from unmask.data.categories import Categories
 from unmask.data.cifar10 import CIFAR10
 from unmask.data.corpus import Corpus
 from unmask.data.digits import Digits
-from unmask.data.imagenet64 import ImageNet64
 from unmask.data.fasta import FASTA
+from unmask.data.imagenet64 import ImageNet64
 from unmask.data.images import Images
 from unmask.data.lines import Lines
 from unmask.data.mnist import MNIST
@@ -23,6 +24,7 @@ __all__ = [
     "MNIST",
     "SMILES",
     "Arrays",
+    "Categories",
     "Corpus",
     "DataSet",
     "Digits",

@@ -52,7 +52,7 @@ class FASTA(Sequences):
         path: the file, plain or compressed.
         length: L, of the rows, in tokens.
         packing: what fills shorter sequences up. `padded`: a token that is given, neither learned nor counted; the
-            model holds the distribution of lengths. `filled`: tokens that end a sequence, which are learned like others.
+            model holds the distribution of lengths. `filled`: tokens that end a sequence, which are learned.
         tokenizer: None: a token for each letter; a tokenizer's folder, or that of a model, such as one of proteins.
         valid_path: a file to validate on; None: 5 % of `path`, chosen at random, always in the same way.
         test_path: a file to test on; None: as for `valid_path`.
@@ -143,13 +143,9 @@ class FASTA(Sequences):
 
     def _explain(self, path: Path, record: Record, wrong: set[str]) -> str:
         """Return what is said of the first wrong letter of a record."""
-        for number, line in enumerate(record.lines, record.first):
-            for column, letter in enumerate(line.upper().decode("latin-1"), 1):
-                if letter in wrong:
-                    break
-            else:
-                continue
-            break
+        lines = enumerate((line.upper().decode("latin-1") for line in record.lines), record.first)
+        places = ((number, column, one) for number, line in lines for column, one in enumerate(line, 1))
+        number, column, letter = next(place for place in places if place[2] in wrong)
         where = f"{path}, record {record.number} ({record.name}), line {number}, column {column}"
         if letter in LETTERS[self.alphabet][1]:
             how = "is ambiguous; --data.ambiguous drop leaves such sequences out, keep makes it a token"

@@ -52,7 +52,9 @@ class SMILES(Sequences):
         format = self.format or find_format(path)
         if format == "text":
             if self.column is not None:
-                raise ValueError(f"{path}: is read as a text, which has no column {self.column!r}; name its --data.format")
+                raise ValueError(
+                    f"{path}: is read as a text, which has no column {self.column!r}; name its --data.format"
+                )
             yield from _first_words(path)
             return
         column = self.column or _find_column(path, format)

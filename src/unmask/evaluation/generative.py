@@ -145,7 +145,9 @@ def generative(
     return GenerativeReport(tuple(rows), protocol)
 
 
-def draw_samples(model: MaskedDiffusion, sampler: Sampler, samples: int, batch_size: int, seed: int) -> tuple[Tokens, float]:
+def draw_samples(
+    model: MaskedDiffusion, sampler: Sampler, samples: int, batch_size: int, seed: int
+) -> tuple[Tokens, float]:
     """Return samples, and the network calls of one on average."""
     batches = draw_batches(model.network, model.empty_canvas(samples, seed), sampler, seed=seed, batch_size=batch_size)
     bar = tqdm(batches, desc="sampling", total=-(-samples // batch_size), unit="batch", delay=2)

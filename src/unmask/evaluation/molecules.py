@@ -67,7 +67,9 @@ def molecules(
     rdkit_version = _rdkit().__version__
     sampler, data = model.fit_sampler(sampler), model_data(model) if data is None else data
     if data is None:
-        raise ValueError("the model does not say what it was trained with: name it, as in --data SMILES --data.path FILE")
+        raise ValueError(
+            "the model does not say what it was trained with: name it, as in --data SMILES --data.path FILE"
+        )
     check_fits(model, data)
     known = training_molecules(model, data)
     x, calls = draw_samples(model, sampler, samples, batch_size, seed)
