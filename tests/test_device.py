@@ -20,9 +20,18 @@ from small_bpe import write_bpe
 from test_pretrained import LENGTH, MASK, SPECIAL, random_model
 from test_pretrained import V as WORDS
 from unmask.data.digits import Digits
-from unmask.evaluation import frechet, generative, likelihood, study_precision, study_samplers
+from unmask.evaluation import (
+    frechet,
+    generative,
+    infill_unknown_length,
+    length_posterior,
+    likelihood,
+    study_precision,
+    study_samplers,
+)
 from unmask.evaluation.statistics import ModelFeatures
 from unmask.given import given_and_clean
+from unmask.networks.constrained import Constrained
 from unmask.networks.pretrained import Pretrained
 from unmask.objectives.token import TokenELBO
 from unmask.randomness import generators, seeded
@@ -150,6 +159,26 @@ def test_labels(sampler: unmask.Sampler, guidance: float, waits: Counter[str]) -
     model, x = network(classes=CLASSES), canvas()
     expected = sampler(model, x, label, generator=generators(0, len(x)))
     assert torch.equal(here(sampler(move(model), there(x), there(label), generator=generators(0, len(x)))), expected)
+
+
+@pytest.mark.parametrize("by_position", [False, True])
+@pytest.mark.parametrize("sampler", PLANNED + OTHERS, ids=str)
+def test_constrained_samplers(sampler: Any, by_position: bool, waits: Counter[str]) -> None:
+    x, ours = canvas(), on_device(sampler)
+    allowed = torch.arange(L * V).view(L, V) % 3 > 0 if by_position else torch.arange(V) % 3 > 0
+    model = Constrained(network(), allowed)
+    expected = sampler(model, x, generator=generators(0, len(x)))
+    moved, theirs = Constrained(move(network()), allowed), there(x)
+    moved(theirs)  # the angles of its positions are kept
+    waits.clear()
+    found = ours(moved, theirs, generator=generators(0, len(x)))
+    constrained = waits.total()
+    assert torch.equal(here(found), expected)
+    assert allowed.expand(L, V)[torch.arange(L), expected].logical_or(x < V).all(), "only what is allowed is drawn"
+    waits.clear()
+    ours(moved.network, theirs, generator=generators(0, len(x)))
+    if type(sampler) in (unmask.FirstHitting, unmask.InOrder, unmask.Ancestral) and not sampler.corrections:
+        assert constrained <= waits.total(), "a constraint makes nothing wait"
 
 
 def count_waits(waits: Counter[str], length: int, sampler: unmask.Sampler) -> Counter[str]:
@@ -362,3 +391,21 @@ def test_given_tokens_of_encoded_data(excluded: tuple[int, ...], waits: Counter[
     x = torch.tensor([[1, -3, 4], [0, 5, 6]])
     for found, expected in zip(given_and_clean(there(x), excluded), given_and_clean(x, excluded), strict=True):
         assert torch.equal(here(found), expected)
+
+
+def test_holes_of_unknown_length(waits: Counter[str]) -> None:
+    model = unmask.MaskedDiffusion(network(time_conditioning=True), unmask.Characters("abcdefg"))
+    text, settings = "ab[1-3]c", {"evaluations": 32, "seed": 1}
+    expected = infill_unknown_length(model, text, samples=2, **settings)
+    posterior = length_posterior(model, text, **settings)
+    moved = unmask.MaskedDiffusion(move(model.network), model.codec)
+    counted = []
+    for batch_size in (32, 8):
+        waits.clear()
+        found = length_posterior(moved, text, batch_size=batch_size, **settings)
+        counted.append(waits.total())
+        for one, other in zip(found.probability, posterior.probability, strict=True):
+            assert one == pytest.approx(other, abs=1e-6)
+    assert counted[0] == counted[1], "more batches wait no more"
+    drawn = infill_unknown_length(moved, text, samples=2, **settings)
+    assert [one.text for one in drawn] == [one.text for one in expected]

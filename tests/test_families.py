@@ -394,8 +394,16 @@ def test_a_masked_language_model_in_every_command(
     assert main(["evaluate", folder, *data, "--split", "all", "--limit", "8", "--draws", "2"]) == 0
     assert main(["infill", folder, "the [3] sat", "-n", "2", "--score", "4"]) == 0
     assert main(["sample", folder, "-n", "2", "--length", "12", "--out", str(tmp_path / "s.txt")]) == 0
-    assert main(["info", folder]) == 0
     assert "nats" in capsys.readouterr().out
+    assert main(["info", folder]) == 0
+    said = capsys.readouterr().out
+    model = unmask.load(folder, device="cpu")
+    for fact in (
+        "sees                     both sides",
+        f"length                   {model.shape[0]}\n",
+        f"vocabulary               {model.codec.vocab_size}\n",
+    ):
+        assert fact in said, said
 
 
 def test_what_a_tokenizer_does_not_know_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,11 +9,14 @@ from scipy import stats
 
 import unmask
 from oracle import MarkovChain, Table
+from small_bpe import write_bpe
 from unmask.cli.main import main
 from unmask.data.base import Joined
+from unmask.data.corpora import prepare_corpus
+from unmask.data.corpus import Corpus
 from unmask.data.images import Mirrored
 from unmask.data.textfile import TextFile
-from unmask.evaluation.likelihood import Breakdown, Likelihood, evaluate
+from unmask.evaluation.likelihood import Breakdown, Likelihood, evaluate, text_bytes
 from unmask.objectives.base import Objective
 from unmask.objectives.estimate import draw_loss
 from unmask.objectives.scalar import ContinuousELBO, DiscreteELBO, TimeFreeELBO
@@ -204,3 +207,19 @@ def test_places() -> None:
     assert joined.place(9) == {"split": 1, "row": 1, "mirrored": True}
     assert unmask.Windows(np.arange(50), 8, 3, start=100).place(4) == {"token": 112}
     assert [*unmask.Windows(np.arange(50), 8, 3).spread(4)] == [0, 3, 7, 11]
+
+
+def test_bits_per_byte_count_the_text_alone(tmp_path: Path) -> None:
+    texts = ["the cat", "ein Käse", "a dog ran to the inn", "x"] * 10
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    prepare_corpus(tmp_path / "made", [str(tmp_path / "t.jsonl")], tokenizer=str(write_bpe(tmp_path / "bpe")))
+    for packing in ("padded", "filled"):
+        data = Corpus(str(tmp_path / "made"), 32, packing)
+        counted = text_bytes(data.split("all"), data.codec)
+        assert counted.tolist() == [len(text.encode()) for text in texts]
+        network = unmask.Transformer(data.codec.vocab_size, (32,), width=8, depth=1, heads=1)
+        model = unmask.MaskedDiffusion(network, data.codec)
+        report = unmask.evaluation.likelihood(model, data, split="all", draws=2, batch_size=3)
+        row = report.rows[0]
+        nats = row["nats_per_example"].value * len(texts)
+        assert row["bits_per_byte"].value == pytest.approx(nats / (counted.sum().item() * math.log(2)))

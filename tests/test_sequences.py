@@ -29,6 +29,7 @@ from unmask.data.lines import Lines
 from unmask.data.pairs import Pairs
 from unmask.data.prepare import prepare
 from unmask.data.sequences import Sequences
+from unmask.training.start import check_data
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(empty example|more than one part|longer than)")
 
@@ -449,6 +450,17 @@ def test_lines_for_a_model_have_its_tokens(tmp_path: Path) -> None:
     assert Lines(other, 6, "filled", str(tmp_path / "l")).codec == unmask.load(tmp_path / "l").codec
     (tmp_path / "l" / "model" / "config.json").unlink()
     assert named_codec(str(tmp_path / "l"))[1], "an unfinished run has a codec, too"
+
+
+def test_ends_that_a_network_never_predicts_are_not_to_be_learned(lines: str) -> None:
+    data = Lines(lines, 4, "filled")
+    network = unmask.Transformer(5, (4,), width=8, depth=1, heads=1)
+    model = unmask.MaskedDiffusion(network, data.codec)
+    check_data(model, data)
+    network.excluded = (4,)
+    with pytest.raises(ValueError, match="learns the token that ends a text, which this network never predicts"):
+        check_data(model, data)
+    check_data(model, Lines(lines, 4))
 
 
 class Words(Sequences):

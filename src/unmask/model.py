@@ -17,6 +17,7 @@ from unmask.lengths import Lengths
 from unmask.loading import read_model
 from unmask.networks.adapters import has_adapter, merge_adapter
 from unmask.networks.base import Network, check_tokens
+from unmask.networks.constrained import Constrained
 from unmask.networks.padded import Padded
 from unmask.objectives.base import Objective
 from unmask.objectives.estimate import draw_loss
@@ -29,7 +30,7 @@ from unmask.samplers.token import TokenFirstHitting, TokenSampler
 from unmask.saving import Saved
 from unmask.schedules import Linear, Schedule, TokenPolynomial, require_schedule
 from unmask.storage.folders import CONFIG
-from unmask.types import Labels, Nats, Tokens, Where
+from unmask.types import Allowed, Labels, Nats, Tokens, Where
 
 
 class MaskedDiffusion(Saved):
@@ -125,6 +126,7 @@ class MaskedDiffusion(Saved):
         sampler: Sampler | None = None,
         length: int | tuple[int, int] | None = None,
         generator: Generators = None,
+        allowed: Allowed | None = None,
     ) -> Tokens:
         """Draw n examples: tokens (n, *shape), for `codec.decode`. The sampler is `fit_sampler()` unless given.
 
@@ -134,11 +136,12 @@ class MaskedDiffusion(Saved):
             sampler: how the tokens are drawn.
             length: see `empty_canvas`.
             generator: see `unmask.randomness`.
+            allowed: see `infill`.
         """
         if n < 1:
             raise ValueError(f"n must be at least 1, got {n}")
         canvas = self.empty_canvas(n, generator, length=length, label=label)
-        return self.infill(canvas, label, sampler=sampler, generator=generator)
+        return self.infill(canvas, label, sampler=sampler, generator=generator, allowed=allowed)
 
     @property
     def lengths(self) -> Lengths | None:
@@ -216,14 +219,30 @@ class MaskedDiffusion(Saved):
         return [codec.decode(row.unsqueeze(0))[0] for row in rows]
 
     def infill(
-        self, x: Tokens, label: Labels | None = None, *, sampler: Sampler | None = None, generator: Generators = None
+        self,
+        x: Tokens,
+        label: Labels | None = None,
+        *,
+        sampler: Sampler | None = None,
+        generator: Generators = None,
+        allowed: Allowed | None = None,
     ) -> Tokens:
         """Draw the masked tokens of a canvas (value V, `network.mask_id`), given the others, which are kept.
 
-        A text may be shorter than the model's sequences.
+        Args:
+            x: (n, *shape); a text may be shorter than the model's sequences.
+            label: class of each example, for a model with classes.
+            sampler: `fit_sampler()` unless given.
+            generator: see `unmask.randomness`.
+            allowed: which tokens may be drawn, at every position (V,) or at each one (*dims, V), dims those of x;
+                `unmask.codecs.allowed_tokens` makes one. Each prediction is restricted to them and renormalised, which
+                is not the same as conditioning the joint distribution on them (see `Constrained`).
+
+        Raises:
+            ValueError: tokens, labels or shapes do not fit the model, or a position is left with no allowed token.
         """
         self._check_examples(x, self.network.vocab_size + 1)
-        return self.fit_sampler(sampler)(self.network_for(x), x, label, generator=generator)
+        return self.fit_sampler(sampler)(self.network_for(x, allowed), x, label, generator=generator)
 
     def _check_examples(self, x: Tokens, count: int) -> None:
         """Raise a ValueError unless x holds examples of the model, or texts no longer than those."""
@@ -233,12 +252,16 @@ class MaskedDiffusion(Saved):
             hint = "; x.unsqueeze(0) makes a batch of one example" if x.shape == self.shape else ""
             raise ValueError(f"expected examples of shape (n, *{self.shape}), got {tuple(x.shape)}{hint}")
 
-    def network_for(self, x: Tokens) -> Network:
-        """Return the network for a canvas: for texts shorter than the model's sequences one that takes them."""
-        if x.dim() != 2 or x.shape[1:] == self.shape or self.network.any_length:
-            return self.network
-        lengths = self.lengths
-        return Padded(self.network, None if lengths is None else lengths.fill).eval()
+    def network_for(self, x: Tokens, allowed: Allowed | None = None) -> Network:
+        """Return the network for a canvas: for texts shorter than the model's sequences one that takes them.
+
+        With `allowed` it is one that predicts the allowed tokens alone; see `infill`.
+        """
+        network = self.network
+        if x.dim() == 2 and x.shape[1:] != self.shape and not network.any_length:
+            lengths = self.lengths
+            network = Padded(network, None if lengths is None else lengths.fill).eval()
+        return network if allowed is None else Constrained(network, allowed).train(network.training)
 
     def labels(self, name: str | int | None, count: int) -> Labels | None:
         """Return the label of each of `count` examples.

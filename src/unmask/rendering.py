@@ -8,7 +8,7 @@ from unmask.display.terminal import Live
 from unmask.model import MaskedDiffusion
 from unmask.samplers.base import Sampler
 from unmask.samplers.draw import draw
-from unmask.types import Labels, Tokens
+from unmask.types import Allowed, Labels, Tokens
 
 
 def render(
@@ -23,6 +23,7 @@ def render(
     gif: Path | str | None = None,
     live: bool = False,
     rows: int | None = None,
+    allowed: Allowed | None = None,
 ) -> Tokens:
     """Draw the masked tokens of a canvas, and write or show them.
 
@@ -37,6 +38,7 @@ def render(
         gif: a file for an animation of the first batch.
         live: whether to show the first examples on standard error as they appear.
         rows: rows of a grid of images, one for each class.
+        allowed: which tokens may be drawn; see `MaskedDiffusion.infill`.
 
     Returns:
         tokens (n, *dims) on the CPU.
@@ -44,7 +46,7 @@ def render(
     codec, names = model.codec, model.about.get("class_names")
     film = Film(gif is not None, Live(codec, canvas[:batch_size], sys.stderr) if live else None)
     x = draw(
-        model.network_for(canvas),
+        model.network_for(canvas, allowed),
         canvas,
         label,
         sampler=model.fit_sampler(sampler),

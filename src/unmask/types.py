@@ -20,3 +20,6 @@ Times = Float[Tensor, "batch"]
 
 Nats = Float[Tensor, "batch"]
 """Nats per example, summed over its tokens."""
+
+Allowed = Bool[Tensor, "*places vocab"]
+"""Which token values may be drawn: at every position (V,), or at each one (*dims, V)."""

@@ -95,6 +95,44 @@ def load(
     return network.eval(), codec, {"layout": family.name, "published_config": config}
 
 
+def facts(folder: Path, config: Config, where: Path) -> dict[str, Any]:
+    """Return what a model is, as far as its files tell without building it.
+
+    Args:
+        folder: with the weights, and the files of a tokenizer.
+        config: the content of its config.json.
+        where: names it in errors.
+
+    Raises:
+        ValueError, FileNotFoundError, ImportError: see `load`.
+    """
+    path, weights = read_weights(folder)
+    causal = config.get("model_type") in DECODERS and config.get("is_causal", True) is not False
+    family = LEFT_TO_RIGHT if causal else find_family(config, lambda: weights, where)
+    codec = Tokenizer.from_folder(folder)
+    with naming(where, family):
+        settings = read_settings(family.settings(config, weights))
+        known = family.mask(config, weights)
+        mask = codec.mask if known is None else known
+        name = None if mask is None else codec.tokenizer.id_to_token(mask)
+        around = " ".join((*codec.before, "...", *codec.after)) if any(codec.wrap) else "nothing"
+        return {
+            "family": "left to right" if causal else family.name,
+            "model_type": settings.model_type,
+            "sees": "the left side alone; --from, or import --bidirectional, makes it see both"
+            if causal
+            else "both sides",
+            "mask": "none; it gets one" if mask is None else f"{mask}" + (f" ({name})" if name else ""),
+            "predicted_at": "the position before" if config.get(SHIFTED, family.shifted) else "the position itself",
+            "length": fit_length(None, settings, family),
+            "vocabulary": codec.vocab_size,
+            "around_each_text": around,
+            "weights": path.name,
+            "parameters": sum(tensor.numel() for tensor in weights.values()),
+            "dtype": ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in weights.values()})),
+        }
+
+
 @contextmanager
 def naming(where: Path, family: Family) -> Iterator[None]:
     """Turn what is wrong with settings and tensors into a ValueError that names the file and the family."""

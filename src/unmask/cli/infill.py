@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import Namespace
 
@@ -34,6 +35,15 @@ OPTIONS: tuple[Option, ...] = (
     ("array", str, None, "a .npy file of tokens, of one example or of several, -1 where unknown"),
     ("row", str, None, 'a row of a table, what is known of it: \'{"colour": "red"}\''),
     ("samples", int, 1, "number of alternatives"),
+    (
+        "choose",
+        Literal["draw", "best"],
+        "draw",
+        "for a hole of unknown length, [1-6]: draw the length or take the best",
+    ),
+    ("prior", str, None, "weights of its lengths, such as 1,1,2; those of several holes apart by semicolons: 1,2;3,1"),
+    ("evaluations", int, 256, "network evaluations for each of its lengths; four times as many halve the errors"),
+    ("stop_early", bool, False, "for --chat with a --preset: no calls after the block in which the answer ends"),
     ("score", int, 16, "masks by which the log-likelihood of each of several texts is bounded; 0: not at all"),
     ("label", str, None, "class of the example"),
     (
@@ -74,12 +84,14 @@ def run(arguments: list[str]) -> None:
         "unmask infill runs/pydocs --input holes.jsonl --out filled.jsonl",
     )
     parser.add_argument("model", metavar="MODEL", help=MODEL)
-    text = "a text in which [4] stands for four unknown tokens; for models of characters or bytes _ for one, too"
+    text = "a text in which [4] stands for four unknown tokens, [1-6] for one to six; _ for one character or byte"
     parser.add_argument("text", metavar="TEXT", nargs="?", help=text)
     parser.add_options(*OPTIONS)
     add_sampling_arguments(parser)
     settings = parse(parser, arguments, check=check)
     made = instantiate(parser, settings)
+    from unmask.samplers.stopping import stop_early
+
     model = load_model(settings.model, settings.device)
     sampler = make_sampler(model, made.sampler, settings)
     if settings.input is not None:
@@ -88,7 +100,10 @@ def run(arguments: list[str]) -> None:
         how = {name: settings[name] for name in FOR_MANY}
         print(infill_file(model, settings.input, settings.out, sampler=sampler, **how))
         return
+    if settings.chat is not None and (settings.stop_early or not settings.preset):  # else as it was published
+        sampler = stop_early(sampler, model.codec, needed=settings.stop_early)
     check_outputs(model, settings)
+    choose_lengths(model, settings)
     from unmask.canvas import answer, make_canvas
 
     given = make_canvas(model.codec, model.shape, **{name: settings[name] for name in FORMS})
@@ -105,10 +120,27 @@ def run(arguments: list[str]) -> None:
     draw_and_show(model, canvas, label, sampler, settings, show=None if plain else show)
 
 
+def choose_lengths(model: MaskedDiffusion, settings: Namespace) -> None:
+    """Replace a text with holes of unknown length by one with lengths, and print how probable each was."""
+    from unmask.canvas import read_text
+    from unmask.evaluation.unknown_length import is_open, length_posterior, read_prior
+
+    text = settings.text if settings.text_file is None else read_text(settings.text_file)
+    if text is None or settings.placeholder is not None or not is_open(text):
+        if settings.prior is not None:
+            raise ValueError("--prior is of a hole of unknown length: [1-6] in a text stands for one to six tokens")
+        return
+    prior = None if settings.prior is None else read_prior(settings.prior)
+    how = {name: settings[name] for name in ("evaluations", "seed", "batch_size")}
+    posterior = length_posterior(model, text, prior=prior, label=model.labels(settings.label, 1), **how)
+    print(posterior, file=sys.stderr)
+    settings.text, settings.text_file = posterior.filled_in(posterior.choose(settings.choose, settings.seed)), None
+
+
 def check(settings: Namespace) -> None:
     """Raise an error for what is known to be wrong: an output, a file, or what is to be completed in several forms."""
     check_sampling_arguments(settings)
-    at_least(settings, unknown=1, score=0)
+    at_least(settings, unknown=1, score=0, evaluations=2)
     if settings.label == "all":
         raise ValueError("--label all is for sample; name one class")
     if settings.mask is not None and settings.image is None:
@@ -133,8 +165,9 @@ def check(settings: Namespace) -> None:
         raise ValueError(f"give one of {forms}; got {', '.join(given) or 'none'}")
     if (around or settings.chat is not None) != (settings.unknown is not None):
         raise ValueError("--prefix and --suffix, or --chat, go with --unknown, the number of tokens to draw")
-    if settings.system is not None and settings.chat is None:
-        raise ValueError("--system goes with --chat")
+    for name in ("system", "stop_early"):
+        if settings[name] not in (None, False) and settings.chat is None:
+            raise ValueError(f"--{name} goes with --chat")
     for name in ("text_file", "image", "mask", "array"):
         if settings[name] is not None and not Path(settings[name]).is_file():
             raise FileNotFoundError(f"{settings[name]}: no such file")

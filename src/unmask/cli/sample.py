@@ -64,6 +64,13 @@ def add_sampling_arguments(parser: Parser) -> None:
     parser.add_options(
         ("preset", Literal["llada", "dream"], None, "in place of --sampler: the procedure published with these models"),
         ("steps", int, None, "for --preset: number of steps, for llada of each block"),
+        (
+            "allow",
+            str,
+            None,
+            "characters that may be drawn, such as '0-9a-f '; for other data numbers of tokens: 0-9,12",
+        ),
+        ("forbid", str, None, "characters, or numbers, that may not be drawn"),
         ("seed", int, 0, "example i of a seed does not depend on how many there are"),
         ("batch_size", int, 64, "examples at a time"),
         ("out", str, None, "file for the result: .txt, .jsonl, .csv, .png, or .npy for the tokens"),
@@ -116,12 +123,17 @@ def draw_and_show(
     show: Callable[[Tokens], None] | None = None,
 ) -> None:
     """Draw a canvas; print texts, by `show` if it is given, and the names of the files that are written."""
+    from unmask.codecs.classes import allowed_tokens
     from unmask.display.output import default_output
     from unmask.rendering import render
 
+    allowed = None
+    if settings.allow is not None or settings.forbid is not None:
+        ends = "chat" not in settings or settings.chat is not None  # texts that end with a special token
+        allowed = allowed_tokens(model.codec, settings.allow, settings.forbid, special=ends)
     out = settings.out or default_output(model.codec)
     how = {name: settings[name] for name in ("seed", "batch_size", "gif", "live")}
-    x = render(model, canvas, label, sampler=sampler, out=out, rows=rows, **how)
+    x = render(model, canvas, label, sampler=sampler, out=out, rows=rows, allowed=allowed, **how)
     if out:
         print(out)
     elif show is not None:

@@ -102,7 +102,7 @@ def train_parser(config: Path | None, begun: bool = False) -> Parser:
         "--network.width 192 --trainer.max_steps 2000 --out runs/cosine; unmask train textfile --data.path my.txt "
         "--from models/start --lora 8",
     )
-    parser.hidden = tuple(GROUPS)
+    parser.hidden = (*GROUPS, "network.", "lora_", "peer_timeout", "workers", "evaluate_examples", "label_dropout")
     parser.add_argument("config", metavar="CONFIG", help=f"one of {', '.join(shipped())}; or a YAML file")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of this run, exactly")
     parser.add_argument("--overwrite", action="store_true", help="replace a run that is in the way")

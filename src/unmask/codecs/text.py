@@ -59,6 +59,10 @@ class Text(Codec):
         """Return what a single token looks like."""
         return self.decode(torch.tensor([[token]]))[0]
 
+    def pieces(self) -> list[str]:
+        """Return the characters that each token adds to a text, U+FFFD for a part of one; none for a special token."""
+        return self.decode(torch.arange(self.vocab_size).unsqueeze(1))
+
 
 @dataclass(frozen=True)
 class Characters(Text):

@@ -383,6 +383,21 @@ class Tokenizer(Text):
                 return whole[len(text) :]
         return self._joined(tokens)
 
+    def pieces(self) -> list[str]:
+        """Return the characters that each token adds to a text that it goes on; see `Text.pieces`.
+
+        A space that every token adds, as with vocabularies of single characters, is left out.
+        """
+        text, before = self._anchors[0] if self._anchors else ("", [])
+        known = {*self.tokenizer.get_vocab(with_added_tokens=True).values()}.difference(self.special)
+        rows = [[*before, token] if token in known else [] for token in range(self.vocab_size)]
+        alone = [[token] if token in known else [] for token in range(self.vocab_size)]
+        found, plain = (self.tokenizer.decode_batch(some, skip_special_tokens=False) for some in (rows, alone))
+        pairs = zip(found, plain, strict=True)
+        pieces = [after[len(text) :] if after.startswith(text) else by_itself for after, by_itself in pairs]
+        spaced = all(piece[:1] == " " for piece in pieces if piece)
+        return [piece[1:] for piece in pieces] if spaced else pieces
+
     def decode(self, x: Tokens, unknown: str = "\N{LIGHT SHADE}") -> list[str]:
         """Return one string per example; bytes that are not UTF-8 become U+FFFD, a mask becomes `unknown`."""
         return [self._decode(row, unknown) for row in check_batch(x, self.vocab_size).tolist()]

@@ -12,6 +12,7 @@ from unmask.evaluation.likelihood import Breakdown, Likelihood, evaluate, likeli
 from unmask.evaluation.molecules import molecules
 from unmask.evaluation.statistics import Extractor
 from unmask.evaluation.study import study_precision, study_samplers
+from unmask.evaluation.unknown_length import LengthPosterior, infill_unknown_length, length_posterior
 from unmask.evaluation.zeroshot import zeroshot
 from unmask.report import Figure, Report
 
@@ -20,11 +21,14 @@ __all__ = [
     "Extractor",
     "Figure",
     "Judge",
+    "LengthPosterior",
     "Likelihood",
     "Report",
     "evaluate",
     "frechet",
     "generative",
+    "infill_unknown_length",
+    "length_posterior",
     "likelihood",
     "molecules",
     "study_precision",

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from unmask.checks import check_choice, check_whole
 from unmask.codecs.base import Codec
+from unmask.codecs.tokenizer import Tokenizer
 from unmask.data.base import DataSet, Part, Split
 from unmask.evaluation.data import measured_data
 from unmask.evaluation.per_example import Bounds, PerExample, error_of_mean
@@ -296,10 +297,11 @@ def likelihood(
     data = measured_data(model, data)
     part = data.split(split)
     places = Breakdown.empty(math.prod(data.shape), model.network.vocab_size) if breakdown else None
+    counted = text_bytes(part, model.codec, limit) if isinstance(model.codec, Tokenizer) else None
     rows = []
     for name, bound in objectives:
         result = estimate.average(model, bound, part, f"T = {name}" if name else "evaluating", model.lengths, places)
-        rows.append(({"steps": name} if name else {}) | _figures(result, model))
+        rows.append(({"steps": name} if name else {}) | _figures(result, model, counted))
     bounded = {"objective": describe(objectives[0][1])} if steps is None else {"schedule": describe(model.schedule)}
     protocol = {
         "data": data.name,
@@ -358,11 +360,27 @@ def bounds(
     return found
 
 
-def _figures(result: Likelihood, model: MaskedDiffusion) -> dict[str, Any]:
-    """Return the figures of a likelihood in the units that fit the data."""
+def text_bytes(split: Split, codec: Tokenizer, limit: int | None = None) -> Int[Tensor, " n"]:
+    """Return the number of UTF-8 bytes of each example: of its text without what is given and without special tokens.
+
+    Bits per byte can be compared between tokenizers. A character that a sequence ends within counts as the three bytes
+    of U+FFFD.
+    """
+    special, counts = torch.tensor(codec.special, dtype=torch.long), []
+    for x, _ in split.batches(64, limit):
+        for row in x:
+            text = row[(row >= 0) & ~torch.isin(row, special)]
+            counts.append(len(codec.decode(text.unsqueeze(0))[0].encode()) if len(text) else 0)
+    return torch.tensor(counts)
+
+
+def _figures(result: Likelihood, model: MaskedDiffusion, counted: Int[Tensor, " n"] | None) -> dict[str, Any]:
+    """Return the figures of a likelihood in the units that fit the data; per byte where those of texts are counted."""
     found = {"nats_per_example": (result.nats, result.nats_error), f"bits_per_{model.codec.unit}": result.bits}
     if model.codec.unit != "dimension":
         found[f"perplexity_per_{model.codec.unit}"] = result.perplexity
+    if counted is not None and counted.any() and result.each is not None:
+        found["bits_per_byte"] = Likelihood.of(result.each.nats, counted, result.calls).bits
     length = int(result.length) if result.length.is_integer() else round(result.length, 2)
     counts = {"examples": result.examples, "tokens_per_example": length, "network_calls": result.calls}
     return {name: Figure.of(pair) for name, pair in found.items()} | counts

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unmask.checkpoints import WEIGHT_FILES, is_public
+from unmask.checkpoints import WEIGHT_FILES, bodies, is_layout, is_public
 from unmask.data.index import Index
 from unmask.data.replacing import INDEX
 from unmask.report import Figure, Report
@@ -121,8 +121,14 @@ def _model(description: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _public(description: dict[str, Any], folder: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = {"kind": "public checkpoint, as it was published"}
+    if not is_layout(description):
+        try:
+            return facts | bodies.facts(folder, description, folder / CONFIG)
+        except (ValueError, ImportError) as error:
+            facts["cannot_be_loaded"] = str(error)
     path = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), folder / WEIGHTS)
-    facts = {"kind": "public checkpoint, as it was published", "weights": path.name}
+    facts["weights"] = path.name
     return facts | (_parameters(path) if path.suffix == ".safetensors" and path.is_file() else {})
 
 

@@ -15,6 +15,7 @@ from unmask.checks import check_whole
 from unmask.networks.base import Network, Positions
 from unmask.randomness import Generators, uniform
 from unmask.samplers.base import Sampler, State, check_drawn, flag_of_rank, uniform_rows
+from unmask.samplers.blocks import fill_ended, split_into_blocks
 from unmask.types import Labels, Logits, Times, Tokens, Where
 
 
@@ -60,16 +61,31 @@ class Unmasking(Sampler):
         blocks_after_prompt: the first block starts at the first masked position of each example, not at its first
             position.
         corrections: number of corrections after each step, one network call each.
+        stop_at: a token, or several, that end an example: once one of them has been drawn in a finished block, the
+            positions that are left are filled with the first of them and take no network calls. What comes before is
+            as without it (but for corrections, which are fewer then). Needs `block_length`; a GPU is waited for once
+            between blocks. None: never.
     """
 
     block_length: int | None = None
     blocks_after_prompt: bool = False
     corrections: int = 0
+    stop_at: tuple[int, ...] | int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_whole(1, block_length=self.block_length)
         check_whole(0, corrections=self.corrections)
+        if self.stop_at is not None:
+            if not self.ends or not all(isinstance(token, int) and token >= 0 for token in self.ends):
+                raise ValueError(f"stop_at must be a token, or several, got {self.stop_at!r}")
+            if self.block_length is None:
+                raise ValueError("stop_at needs block_length: examples stop between blocks")
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The tokens of `stop_at`."""
+        return (self.stop_at,) if isinstance(self.stop_at, int) else tuple(self.stop_at or ())
 
     @abstractmethod
     def reveal(
@@ -87,11 +103,21 @@ class Unmasking(Sampler):
     ) -> Iterator[State]:
         """See `Sampler.trajectory`."""
         masked = self.check(network, x, label)
+        if self.stop_at is not None and max(self.ends) >= network.vocab_size:
+            raise ValueError(f"stop_at: the model's tokens are 0..{network.vocab_size - 1}, got {max(self.ends)}")
+        ends = None if self.stop_at is None else torch.tensor(self.ends, device=x.device)
         one = torch.ones(len(x), dtype=torch.float64, device=x.device)
         state = State(x, one, torch.zeros_like(one, dtype=torch.long))
         yield state
         steps = 0
         for wanted, later in split_into_blocks(masked, self.block_length, self.blocks_after_prompt):
+            if ends is not None and steps:
+                stopped = fill_ended(network, state.x, masked, ends)
+                state = State(stopped.x, state.t.masked_fill(stopped.ended, 0), state.calls)
+                if not stopped.masked.any():  # the one wait of a block
+                    yield state
+                    return
+                wanted, later = wanted & stopped.masked, later & stopped.masked
             span = Span(masked, wanted, count_flags(later), steps)
             for following in self.reveal(network, state, span, label, generator):
                 yield following
@@ -135,24 +161,6 @@ class Unmasking(Sampler):
             x = x.index_put((examples,), here.masked_scatter(at, token))
             calls = calls + self.evaluations * rows
         return State(x, t, calls)
-
-
-def split_into_blocks(masked: Where, length: int | None, after_prompt: bool = False) -> Iterator[tuple[Where, Where]]:
-    """Yield what is masked in each block of `length` positions (None: one block), and what is masked after it.
-
-    Args:
-        masked: (batch, *dims).
-        length: positions in a block.
-        after_prompt: count positions from the first masked one of each example.
-    """
-    size = masked[0].numel()
-    length = length or size
-    position = torch.arange(size, device=masked.device).expand(len(masked), -1)
-    if after_prompt:
-        position = position - masked.flatten(1).int().argmax(1, keepdim=True)
-    position = position.view_as(masked)
-    for start in range(0, size, length):
-        yield masked & (position >= start) & (position < start + length), masked & (position >= start + length)
 
 
 class Plan(NamedTuple):

@@ -20,8 +20,8 @@ BASES = {
 }
 """What an object must derive from, by the last part of the option that names its class."""
 SOURCES = ("data", "networks", "objectives", "samplers", "schedules.py")
-INTERNAL = ("GumbelAncestral", "Padded")
-"""Of the precision study, and a wrapper of other networks: not for settings."""
+INTERNAL = ("GumbelAncestral", "Padded", "Constrained", "Marginal")
+"""Of the precision study, and wrappers of other networks: not for settings."""
 
 
 class Known(NamedTuple):

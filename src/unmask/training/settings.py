@@ -82,17 +82,16 @@ class Run:
         checkpoint_every: steps between checkpoints.
         workers: processes that read data; 0 reads in this one, which is fastest for data in memory or mapped.
         peer_timeout: seconds that a process of several waits for another, at the start and in each step.
-        train: which weights are trained, with commas between them: `embed`, `head`, `last:4` (blocks), or names of
-            parameters with wildcards; all others are frozen. All are trained if not given.
+        train: the weights that are trained, others are frozen: `embed`, `head`, `last:4` (blocks), or names with
+            wildcards, with commas between them; all if not given.
         freeze: which of these are frozen, named in the same way.
-        lora: rank of a low-rank adapter (arXiv:2106.09685), which is trained and saved in place of the weights of the
-            model that training starts from.
+        lora: rank of a low-rank adapter (arXiv:2106.09685), trained and saved in place of the weights that it is for.
         lora_alpha: scale of the adapter; twice the rank if not given.
         lora_targets: names of linear maps, with wildcards and commas, that are adapted; all but the output embedding if
             not given.
         lora_dropout: probability of dropping an entry of what goes into the adapter.
-        keep_best: whether the model is that of the best evaluation on the validation part, not that of the last step.
-        patience: evaluations without a better one after which training ends; it does not end early if not given.
+        keep_best: whether the model is that of the best evaluation, not that of the last step.
+        patience: evaluations without a better one after which training ends, if given.
     """
 
     out: str

@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
+from unmask.codecs.ended import find_end
 from unmask.data.base import DataSet
 from unmask.display.figures import loss_curve
 from unmask.model import MaskedDiffusion
@@ -106,6 +107,10 @@ def check_data(model: MaskedDiffusion, data: DataSet) -> None:
     if network.classes != data.classes:
         raise ValueError(
             f"{data.name} has {data.classes or 'no'} classes, the network was made with classes={network.classes}"
+        )
+    if getattr(data, "packing", None) == "filled" and find_end(data.codec) in network.excluded:
+        raise ValueError(
+            "packing filled learns the token that ends a text, which this network never predicts; take packing padded"
         )
 
 
