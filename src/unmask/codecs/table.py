@@ -64,7 +64,7 @@ class Table(Codec):
 
     @property
     def allowed(self) -> Bool[Tensor, "columns vocab"]:
-        """Which tokens a column can have: those of its categories."""
+        """Which tokens each column can have: those of its categories."""
         tokens = torch.arange(self.vocab_size)
         starts = torch.tensor(self._starts).unsqueeze(1)
         return (tokens >= starts[:-1]) & (tokens < starts[1:])
