@@ -444,7 +444,7 @@ def test_from_a_table_to_samples(tmp_path: Path, capsys: pytest.CaptureFixture[s
         f"{c},{c if i % 4 else ''},{'xy'[i % 2]}" for i, c in enumerate(itertools.islice(itertools.cycle("pqr"), 240))
     ]
     path, out = write_lines(tmp_path / "a.csv", ["one,two,three", *texts]), str(tmp_path / "r")
-    small = ["--network.width", "16", "--network.heads", "2", "--network.depth", "1", "--trainer.max_steps", "100"]
+    small = ["--network.width", "16", "--network.heads", "2", "--network.depth", "1", "--trainer.max_steps", "200"]
     small += [
         "--ema",
         "0.9",
@@ -471,7 +471,7 @@ def test_from_a_table_to_samples(tmp_path: Path, capsys: pytest.CaptureFixture[s
     first, second = (json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines())
     assert first["id"] == 3 and first["completions"][0]["row"]["one"] == "p"
     assert second["completions"][0]["row"]["two"] == "" and second["completions"][0]["row"]["three"] == "x"
-    assert main(["train", out, "--resume", "--trainer.max_steps", "102"]) == 0, "run.json makes the same data again"
+    assert main(["train", out, "--resume", "--trainer.max_steps", "202"]) == 0, "run.json makes the same data again"
     capsys.readouterr()
     assert "'z' is no category of the column 'one'" in fails(capsys, "infill", out, "--row", '{"one": "z"}')
     assert "rows of a table; write a .csv" in fails(capsys, "sample", out, "--out", str(tmp_path / "a.txt"))
