@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 from unmask.codecs.base import Codec
 from unmask.codecs.chat import Message
 from unmask.codecs.pixels import Pixels
+from unmask.codecs.table import Table
 from unmask.codecs.text import Text, UnknownCharacterError
 from unmask.codecs.tokenizer import Tokenizer
 from unmask.data.picture import open_image
@@ -37,6 +38,7 @@ def make_canvas(
     image: Path | str | None = None,
     mask: Path | str | None = None,
     array: Path | str | None = None,
+    row: Mapping[str, str | None] | str | None = None,
     chat: str | Sequence[Message] | None = None,
     system: str | None = None,
 ) -> Int[Tensor, "..."]:
@@ -50,6 +52,7 @@ def make_canvas(
         prefix, suffix, unknown: what comes before and after a number of unknown tokens.
         image, mask: see `image_canvas`.
         array: see `array_canvas`.
+        row: what is known of a row of a table; see `Table.canvas`.
         chat: what the user says, or a conversation; `unknown` tokens of the answer follow (see `chat_canvas`).
         system: what a conversation begins with.
 
@@ -62,6 +65,10 @@ def make_canvas(
         return tokens if tokens.dim() > len(shape) else tokens.unsqueeze(0)
     if image is not None and mask is not None:
         return image_canvas(codec, image, mask, shape).unsqueeze(0)
+    if row is not None:
+        if not isinstance(codec, Table):
+            raise ValueError(f"a row was given, but the model's tokens are {codec}")
+        return codec.canvas(row).unsqueeze(0)
     if chat is not None:
         return chat_canvas(codec, chat, unknown or 0, shape[0], system).unsqueeze(0)
     if unknown is not None:

@@ -255,12 +255,14 @@ class MaskedDiffusion(Saved):
     def network_for(self, x: Tokens, allowed: Allowed | None = None) -> Network:
         """Return the network for a canvas: for texts shorter than the model's sequences one that takes them.
 
-        With `allowed` it is one that predicts the allowed tokens alone; see `infill`.
+        With `allowed`, or a codec that allows some tokens alone, it is one that predicts these alone; see `infill`.
         """
         network = self.network
         if x.dim() == 2 and x.shape[1:] != self.shape and not network.any_length:
             lengths = self.lengths
             network = Padded(network, None if lengths is None else lengths.fill).eval()
+        if (own := self.codec.allowed) is not None:
+            allowed = own if allowed is None else own & allowed.to(own.device)
         return network if allowed is None else Constrained(network, allowed).train(network.training)
 
     def labels(self, name: str | int | None, count: int) -> Labels | None:

@@ -34,7 +34,7 @@ def render(
         sampler: the model's own if None.
         seed: example i depends on (seed, i) alone.
         batch_size: examples at a time.
-        out: a file for the result: .txt, .jsonl, .png, or .npy for the tokens.
+        out: a file for the result: .txt, .jsonl, .csv, .png, or .npy for the tokens.
         gif: a file for an animation of the first batch.
         live: whether to show the first examples on standard error as they appear.
         rows: rows of a grid of images, one for each class.

@@ -122,6 +122,13 @@ MEASURES = {
         "figure",
         "images to compare with",
     ),
+    "molecules": Measure(
+        "molecules",
+        "which share of sampled molecules is valid (as RDKit reads SMILES), unique, and new",
+        (SAMPLES,),
+        data="whose training molecules are not new",
+        objects=(("sampler", ""),),
+    ),
 }
 
 

@@ -33,6 +33,7 @@ OPTIONS: tuple[Option, ...] = (
     ("image", str, None, "an image file of the model's size"),
     ("mask", str, None, "an image file of the same size, white where --image is unknown"),
     ("array", str, None, "a .npy file of tokens, of one example or of several, -1 where unknown"),
+    ("row", str, None, 'a row of a table, what is known of it: \'{"colour": "red"}\''),
     ("samples", int, 1, "number of alternatives"),
     (
         "choose",
@@ -54,7 +55,20 @@ OPTIONS: tuple[Option, ...] = (
     ("skip_bad", bool, False, "for --input: write why a line cannot be completed in its place, and go on"),
     ("overwrite", bool, False, "for --input: replace --out, and what was begun with other settings"),
 )
-FORMS = ("text", "text_file", "prefix", "suffix", "unknown", "placeholder", "image", "mask", "array", "chat", "system")
+FORMS = (
+    "text",
+    "text_file",
+    "prefix",
+    "suffix",
+    "unknown",
+    "placeholder",
+    "image",
+    "mask",
+    "array",
+    "row",
+    "chat",
+    "system",
+)
 
 FOR_MANY = ("samples", "score", "seed", "batch_size", "label", "placeholder", "skip_bad", "overwrite")
 
@@ -134,7 +148,7 @@ def check(settings: Namespace) -> None:
     if settings.image is not None and settings.mask is None:
         raise ValueError("--image needs --mask: an image of the same size, white where unknown")
     around = settings.prefix is not None or settings.suffix is not None
-    given = [name for name in ("text", "text_file", "image", "array", "chat") if settings[name] is not None]
+    given = [name for name in ("text", "text_file", "image", "array", "row", "chat") if settings[name] is not None]
     given += ["prefix or suffix"] * around
     if settings.input is not None:
         if given or settings.gif or settings.live or settings.unknown or not settings.out:
@@ -147,7 +161,7 @@ def check(settings: Namespace) -> None:
     if settings.skip_bad or settings.overwrite:
         raise ValueError("--skip_bad and --overwrite go with --input")
     if len(given) != 1:
-        forms = "TEXT, --input, --text_file, --prefix and --suffix, --image with --mask, --array, or --chat"
+        forms = "TEXT, --input, --text_file, --prefix and --suffix, --image with --mask, --array, --row, or --chat"
         raise ValueError(f"give one of {forms}; got {', '.join(given) or 'none'}")
     if (around or settings.chat is not None) != (settings.unknown is not None):
         raise ValueError("--prefix and --suffix, or --chat, go with --unknown, the number of tokens to draw")

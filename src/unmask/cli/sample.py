@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from unmask.samplers.base import Sampler
     from unmask.types import Labels, Tokens
 
-OUTPUTS = (".txt", ".jsonl", ".png", ".npy")
+OUTPUTS = (".txt", ".jsonl", ".csv", ".png", ".npy")
 GUIDANCE = "scale of classifier-free guidance for a --label; 1 is none"
 SHORT: tuple[Option, ...] = (
     ("temperature", float, None, "divides the logits; like the next three, short for --sampler.temperature"),
@@ -73,7 +73,7 @@ def add_sampling_arguments(parser: Parser) -> None:
         ("forbid", str, None, "characters, or numbers, that may not be drawn"),
         ("seed", int, 0, "example i of a seed does not depend on how many there are"),
         ("batch_size", int, 64, "examples at a time"),
-        ("out", str, None, "file for the result: .txt, .jsonl, .png, or .npy for the tokens"),
+        ("out", str, None, "file for the result: .txt, .jsonl, .csv, .png, or .npy for the tokens"),
         ("gif", str, None, "file for an animation of the unmasking (of the first batch)"),
         ("live", bool, False, "show the first examples in the terminal as they appear"),
         DEVICE,
@@ -109,7 +109,7 @@ def check_outputs(model: MaskedDiffusion, settings: Namespace) -> None:
     for option in ("out", "gif"):
         if settings[option]:
             check_output(model.codec, settings[option], f"--{option}")
-    if settings.live and default_output(model.codec) == "samples.npy":
+    if settings.live and str(default_output(model.codec)).endswith((".npy", ".csv")):
         raise ValueError("--live: there is no view of plain symbols; the model's data are neither text nor images")
 
 

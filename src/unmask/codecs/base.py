@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from unmask.types import Tokens
+from unmask.types import Allowed, Tokens
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Codec(ABC):
         wrap: tokens that every example begins with and ends with, such as those of [CLS] and [SEP]; for most codecs
             none.
         padding: the token that fills examples up; None: none is for that alone.
+        allowed: which tokens each position can have, so that samples have no others; None: all.
     """
 
     unit = "token"
@@ -34,6 +35,11 @@ class Codec(ABC):
     @property
     def padding(self) -> int | None:
         """The token that fills examples up."""
+        return None
+
+    @property
+    def allowed(self) -> Allowed | None:
+        """Which tokens each position can have (*dims, V); None: all."""
         return None
 
     @property

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from unmask.codecs.atoms import Atoms, find_atoms
 from unmask.codecs.base import Codec
 from unmask.codecs.text import Bytes, Characters, Text
 from unmask.codecs.tokenizer import Tokenizer
@@ -11,7 +12,9 @@ from unmask.storage.description import build
 from unmask.storage.folders import CONFIG, MODEL, RUN
 from unmask.storage.objects import read_object
 
-CHARACTERS, BYTES = "characters", "bytes"
+CHARACTERS, BYTES, ATOMS = "characters", "bytes", "atoms"
+FROM_TEXTS = (None, CHARACTERS, ATOMS)
+"""What names a codec that is found from the texts themselves."""
 MOST_CHARACTERS = 256
 """Characters of an alphabet that is chosen without being asked for."""
 
@@ -42,6 +45,8 @@ def named_codec(name: str | None, texts: Callable[[], Iterable[str]] | None = No
             - `characters`: those of the texts, however many;
             - `characters:abc`: those that follow the colon;
             - `bytes`: those of UTF-8;
+            - `atoms`: the atoms, bonds and ring numbers of molecules in SMILES that the texts have;
+            - `atoms:C N [nH]`: those that follow the colon;
             - the folder of a model of unmask, or of a run: its codec;
             - what `Tokenizer.from_folder` reads: a folder, a tokenizer.json, or a name on the Hugging Face Hub.
         texts: gives the texts that are to be encoded; called only where they decide.
@@ -50,15 +55,19 @@ def named_codec(name: str | None, texts: Callable[[], Iterable[str]] | None = No
         FileNotFoundError: no such tokenizer.
         ValueError: it is damaged, or no codec of texts; or there are no texts to choose it by.
     """
-    if name is None or name == CHARACTERS:
+    if name in FROM_TEXTS:
         if texts is None:
             raise ValueError(f"the tokenizer {name} needs texts that it is to be found from")
+        if name == ATOMS:
+            return find_atoms(texts()), False
         found = find_alphabet(texts(), MOST_CHARACTERS if name is None else None)
         return found or Bytes(), False
     if name.startswith(f"{CHARACTERS}:"):
         return Characters(name.partition(":")[2]), False
     if name == BYTES:
         return Bytes(), False
+    if name.startswith(f"{ATOMS}:"):
+        return Atoms(tuple(name.partition(":")[2].split())), False
     described = _described(Path(name))
     if described is None:
         return _tokenizer(name), False
@@ -70,7 +79,9 @@ def named_codec(name: str | None, texts: Callable[[], Iterable[str]] | None = No
 
 def codec_name(name: str | None, codec: Codec) -> str | None:
     """Return what names a codec that `named_codec` found, without the texts: the name itself, or the alphabet."""
-    if name is None or name == CHARACTERS:
+    if name in FROM_TEXTS and isinstance(codec, Atoms):
+        return f"{ATOMS}:{' '.join(codec.words)}"
+    if name in FROM_TEXTS:
         return f"{CHARACTERS}:{codec.alphabet}" if isinstance(codec, Characters) else BYTES
     return name
 
@@ -99,5 +110,5 @@ def _tokenizer(name: str) -> Tokenizer:
     try:
         return Tokenizer.from_folder(name)
     except FileNotFoundError as error:
-        known = f"{CHARACTERS}, {CHARACTERS}:ABC, {BYTES}, a tokenizer's folder, or that of a model"
+        known = f"{CHARACTERS}, {CHARACTERS}:ABC, {BYTES}, {ATOMS}, a tokenizer's folder, or that of a model"
         raise FileNotFoundError(f"tokenizer {name}: {error} (known are {known})") from None

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from unmask.codecs.atoms import Atoms
 from unmask.codecs.base import Codec
 from unmask.codecs.chat import Message
 from unmask.codecs.named import codec_key
@@ -188,7 +189,7 @@ def encode_examples(codec: Text, examples: Sequence[Example], path: Path | str) 
 
 def _encode_together(codec: Text, examples: Sequence[Example]) -> list[tuple[Tokens, int]] | None:
     """Return what `encode_example` returns for each, where many at a time are faster; None where they are not."""
-    if isinstance(codec, Tokenizer) and not any(example.given for example in examples):
+    if isinstance(codec, Tokenizer | Atoms) and not any(example.given for example in examples):
         return [(tokens, 0) for tokens in codec.encode_many([example.text for example in examples])]
     givens = [example.given for example in examples if isinstance(example.given, str)]
     if not isinstance(codec, Characters | Bytes) or len(givens) < len(examples):

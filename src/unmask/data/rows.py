@@ -164,6 +164,20 @@ def csv_rows(
         csv.field_size_limit(before)
 
 
+def column_names(path: Path, format: Format) -> list[str]:
+    """Return the names of the columns of a file of CSV, TSV or Parquet, which its first line has."""
+    if format == "parquet":
+        return list(open_parquet(path).schema_arrow.names)
+    first = next(lines(path), "").removesuffix("\n")
+    delimiter = "\t" if format == "tsv" else ","
+    if delimiter not in first:
+        delimiter = next((other for other in ";\t" if other in first), delimiter)
+    try:
+        return _cells(first, delimiter)
+    except csv.Error as error:
+        raise ValueError(f"{path}, line 1: not a table of columns: {error}") from None
+
+
 def _cells(line: str, delimiter: str) -> list[str]:
     return next(csv.reader([line], delimiter=delimiter), [])
 

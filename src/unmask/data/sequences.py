@@ -13,7 +13,7 @@ from jaxtyping import Int64
 
 from unmask.codecs.base import Codec
 from unmask.codecs.ended import Ended, find_end
-from unmask.codecs.named import codec_name, named_codec
+from unmask.codecs.named import FROM_TEXTS, codec_name, named_codec
 from unmask.codecs.text import Bytes, Text
 from unmask.data.base import DataSet, Joined, Part, Split, shuffled_parts
 from unmask.data.encoding import EncodedExamples, Example, encoded_examples
@@ -92,13 +92,17 @@ class Sequences(DataSet):
     @cached_property
     def _chosen(self) -> tuple[Text, bool] | None:
         """What `tokenizer` names, where that does not depend on the file."""
-        return None if self.tokenizer in (None, "characters") else self.find_codec(self.tokenizer)
+        return None if self.tokenizer in FROM_TEXTS else self.find_codec(self.tokenizer)
+
+    @property
+    def reading(self) -> list[Any]:
+        """Plain values that decide what the examples of a file are: the class, and the fields that are its own."""
+        own = [field.name for field in fields(self) if field.name not in {one.name for one in fields(Sequences)}]
+        return [type(self).__name__, {name: getattr(self, name) for name in own}]
 
     @cached_property
     def _files(self) -> dict[str, EncodedExamples]:
         """The files as tokens, by the first of the parts that each is for."""
-        own = [field.name for field in fields(self) if field.name not in {one.name for one in fields(Sequences)}]
-        settings = [type(self).__name__, {name: getattr(self, name) for name in own}]
         found: dict[str, EncodedExamples] = {}
         for part, name in (("train", self.path), ("valid", self.valid_path), ("test", self.test_path)):
             if name is None:
@@ -109,7 +113,7 @@ class Sequences(DataSet):
                 raise FileNotFoundError(f"{path}: no such file")
             found[part] = encoded_examples(
                 path,
-                settings,
+                self.reading,
                 lambda path=path: self.examples(path),  # type: ignore[misc]
                 known or (lambda: self.find_codec(self.tokenizer)[0]),
                 self.tokenizer,

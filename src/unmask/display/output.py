@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from unmask.codecs.base import Codec
 from unmask.codecs.pixels import Pixels
+from unmask.codecs.table import Table
 from unmask.codecs.text import Text
 from unmask.display.pictures import image_grid, save_animation, text_page
 from unmask.display.terminal import Live
@@ -21,7 +23,7 @@ from unmask.types import Tokens
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-ENDINGS = (".txt", ".jsonl", ".png", ".npy", ".gif")
+ENDINGS = (".txt", ".jsonl", ".csv", ".png", ".npy", ".gif")
 FRAMES = 60
 """Most frames in an animation."""
 
@@ -30,23 +32,29 @@ def check_output(codec: Codec, path: Path | str, what: str) -> None:
     """Raise an error, which names `what` was asked for, unless samples can be written to such a file.
 
     Raises:
-        ValueError: the ending is not one of .txt, .png, .gif and .npy, or not one for such data.
+        ValueError: the ending is not one of `ENDINGS`, or not one for such data.
         OSError: the file cannot be written.
     """
     ending = Path(path).suffix
     if ending not in ENDINGS:
         raise ValueError(f"{what} {path}: the file must end in one of {', '.join(ENDINGS)}")
+    if isinstance(codec, Table) and ending not in (".csv", ".jsonl", ".npy"):
+        raise ValueError(f"{what} {path}: the samples are rows of a table; write a .csv, .jsonl or .npy")
+    if ending == ".csv" and not isinstance(codec, Table):
+        raise ValueError(f"{what} {path}: the samples are no rows of a table")
     plain = not isinstance(codec, Text | Pixels)
     if ending in (".png", ".gif") and plain:
         raise ValueError(f"{what} {path}: there is no picture of plain symbols; write a .npy")
-    if ending in (".txt", ".jsonl") and not isinstance(codec, Text):
+    if ending in (".txt", ".jsonl") and not isinstance(codec, Text | Table):
         raise ValueError(f"{what} {path}: the samples are no text; write a .npy" + " or .png" * (not plain))
     check_writable(Path(path), what)
 
 
 def default_output(codec: Codec) -> str | None:
     """Return the file that samples are written to where none is named: a picture or an array; None: text is printed."""
-    return None if isinstance(codec, Text) else "samples.png" if isinstance(codec, Pixels) else "samples.npy"
+    if isinstance(codec, Text):
+        return None
+    return f"samples.{'png' if isinstance(codec, Pixels) else 'csv' if isinstance(codec, Table) else 'npy'}"
 
 
 def save_samples(
@@ -60,7 +68,8 @@ def save_samples(
     """Write samples as the ending of the file says.
 
     Texts as .txt, with an empty line between them, or as .jsonl, a line of JSON for each, which keeps empty lines in
-    a text apart from those between texts; pictures as .png; the tokens themselves as .npy.
+    a text apart from those between texts; rows of a table as .csv or .jsonl; pictures as .png; the tokens themselves as
+    .npy.
 
     Args:
         codec: of the model.
@@ -76,8 +85,14 @@ def save_samples(
             np.save(target, x.cpu().numpy())
         elif target.suffix == ".png":
             picture(codec, x, rows, names).save(target)
+        elif isinstance(codec, Table) and target.suffix == ".csv":
+            with open(target, "w", encoding="utf-8", newline="") as file:
+                writer = csv.DictWriter(file, codec.columns, lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(codec.decode(x))
         elif target.suffix == ".jsonl":
-            lines = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in decode(x))
+            rows_of_json = (one if isinstance(one, dict) else {"text": one} for one in decode(x))
+            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows_of_json)
             target.write_text("".join(lines), encoding="utf-8")
         else:
             target.write_text("\n\n".join(decode(x)) + "\n", encoding="utf-8")

@@ -9,6 +9,7 @@ from unmask.evaluation.frechet import frechet
 from unmask.evaluation.generative import generative
 from unmask.evaluation.judge import Judge
 from unmask.evaluation.likelihood import Breakdown, Likelihood, evaluate, likelihood
+from unmask.evaluation.molecules import molecules
 from unmask.evaluation.statistics import Extractor
 from unmask.evaluation.study import study_precision, study_samplers
 from unmask.evaluation.unknown_length import LengthPosterior, infill_unknown_length, length_posterior
@@ -29,6 +30,7 @@ __all__ = [
     "infill_unknown_length",
     "length_posterior",
     "likelihood",
+    "molecules",
     "study_precision",
     "study_samplers",
     "zeroshot",

@@ -116,7 +116,7 @@ def generative(
     real = None if compared is None else _real_texts(compared, samples)
     rows: list[dict[str, Any]] = []
     for one in chosen:
-        x, calls = _draw(model, one, samples, batch_size, seed)
+        x, calls = draw_samples(model, one, samples, batch_size, seed)
         row = {"sampler": describe(one), "temperature": one.temperature, "calls": calls}
         row |= _judged(x, codec, judge, texts, counted)
         if mauve and real is not None:
@@ -145,7 +145,9 @@ def generative(
     return GenerativeReport(tuple(rows), protocol)
 
 
-def _draw(model: MaskedDiffusion, sampler: Sampler, samples: int, batch_size: int, seed: int) -> tuple[Tokens, float]:
+def draw_samples(
+    model: MaskedDiffusion, sampler: Sampler, samples: int, batch_size: int, seed: int
+) -> tuple[Tokens, float]:
     """Return samples, and the network calls of one on average."""
     batches = draw_batches(model.network, model.empty_canvas(samples, seed), sampler, seed=seed, batch_size=batch_size)
     bar = tqdm(batches, desc="sampling", total=-(-samples // batch_size), unit="batch", delay=2)

@@ -66,6 +66,7 @@ def infill_file(
         {"chat": "Why is the sky blue?", "system": "Be short.", "unknown": 64}   (or a list of messages)
         {"image": "x.png", "mask": "x.mask.png"}                                 (from the file's folder on)
         {"array": [3, 1, -1, -1]}                                                (-1 where unknown)
+        {"row": {"colour": "red"}}                                               (other columns are unknown)
 
     with "label", if it has a class, and with other fields, which come back. The result is a line for each, in the same
     order: the fields of the input, "line", its number from 1, and "completions", the likeliest first:

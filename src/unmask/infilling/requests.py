@@ -21,6 +21,7 @@ FORMS: dict[str, tuple[str, ...]] = {
     "chat": ("system", "unknown"),
     "image": ("mask",),
     "array": (),
+    "row": (),
 }
 """Fields that say what is to be completed, and those that belong to each."""
 RESULTS = ("line", "completions", "error")
@@ -101,7 +102,7 @@ class Reader:
             values = {name: self.folder / value for name, value in values.items()}
             if self.pictures.resolve() in {path.resolve().parent for path in values.values()}:
                 raise ValueError(f"{self.pictures} is the folder that results are written to; choose another --out")
-        elif form != "text" and "unknown" not in values:
+        elif form not in ("text", "row") and "unknown" not in values:
             raise ValueError(f'"{form}" needs "unknown": the number of tokens to draw')
         return make_canvas(codec, shape, placeholder=self.placeholder if form == "text" else None, **values)[0]
 
@@ -126,7 +127,7 @@ def find_form(given: Mapping[str, Any]) -> str:
     if "prefix" in found and "suffix" in found:
         found.remove("suffix")
     if len(found) != 1:
-        known = '"text", "prefix" or "suffix", "chat", "image" or "array"'
+        known = '"text", "prefix" or "suffix", "chat", "image", "array" or "row"'
         raise ValueError(f"give one of {known}; got {', '.join(found) or ', '.join(given) or 'nothing'}")
     own = {name for names in FORMS.values() for name in names} - {found[0], *FORMS[found[0]]}
     if wrong := sorted(own & given.keys()):
@@ -147,6 +148,8 @@ def check_value(name: str, value: Any) -> None:
                 )
         if not value:
             raise ValueError('"chat" is empty')
+    elif name == "row" and isinstance(value, dict):
+        return
     elif not isinstance(value, str):
         raise ValueError(f'"{name}" must be a text, got {type(value).__name__}')
     else:

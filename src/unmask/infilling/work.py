@@ -97,7 +97,7 @@ class Work:
         """Return the result of an input: the likeliest of its alternatives first."""
         if self.score:
             drawn = sorted(drawn, key=lambda one: -one.scored["log_p"])
-        name = request.form if request.form in ("array", "image") else "text"
+        name = request.form if request.form in ("array", "image", "row") else "text"
         contents = [self._content(index, rank, request, one.x.unsqueeze(0)) for rank, one in enumerate(drawn)]
         completions = [{name: content} | one.scored for content, one in zip(contents, drawn, strict=True)]
         return {**request.kept, "line": self.inputs.number(index), "completions": completions}

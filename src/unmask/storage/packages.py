@@ -12,6 +12,7 @@ PACKAGES = {
     "transformers": ("unmask evaluate generate: the judge", "causal"),
     "mauve": ("unmask evaluate generate --mauve", "mauve"),
     "torch_fidelity": ("unmask evaluate frechet with Inception's features", "fid"),
+    "rdkit": ("unmask evaluate molecules", "molecules"),
     "lm_eval": ("python -m unmask.evaluation.harness", "harness"),
 }
 """By the name of the module: what needs it, and the extra that installs it."""
