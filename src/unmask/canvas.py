@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +70,14 @@ def make_canvas(
     if text is None:
         raise ValueError("nothing to complete was given: a text, a prefix or suffix, an image with a mask, or an array")
     return text_canvas(codec, text, shape[0], placeholder).unsqueeze(0)
+
+
+def by_shape(canvases: Iterable[Canvas]) -> list[list[int]]:
+    """Return the numbers of the canvases of each shape, in the order in which the shapes come."""
+    found: dict[tuple[int, ...], list[int]] = {}
+    for i, canvas in enumerate(canvases):
+        found.setdefault(tuple(canvas.shape), []).append(i)
+    return list(found.values())
 
 
 def text_canvas(codec: Codec, text: str, length: int, placeholder: str | None = None) -> Canvas:
