@@ -80,8 +80,8 @@ def infill_file(
         {"array": [3, 1, -1, -1]}                                                (-1 where unknown)
 
     with "label", if it has a class, "allow" and "forbid", if only some tokens may be drawn, and with other fields,
-    which come back. The result is a line for each, in the same order: the fields of the input, "line", its number from 1, and
-    "completions", the likeliest first:
+    which come back. The result is a line for each, in the same order: the fields of the input, "line", its number from
+    1, and "completions", the likeliest first:
 
         {"text": …, "log_p": a lower bound on its log p given what was known, in nats, "error": its standard error}
 
@@ -142,10 +142,11 @@ def infill_file(
     if stop_early:
         _ = stopping(sampler, model.codec, needed=True)
     constraint = {"allow": allow, "forbid": forbid}
-    own = {"label": label, "placeholder": placeholder, "prior": prior, "length": length, **constraint}
-    reader = Reader(model, inputs.folder, labelled=sampler.guidance != 1, pictures=out.with_suffix(""), **own)
+    own: dict[str, Any] = {"label": label, "placeholder": placeholder, "prior": prior, "length": length, **constraint}
+    pictures = out.with_suffix("")
+    reader = Reader(model, inputs.folder, labelled=sampler.guidance != 1, pictures=pictures, **own)
     how = HowLong(choose, prior, evaluations, length)
-    work = Work(model, inputs, reader, sampler, samples, score, seed, how, stop_early)
+    work = Work(model, inputs, reader, sampler, samples, score, seed, how, stop_early, pictures)
     checked = check_inputs(inputs, reader, skip_bad)
     settings = identity(model) | {"input": checked.sha256, "sampler": describe(sampler)}
     settings |= {"seed": seed, "samples": samples, "score": score, "stop_early": stop_early}

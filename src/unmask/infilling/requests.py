@@ -131,7 +131,7 @@ class Reader:
             canvas = prompt_canvas(self.model, prompt, 1, 0, length=self.length).canvas[0].cpu()
         else:
             canvas = self._canvas(form, {name: value for name, value in values.items() if name not in CONSTRAINTS})
-        label = self._label(given.get("label", self.label))
+        label = self.number(given.get("label", self.label))
         rule = self.rule(form, values)._replace(labelled=label is not None)
         self.allowed(rule)
         return Request(form, kept, canvas, label, rule, holes, prompt)
@@ -174,7 +174,8 @@ class Reader:
             raise ValueError(f'"{form}" needs "unknown": the number of tokens to draw')
         return make_canvas(codec, shape, placeholder=self.placeholder if form == "text" else None, **values)[0]
 
-    def _label(self, name: Any) -> int | None:
+    def number(self, name: Any) -> int | None:
+        """Return the number of a class; raise a ValueError if it is none, or there is none where there must be."""
         if name is None:
             if self.labelled:
                 raise ValueError("guidance needs a label")

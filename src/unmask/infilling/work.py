@@ -4,6 +4,7 @@ import io
 import math
 from contextlib import redirect_stderr
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -53,6 +54,7 @@ class Work:
     seed: int
     how: HowLong
     stop: bool | None
+    pictures: Path
 
     def finish(self, checked: Checked, journal: Journal, batch_size: int) -> None:
         """Complete the inputs whose results are not in the journal yet, and add these."""
@@ -131,7 +133,7 @@ class Work:
             return content
         from PIL import Image
 
-        folder = self.reader.pictures
+        folder = self.pictures
         path = folder / f"{self.inputs.name(index)}{f'-{rank + 1}' if self.samples > 1 else ''}.png"
         with replacing(path) as target:
             Image.fromarray(content[..., 0] if content.shape[2] == 1 else content).save(target)
