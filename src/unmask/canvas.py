@@ -72,7 +72,7 @@ def make_canvas(
     return text_canvas(codec, text, shape[0], placeholder).unsqueeze(0)
 
 
-def by_shape(canvases: Iterable[Canvas]) -> list[list[int]]:
+def by_shape(canvases: Iterable[Tensor]) -> list[list[int]]:
     """Return the numbers of the canvases of each shape, in the order in which the shapes come."""
     found: dict[tuple[int, ...], list[int]] = {}
     for i, canvas in enumerate(canvases):

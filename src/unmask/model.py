@@ -210,7 +210,8 @@ class MaskedDiffusion(Saved):
     @property
     def conditional(self) -> bool:
         """Whether the model learned answers to prompts, so that an example without a prompt is like none of these."""
-        return "target" in (self.about.get("data") or {}) or (self.lengths is not None and self.lengths.targets)
+        pairs = self.filled and {"given", "target"} <= self.about["data"].keys()
+        return pairs or (self.lengths is not None and self.lengths.targets)
 
     @property
     def ends(self) -> bool:

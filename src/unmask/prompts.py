@@ -89,7 +89,7 @@ def prompt_canvas(
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
     before, after = model.codec.wrap if isinstance(prompt, str | Tensor) else ((), ())
-    answers = lengths is not None and lengths.targets
+    answers = model.conditional
     if lengths is not None and answers and lengths.ended and after == (lengths.fill,):
         after = ()  # the token that ends a text is one of those that are learned
     counted = 0 if answers else len(known) + len(after)  # tokens of n that are known

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from unmask.canvas import Canvas, by_shape
+from unmask.canvas import by_shape
 from unmask.codecs.ended import find_end
 from unmask.display.output import Film, save_film, save_samples
 from unmask.display.terminal import Live
@@ -18,7 +19,7 @@ from unmask.types import Allowed, Labels, Tokens
 
 def render(
     model: MaskedDiffusion,
-    canvas: Tokens | Sequence[Canvas],
+    canvas: Tokens | Sequence[Tensor],
     label: Labels | None = None,
     *,
     sampler: Sampler | None = None,
@@ -50,7 +51,7 @@ def render(
         tokens (n, *dims) on the CPU; texts of several lengths are filled up at their ends (`joined`).
     """
     codec, names, groups = model.codec, model.about.get("class_names"), by_shape(canvas)
-    found: dict[int, Canvas] = {}
+    found: dict[int, Tensor] = {}
     film = Film(gif is not None)
     for number, here in enumerate(groups):
         some = torch.stack([canvas[i] for i in here])
@@ -79,7 +80,7 @@ def render(
     return x
 
 
-def joined(model: MaskedDiffusion, each: Sequence[Canvas]) -> Tokens:
+def joined(model: MaskedDiffusion, each: Sequence[Tensor]) -> Tokens:
     """Return examples as one batch; texts are filled up to the longest as the model's examples are.
 
     Where these are not, the token that ends a text fills them up, or V if there is none.

@@ -46,7 +46,7 @@ OPTIONS: tuple[Option, ...] = (
     ("overwrite", bool, False, "for --input: replace --out, and what was begun with other settings"),
 )
 FORMS = ("text", "text_file", "prefix", "suffix", "unknown", "image", "mask", "array", "chat", "system")
-COMMON = ("samples", "score", "seed", "batch_size", "label", "placeholder", "allow", "forbid")
+COMMON: tuple[str, ...] = ("samples", "score", "seed", "batch_size", "label", "placeholder", "allow", "forbid")
 COMMON += ("choose", "prior", "evaluations")
 
 

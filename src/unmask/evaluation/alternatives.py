@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from unmask.canvas import Canvas, by_shape
+from unmask.canvas import by_shape
 from unmask.model import MaskedDiffusion
 from unmask.objectives.estimate import draw_loss
 from unmask.randomness import Generators, Repeated, seeded
@@ -35,8 +35,8 @@ class Alternative(NamedTuple):
 
 def rank_alternatives(
     model: MaskedDiffusion,
-    canvas: Tokens | Sequence[Canvas],
-    x: Tokens | Sequence[Canvas],
+    canvas: Tokens | Sequence[Tensor],
+    x: Tokens | Sequence[Tensor],
     label: Labels | None = None,
     *,
     draws: int = 16,

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-from unmask.canvas import Canvas, text_canvas
+from unmask.canvas import text_canvas
 from unmask.evaluation.unknown_length import Choice, LengthPosterior, Prior, length_posterior
 from unmask.infilling.requests import Request
 from unmask.model import MaskedDiffusion
@@ -43,7 +44,7 @@ class Alternatives(NamedTuple):
         posterior: of these numbers.
     """
 
-    canvases: list[Canvas]
+    canvases: list[Tensor]
     lengths: list[tuple[float, float]]
     k: list[tuple[int, ...]] | None = None
     posterior: LengthPosterior | None = None

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from unmask.canvas import Canvas, array_canvas, read_text
+from unmask.canvas import array_canvas, read_text
 from unmask.checks import check_whole
 from unmask.codecs.text import Text
 from unmask.display.output import default_output
@@ -108,7 +109,7 @@ def infill_one(
     sampler = model.fit_sampler(sampler)
     if first.rule.stops and stop_early is not False:
         sampler = stopping(sampler, model.codec, needed=bool(stop_early))
-    canvases: list[Canvas] = []
+    canvases: list[Tensor] = []
     lengths: list[tuple[float, float]] = []
     posterior = None
     for request in requests:
