@@ -23,6 +23,8 @@ from unmask.cli.main import main
 from unmask.codecs.text import Characters
 from unmask.codecs.tokenizer import Tokenizer
 from unmask.evaluation.alternatives import bound_completions
+from unmask.evaluation.unknown_length import infill_unknown_length, length_posterior
+from unmask.infilling import infill_one
 from unmask.infilling.checking import Checked
 from unmask.infilling.journal import Journal
 from unmask.infilling.requests import STEP, filled_up
@@ -336,7 +338,15 @@ BAD = [
     ('{"text": "a[30]"}', "the text has 31 tokens, the model's sequences have 24"),
     ('{"text": "aXb[1]"}', "character 'X'"),
     ('{"text": "\\ud800[1]"}', "not valid Unicode"),
-    ('{"prefix": "a"}', '"prefix" needs "unknown"'),
+    ('{"prefix": "a"}', 'the model does not know how long its texts are: .* "unknown" in a line'),
+    ('{"suffix": "a"}', '"suffix" needs "unknown"'),
+    ('{"prefix": "a", "suffix": "b"}', "a suffix needs a number of unknown tokens"),
+    ('{"text": "a[3-2]"}', "\\[3-2\\] at offset 1 goes backwards"),
+    ('{"text": "a[1-30]"}', "the text has 31 tokens, the model's sequences have 24"),
+    ('{"text": "[1-9]a[1-9]"}', "81 combinations of lengths"),
+    ('{"text": "a[1]", "allow": "A-Z"}', "allow 'A-Z': the range A-Z is in no token"),
+    ('{"text": "a[1]", "forbid": 3}', '"forbid" must be a text, got int'),
+    ('{"text": "a[1]", "lengths": []}', "the field 'lengths' is for the result"),
     ('{"prefix": "a", "unknown": 0}', '"unknown" must be a number of tokens, at least 1, got 0'),
     ('{"prefix": "a", "unknown": true}', '"unknown" must be a number of tokens'),
     ('{"chat": "a", "unknown": 3}', "a conversation was given"),
@@ -584,3 +594,208 @@ def test_the_command(texts: MaskedDiffusion, tmp_path: Path, capsys: pytest.Capt
         assert main(arguments) == 1
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
+
+
+def mixed(model: MaskedDiffusion) -> list[dict[str, Any]]:
+    """Lines of every kind: holes of known and unknown length, constraints, and prompts if the model knows lengths."""
+    rng, lines = random.Random(1), []
+    for i in range(18):
+        start = "".join(rng.choices(ALPHABET, k=rng.randint(1, 4)))
+        line = {"text": f"{start}[{1 + i % 3}-{2 + i % 3}]ab" if i % 2 else f"{start}[{1 + i % 3}]ab"}
+        if i % 6 == 5 and model.lengths is not None:
+            line = {"prefix": start}
+        lines.append(line | ({"allow": "a-c"} if i % 3 == 0 else {"forbid": "a"} if i % 3 == 1 else {}))
+    return lines
+
+
+@pytest.mark.parametrize("filled", [False, True])
+def test_neither_batches_nor_their_order_matter_where_lengths_are_drawn(
+    filled: bool, texts: MaskedDiffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = filled_examples(tmp_path) if filled else texts
+    source, lines = tmp_path / "in.jsonl", mixed(model)
+    write_lines(source, *lines)
+    how: dict[str, Any] = {"samples": 3, "score": 2, "evaluations": 8, "seed": 5}
+
+    def run(name: str, batch_size: int) -> list[dict[str, Any]]:
+        unmask.infill_file(model, source, tmp_path / f"{name}.jsonl", batch_size=batch_size, **how)
+        return read(tmp_path / f"{name}.jsonl")
+
+    expected = run("all", 64)
+    kinds = {len(each["text"]) for one in expected for each in one["completions"] if "lengths" in one}
+    assert len(kinds) > 3
+    for one, line in zip(expected, lines, strict=True):
+        for each in one["completions"]:
+            start = line.get("prefix") or line["text"].partition("[")[0]
+            drawn = each["text"][len(start) :].removesuffix("" if "prefix" in line else "ab")
+            assert each["text"].startswith(start) and set(drawn) <= set(line.get("allow", ALPHABET).replace("-", "b"))
+            assert "a" not in drawn or line.get("forbid") != "a"
+            if "k" in each:
+                assert each["k"] == [len(drawn)]
+    close(run("one", 1), expected)
+    close(run("seven", 7), expected)
+    write_lines(source, *(line if i % 4 else "" for i, line in enumerate(lines)))
+    close(run("fewer", 5), [one for i, one in enumerate(expected) if i % 4])
+    with monkeypatch.context() as patch:
+        write_lines(source, *lines)
+        stopping(patch, 2)
+        interrupted(lambda: run("killed", 6))
+    assert (tmp_path / "killed.jsonl.part").exists()
+    close(run("killed", 6), expected)
+
+
+def close(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    """Compare results with posteriors: equal but for last decimals."""
+    for one, other in zip(found, expected, strict=True):
+        for each, wanted in zip(one.pop("lengths", []), other.get("lengths", []), strict=True):
+            assert each["k"] == wanted["k"]
+            assert each["probability"] == pytest.approx(wanted["probability"], abs=1e-4)
+    same(found, [{name: value for name, value in one.items() if name != "lengths"} for one in expected])
+
+
+def test_holes_of_unknown_length_in_lines(texts: MaskedDiffusion, tmp_path: Path) -> None:
+    """The posterior is that of one text, lengths are drawn from it, and it is in the bounds."""
+    text, how = "ab[1-4]c", {"evaluations": 16, "prior": "1,2,0,3"}
+    source = write_lines(tmp_path / "in.jsonl", *[{"text": text}] * 300, {"text": "a[1-2]b[1-2]"})
+    with pytest.raises(ValueError, match=r"in.jsonl, line 301: the prior needs as many weights .*, 2; 2; got 4"):
+        unmask.infill_file(texts, source, tmp_path / "x.jsonl", **how)  # type: ignore[arg-type]
+    write_lines(source, *[{"text": text}] * 300)
+    unmask.infill_file(texts, source, tmp_path / "out.jsonl", samples=2, score=2, **how)  # type: ignore[arg-type]
+    posterior = length_posterior(texts, text, **how)  # type: ignore[arg-type]
+    found = read(tmp_path / "out.jsonl")
+    assert all(one["lengths"] == posterior.describe() for one in found)
+    seen = Counter(each["k"][0] for one in found for each in one["completions"])
+    p = dict(zip((1, 2, 3, 4), posterior.probability, strict=True))
+    assert stats.chisquare([seen[k] for k in (1, 2, 4)], [600 * p[k] for k in (1, 2, 4)]).pvalue > 1e-3 and not seen[3]
+    assert seen.total() == 600
+    best = tmp_path / "best.jsonl"
+    unmask.infill_file(texts, source, best, choose="best", **how)  # type: ignore[arg-type]
+    assert {each["k"][0] for one in read(best) for each in one["completions"]} == {posterior.best()[0]}
+    write_lines(source, {"text": "ab[1-2]"})
+    unmask.infill_file(texts, source, tmp_path / "one.jsonl", samples=9, score=1, evaluations=16)
+    (one,) = read(tmp_path / "one.jsonl")
+    share = {tuple(entry["k"]): entry for entry in one["lengths"]}
+    canvas = torch.tensor([[0, 1, 9]])
+    predicted = texts.network_for(canvas)(canvas, at=canvas == 9).log_softmax(-1)[0]
+    for each in one["completions"]:
+        if each["k"] == [1]:  # a single unknown token: its bound is exact
+            expected = math.log(share[(1,)]["probability"]) + float(predicted[ALPHABET.index(each["text"][2])].detach())
+            assert each["log_p"] == pytest.approx(expected, abs=1e-3)
+    assert any(each["k"] == [1] for each in one["completions"])
+
+
+def test_lines_with_one_constraint_share_batches(
+    texts: MaskedDiffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [{"text": f"a[{1 + i % 2}]{'b' * (2 - i % 2)}"} | ({"allow": "cd"} if i % 4 > 1 else {}) for i in range(16)]
+    source = write_lines(tmp_path / "in.jsonl", *lines)
+    with monkeypatch.context() as patch:
+        sizes = stopping(patch, -1)
+        unmask.infill_file(texts, source, tmp_path / "out.jsonl", forbid="c")
+    assert sorted(sizes) == [8, 8]
+    for one, line in zip(read(tmp_path / "out.jsonl"), lines, strict=True):
+        drawn = one["completions"][0]["text"][1 : 2 + (line["text"][2] == "2")]
+        assert set(drawn) <= ({"d"} if "allow" in line else set(ALPHABET) - {"c"})
+    write_lines(source, {"text": "a[1]", "forbid": "a"})
+    unmask.infill_file(texts, source, tmp_path / "own.jsonl", samples=60, forbid="b-h ", score=0)
+    assert {each["text"][1] for each in read(tmp_path / "own.jsonl")[0]["completions"]} - {"a", "b"}, "in its place"
+
+
+def test_settings_of_lengths_and_constraints_belong_to_what_was_begun(
+    texts: MaskedDiffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = write_lines(tmp_path / "in.jsonl", *[{"text": "a[1-2]b"}] * 4), tmp_path / "out.jsonl"
+    how: dict[str, Any] = {"evaluations": 8, "batch_size": 2}
+    with monkeypatch.context() as patch:
+        stopping(patch, 1)
+        interrupted(lambda: unmask.infill_file(texts, source, out, **how))
+    for setting in (
+        {"allow": "a-c"},
+        {"forbid": "a"},
+        {"choose": "best"},
+        {"prior": [1, 2]},
+        {"evaluations": 4},
+        {"length": 4},
+        {"stop_early": False},
+    ):
+        with pytest.raises(ValueError, match=f"out.jsonl.part: was begun with another {next(iter(setting))}"):
+            unmask.infill_file(texts, source, out, **how | setting)
+    for setting, match in (
+        ({"evaluations": 1}, "evaluations must be"),
+        ({"stop_early": True}, "stopping early takes"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            unmask.infill_file(texts, source, out, **how | setting)
+    unmask.infill_file(texts, source, out, **how)
+
+
+def test_answers_stop_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    codec = Tokenizer.from_folder(write_chat(tmp_path, CHATML))
+    model = small(codec, (120,))
+    with torch.no_grad():
+        model.network.head.weight.zero_()
+        model.network.head.bias[list(codec.special)] += 9  # an end in almost every block
+    source = write_lines(tmp_path / "in.jsonl", *[{"chat": "Hi", "unknown": 32}] * 3, {"text": "Hi [32]"})
+    blocks = unmask.FirstHitting(block_length=8, blocks_after_prompt=True)
+    calls: list[int] = []
+    forward = Transformer.forward
+    monkeypatch.setattr(Transformer, "forward", lambda *a, **k: calls.append(1) or forward(*a, **k))
+
+    def count(name: str, **settings: Any) -> int:
+        calls.clear()
+        unmask.infill_file(model, source, tmp_path / f"{name}.jsonl", score=0, **settings)
+        return len(calls)
+
+    assert count("plain") == 64 == count("never", sampler=blocks, stop_early=False)
+    assert count("blocks", sampler=blocks) == 8 + 32 == count("asked", sampler=blocks, stop_early=True)
+    with pytest.raises(ValueError, match="stopping early takes a sampler in blocks"):
+        count("wrong", stop_early=True)
+    answers = [[one["completions"] for one in read(tmp_path / f"{name}.jsonl")] for name in ("never", "blocks")]
+    assert answers[0] == answers[1], "what comes before is the same"
+
+
+def test_lengths_and_constraints_on_the_command_line(
+    texts: MaskedDiffusion, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts.save_pretrained(tmp_path / "m")
+    source = write_lines(tmp_path / "in.jsonl", {"text": "ab[1-3]"}, {"text": "a[2-3]b", "allow": "d"})
+    command = ["infill", str(tmp_path / "m"), "--input", str(source), "--out", str(tmp_path / "out.jsonl")]
+    assert main([*command, "--evaluations", "8", "--choose", "best", "--forbid", "a", "--stop_early"]) == 1
+    assert "stopping early takes" in capsys.readouterr().err
+    assert main([*command, "--evaluations", "8", "--choose", "best", "--forbid", "a", "--length", "2-3"]) == 0
+    how: dict[str, Any] = {"evaluations": 8, "choose": "best", "forbid": "a", "length": (2, 3)}
+    unmask.infill_file(texts, source, tmp_path / "py.jsonl", **how)
+    assert (tmp_path / "py.jsonl").read_bytes() == (tmp_path / "out.jsonl").read_bytes()
+    assert set(read(tmp_path / "out.jsonl")[1]["completions"][0]["text"][1:-1]) == {"d"}
+
+
+def test_one_input(texts: MaskedDiffusion, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Alternatives draw lengths of their own, as in Python; several lengths go into every kind of file."""
+    texts.save_pretrained(tmp_path / "m")
+    model = unmask.load(tmp_path / "m", device="cpu")
+    command = ["infill", str(tmp_path / "m"), "ab[1-4]c", "-n", "12", "--seed", "3", "--evaluations", "8"]
+    assert main([*command, "--score", "0"]) == 0
+    shown = capsys.readouterr().out.rstrip("\n").split("\n\n")
+    ours = infill_unknown_length(model, "ab[1-4]c", samples=12, seed=3, evaluations=8)
+    assert shown == [one.text for one in ours] and len({len(text) for text in shown}) > 1
+    assert main(command) == 0
+    scored = capsys.readouterr().out
+    assert scored.count("log p >= -") == 12 and all(f" nats\n{text}\n" in scored for text in shown)
+    assert main([*command, "--batch_size", "2"]) == 0
+    assert capsys.readouterr().out == scored, "bounds do not depend on batches"
+    for name in ("x.npy", "x.txt", "x.jsonl", "x.png"):
+        assert main([*command, "--out", str(tmp_path / name), "--gif", str(tmp_path / "x.gif")]) == 0
+        assert capsys.readouterr().out == f"{tmp_path / name}\n{tmp_path / 'x.gif'}\n"
+    assert (tmp_path / "x.txt").read_text() == "\n\n".join(shown) + "\n"
+    assert [line["text"] for line in read(tmp_path / "x.jsonl")] == shown
+    x = np.load(tmp_path / "x.npy")
+    assert x.shape == (12, max(map(len, shown))) and all(
+        (row[len(text) :] == 9).all() and model.codec.decode(torch.from_numpy(row[None, : len(text)])) == [text]
+        for row, text in zip(x, shown, strict=True)
+    )
+    found = infill_one(model, {"text": "ab[1-4]c"}, samples=3, evaluations=8, score=0)
+    assert found.posterior is not None and str(found) == "\n\n".join(found.texts or ())
+    with pytest.raises(ValueError, match="--prior is of a hole of unknown length"):
+        infill_one(model, {"text": "ab[1]"}, prior=[1])
+    with pytest.raises(ValueError, match="nothing|give one of"):
+        infill_one(model, {})

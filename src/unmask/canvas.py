@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +79,14 @@ def make_canvas(
     return text_canvas(codec, text, shape[0], placeholder).unsqueeze(0)
 
 
+def by_shape(canvases: Iterable[Tensor]) -> list[list[int]]:
+    """Return the numbers of the canvases of each shape, in the order in which the shapes come."""
+    found: dict[tuple[int, ...], list[int]] = {}
+    for i, canvas in enumerate(canvases):
+        found.setdefault(tuple(canvas.shape), []).append(i)
+    return list(found.values())
+
+
 def text_canvas(codec: Codec, text: str, length: int, placeholder: str | None = None) -> Canvas:
     """Return the tokens of a text with holes.
 
@@ -116,18 +124,27 @@ def chat_canvas(
     Raises:
         ValueError: the model is no chat model, nothing is unknown, or the conversation is too long.
     """
-    if not isinstance(codec, Tokenizer):
-        raise ValueError(f"a conversation was given, but the model's tokens are {codec}")
+    known = encode_messages(codec, as_messages(chat, system))
     if unknown < 1:
         raise ValueError("a conversation needs a number of unknown tokens for the answer, such as 64")
-    messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
-    messages += [{"role": "user", "content": chat}] if isinstance(chat, str) else chat
-    known = codec.encode_chat(messages)
     if len(known) + unknown > length:
         raise ValueError(
             f"the conversation has {len(known)} tokens and the answer {unknown}, the model's sequences have {length}"
         )
     return torch.cat((known, torch.full((unknown,), codec.vocab_size)))
+
+
+def as_messages(chat: str | Sequence[Message], system: str | None = None) -> list[Message]:
+    """Return a conversation as messages: what the user says, or messages, after one of the system if it is given."""
+    messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+    return [*messages, *([{"role": "user", "content": chat}] if isinstance(chat, str) else chat)]
+
+
+def encode_messages(codec: Codec, messages: Sequence[Message]) -> Int[Tensor, " known"]:
+    """Return the tokens of a conversation up to where the answer begins; raise a ValueError for no chat model."""
+    if not isinstance(codec, Tokenizer):
+        raise ValueError(f"a conversation was given, but the model's tokens are {codec}")
+    return codec.encode_chat(messages)
 
 
 def answer(codec: Codec, tokens: Int[Tensor, " length"]) -> str:
@@ -138,10 +155,11 @@ def answer(codec: Codec, tokens: Int[Tensor, " length"]) -> str:
     return codec.decode(tokens[: int(ends[0]) if len(ends) else len(tokens)].unsqueeze(0))[0].strip()
 
 
-def around_holes(codec: Codec, pieces: Sequence[tuple[str, int]], length: int) -> Canvas:
+def around_holes(codec: Codec, pieces: Sequence[tuple[str, int]], length: int | None) -> Canvas:
     """Return the tokens of some texts, each followed by a number of unknown tokens; see `text_canvas`.
 
-    A text that comes back otherwise, as from a tokenizer that lower-cases, is shown as that on standard error.
+    A text that comes back otherwise, as from a tokenizer that lower-cases, is shown as that on standard error. With a
+    length of None there may be any number of tokens.
     """
     if not isinstance(codec, Text):
         raise ValueError(f"a text was given, but the model's tokens are {codec}")
@@ -154,7 +172,8 @@ def around_holes(codec: Codec, pieces: Sequence[tuple[str, int]], length: int) -
         pieces = [(known[:-1] if count and known[-1:] == " " else known, count) for known, count in pieces]
     encoded = codec.encode_pieces([known for known, _ in pieces])
     parts = [(tokens, count) for tokens, (_, count) in zip(encoded, pieces, strict=True)]
-    _check_length(codec, sum(len(known) + count for known, count in parts), length)
+    if length is not None:
+        _check_length(codec, sum(len(known) + count for known, count in parts), length)
     inside = torch.cat([part for known, count in parts for part in (known, torch.full((count,), codec.vocab_size))])
     whole = "".join(known + HOLE * count for known, count in pieces)
     if (shown := codec.decode(inside.unsqueeze(0), HOLE)[0]) != whole:

@@ -131,6 +131,10 @@ class Lengths:
         found = rows.log().gather(1, n.clamp(1, rows.shape[1]).unsqueeze(1) - 1).squeeze(1)
         return found.masked_fill(~inside, -torch.inf)
 
+    def log_share(self, first: int, last: int, count: int, label: Labels | None = None) -> Float64[Tensor, " batch"]:
+        """Return log p(first ≤ n ≤ last | class) of each of `count` examples."""
+        return self._rows(count, label)[:, first - 1 : last].sum(1).log()
+
     def draw(
         self, u: Float[Tensor, " n"], label: Labels | None = None, least: int = 1, most: int | None = None
     ) -> Int[Tensor, " n"]:

@@ -203,10 +203,21 @@ class MaskedDiffusion(Saved):
         return x
 
     @property
+    def filled(self) -> bool:
+        """Whether the model learned tokens that end a text, of which its examples are full from there on."""
+        return (self.about.get("data") or {}).get("packing") == "filled"
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the model learned answers to prompts, so that an example without a prompt is like none of these."""
+        pairs = self.filled and {"given", "target"} <= self.about["data"].keys()
+        return pairs or (self.lengths is not None and self.lengths.targets)
+
+    @property
     def ends(self) -> bool:
         """Whether the model learned the token that ends a text, after which a sample means nothing."""
         data = self.about.get("data") or {}
-        learned = data.get("packing") == "filled" or (data.get("packing") == "padded" and "target" in data)
+        learned = self.filled or (data.get("packing") == "padded" and "target" in data)
         return learned and data.get("messages") is None  # a conversation has ends within
 
     def decode(self, x: Tokens) -> Any:

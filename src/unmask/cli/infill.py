@@ -4,31 +4,22 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from jsonargparse import Namespace
 
+from unmask.checks import read_length
 from unmask.cli.common import MODEL, Option, Parser, at_least, instantiate, load_model, parse
-from unmask.cli.sample import (
-    add_sampling_arguments,
-    check_outputs,
-    check_sampling_arguments,
-    draw_and_show,
-    make_sampler,
-)
-
-if TYPE_CHECKING:
-    from unmask.model import MaskedDiffusion
-    from unmask.types import Labels, Tokens
-
+from unmask.cli.sample import add_sampling_arguments, check_outputs, check_sampling_arguments, make_sampler
 
 OPTIONS: tuple[Option, ...] = (
     ("text_file", str, None, "a UTF-8 file with such a text"),
-    ("prefix", str, None, "in place of TEXT: what comes before --unknown tokens"),
+    ("prefix", str, None, "in place of TEXT: what comes before --unknown tokens, or as many as the model says"),
     ("suffix", str, None, "in place of TEXT: what comes after --unknown tokens"),
     ("chat", str, None, "in place of TEXT, for a chat model: what the user says; --unknown tokens answer it"),
     ("system", str, None, "for --chat: what the conversation begins with"),
     ("unknown", int, None, "for --prefix and --suffix, or --chat: the number of unknown tokens"),
+    ("length", str, None, "without --unknown: tokens of the answer, or of the whole text: 40, or 20-60 to draw from"),
     ("placeholder", str, None, "a character that stands for one unknown token; [4] is then text like any other"),
     ("image", str, None, "an image file of the model's size"),
     ("mask", str, None, "an image file of the same size, white where --image is unknown"),
@@ -43,7 +34,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     ("prior", str, None, "weights of its lengths, such as 1,1,2; those of several holes apart by semicolons: 1,2;3,1"),
     ("evaluations", int, 256, "network evaluations for each of its lengths; four times as many halve the errors"),
-    ("stop_early", bool, False, "for --chat with a --preset: no calls after the block in which the answer ends"),
+    ("stop_early", bool, False, "with a --preset: no calls after the block in which the answer to --chat ends"),
     ("score", int, 16, "masks by which the log-likelihood of each of several texts is bounded; 0: not at all"),
     ("label", str, None, "class of the example"),
     (
@@ -55,22 +46,9 @@ OPTIONS: tuple[Option, ...] = (
     ("skip_bad", bool, False, "for --input: write why a line cannot be completed in its place, and go on"),
     ("overwrite", bool, False, "for --input: replace --out, and what was begun with other settings"),
 )
-FORMS = (
-    "text",
-    "text_file",
-    "prefix",
-    "suffix",
-    "unknown",
-    "placeholder",
-    "image",
-    "mask",
-    "array",
-    "row",
-    "chat",
-    "system",
-)
-
-FOR_MANY = ("samples", "score", "seed", "batch_size", "label", "placeholder", "skip_bad", "overwrite")
+FORMS = ("text", "text_file", "prefix", "suffix", "unknown", "image", "mask", "array", "row", "chat", "system")
+COMMON: tuple[str, ...] = ("samples", "score", "seed", "batch_size", "label", "placeholder", "allow", "forbid")
+COMMON += ("choose", "prior", "evaluations")
 
 
 def run(arguments: list[str]) -> None:
@@ -90,57 +68,31 @@ def run(arguments: list[str]) -> None:
     add_sampling_arguments(parser)
     settings = parse(parser, arguments, check=check)
     made = instantiate(parser, settings)
-    from unmask.samplers.stopping import stop_early
-
     model = load_model(settings.model, settings.device)
-    sampler = make_sampler(model, made.sampler, settings)
+    how = {name: settings[name] for name in COMMON}
+    how |= {"sampler": make_sampler(model, made.sampler, settings), "out": settings.out}
+    how["length"] = read_length(settings.length) if settings.length else None
+    how["stop_early"] = settings.stop_early or (False if settings.preset else None)  # presets are as published
+    from unmask.infilling import infill_file, infill_one
+
     if settings.input is not None:
-        from unmask.infilling import infill_file
-
-        how = {name: settings[name] for name in FOR_MANY}
-        print(infill_file(model, settings.input, settings.out, sampler=sampler, **how))
+        switches = {name: settings[name] for name in ("skip_bad", "overwrite")}
+        print(infill_file(model, settings.input, **how, **switches))
         return
-    if settings.chat is not None and (settings.stop_early or not settings.preset):  # else as it was published
-        sampler = stop_early(sampler, model.codec, needed=settings.stop_early)
     check_outputs(model, settings)
-    choose_lengths(model, settings)
-    from unmask.canvas import answer, make_canvas
-
-    given = make_canvas(model.codec, model.shape, **{name: settings[name] for name in FORMS})
-    canvas = given.repeat_interleave(settings.samples, 0)
-    label = model.labels(settings.label, len(canvas))
-
-    def show(x: Tokens) -> None:
-        if settings.chat is not None:
-            print(*(answer(model.codec, row[-settings.unknown :]) for row in x), sep="\n\n")
-        else:
-            show_scored(model, canvas, x, label, settings)
-
-    plain = settings.chat is None and (settings.samples == 1 or not settings.score)
-    draw_and_show(model, canvas, label, sampler, settings, show=None if plain else show)
-
-
-def choose_lengths(model: MaskedDiffusion, settings: Namespace) -> None:
-    """Replace a text with holes of unknown length by one with lengths, and print how probable each was."""
-    from unmask.canvas import read_text
-    from unmask.evaluation.unknown_length import is_open, length_posterior, read_prior
-
-    text = settings.text if settings.text_file is None else read_text(settings.text_file)
-    if text is None or settings.placeholder is not None or not is_open(text):
-        if settings.prior is not None:
-            raise ValueError("--prior is of a hole of unknown length: [1-6] in a text stands for one to six tokens")
-        return
-    prior = None if settings.prior is None else read_prior(settings.prior)
-    how = {name: settings[name] for name in ("evaluations", "seed", "batch_size")}
-    posterior = length_posterior(model, text, prior=prior, label=model.labels(settings.label, 1), **how)
-    print(posterior, file=sys.stderr)
-    settings.text, settings.text_file = posterior.filled_in(posterior.choose(settings.choose, settings.seed)), None
+    given = {name: settings[name] for name in FORMS}
+    done = infill_one(model, given, **how, gif=settings.gif, live=settings.live)
+    if done.posterior is not None:
+        print(done.posterior, file=sys.stderr)
+    print(done)
 
 
 def check(settings: Namespace) -> None:
     """Raise an error for what is known to be wrong: an output, a file, or what is to be completed in several forms."""
     check_sampling_arguments(settings)
     at_least(settings, unknown=1, score=0, evaluations=2)
+    if settings.length:
+        read_length(settings.length)
     if settings.label == "all":
         raise ValueError("--label all is for sample; name one class")
     if settings.mask is not None and settings.image is None:
@@ -163,23 +115,12 @@ def check(settings: Namespace) -> None:
     if len(given) != 1:
         forms = "TEXT, --input, --text_file, --prefix and --suffix, --image with --mask, --array, --row, or --chat"
         raise ValueError(f"give one of {forms}; got {', '.join(given) or 'none'}")
-    if (around or settings.chat is not None) != (settings.unknown is not None):
+    if settings.unknown is not None and not around and settings.chat is None:
         raise ValueError("--prefix and --suffix, or --chat, go with --unknown, the number of tokens to draw")
-    for name in ("system", "stop_early"):
-        if settings[name] not in (None, False) and settings.chat is None:
-            raise ValueError(f"--{name} goes with --chat")
+    if settings.system is not None and settings.chat is None:
+        raise ValueError("--system goes with --chat")
+    if settings.stop_early and settings.chat is None and settings.prefix is None:
+        raise ValueError("--stop_early goes with --chat or --prefix, whose texts end")
     for name in ("text_file", "image", "mask", "array"):
         if settings[name] is not None and not Path(settings[name]).is_file():
             raise FileNotFoundError(f"{settings[name]}: no such file")
-
-
-def show_scored(model: MaskedDiffusion, canvas: Tokens, x: Tokens, label: Labels | None, settings: Namespace) -> None:
-    """Print each text under the bound on its log-likelihood given what was known, the likeliest first."""
-    from unmask.evaluation.alternatives import rank_alternatives
-
-    ranked = rank_alternatives(
-        model, canvas, x, label, draws=settings.score, seed=settings.seed, batch_size=settings.batch_size
-    )
-    for one in ranked:
-        known = f" ± {one.error:.2f}" if one.error is not None else ""
-        print(f"log p >= {one.log_p:.2f}{known} nats\n{model.decode(x[one.example : one.example + 1])[0]}\n")

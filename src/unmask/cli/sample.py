@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -17,7 +16,6 @@ from unmask.storage.hub import check_model
 if TYPE_CHECKING:
     from unmask.model import MaskedDiffusion
     from unmask.samplers.base import Sampler
-    from unmask.types import Labels, Tokens
 
 OUTPUTS = (".txt", ".jsonl", ".csv", ".png", ".npy")
 GUIDANCE = "scale of classifier-free guidance for a --label; 1 is none"
@@ -38,6 +36,7 @@ def run(arguments: list[str]) -> None:
         ("samples", int, 4, "number of examples"),
         ("label", str, None, "class of all examples, by number or name; or `all`: a row of each class"),
         ("length", str, None, "tokens of each text, 40 or 20-60; by default as many as fit, or as it draws"),
+        ("empty_prompt", bool, False, "of a model of prompts and answers: answers to an empty prompt"),
     )
     add_sampling_arguments(parser)
     settings = parse(parser, arguments, check=check_sampling_arguments)
@@ -48,8 +47,22 @@ def run(arguments: list[str]) -> None:
     check_outputs(model, settings)
     label = model.labels(settings.label, settings.samples)
     rows = model.network.classes if settings.label == "all" else None
+    if model.conditional and not settings.empty_prompt:
+        raise ValueError("the model answers prompts: use `unmask infill MODEL --prefix ...`, or give --empty_prompt")
+    from unmask.codecs.classes import allowed_tokens
+    from unmask.display.output import default_output
+    from unmask.rendering import render
+
+    allowed = None
+    if settings.allow is not None or settings.forbid is not None:
+        allowed = allowed_tokens(model.codec, settings.allow, settings.forbid, special=True)
+    how = {name: settings[name] for name in ("seed", "batch_size", "gif", "live")}
+    how |= {"sampler": sampler, "rows": rows, "allowed": allowed, "out": settings.out or default_output(model.codec)}
     canvas = model.empty_canvas(settings.samples, settings.seed, length=length, label=label)
-    draw_and_show(model, canvas, label, sampler, settings, rows)
+    x = render(model, canvas, label, **how)
+    print(*([how["out"]] if how["out"] else model.decode(x)), sep="\n\n")
+    if settings.gif:
+        print(settings.gif)
 
 
 def add_sampler(parser: Parser) -> None:
@@ -111,34 +124,3 @@ def check_outputs(model: MaskedDiffusion, settings: Namespace) -> None:
             check_output(model.codec, settings[option], f"--{option}")
     if settings.live and str(default_output(model.codec)).endswith((".npy", ".csv")):
         raise ValueError("--live: there is no view of plain symbols; the model's data are neither text nor images")
-
-
-def draw_and_show(
-    model: MaskedDiffusion,
-    canvas: Tokens,
-    label: Labels | None,
-    sampler: Sampler,
-    settings: Namespace,
-    rows: int | None = None,
-    show: Callable[[Tokens], None] | None = None,
-) -> None:
-    """Draw a canvas; print texts, by `show` if it is given, and the names of the files that are written."""
-    from unmask.codecs.classes import allowed_tokens
-    from unmask.display.output import default_output
-    from unmask.rendering import render
-
-    allowed = None
-    if settings.allow is not None or settings.forbid is not None:
-        ends = "chat" not in settings or settings.chat is not None  # texts that end with a special token
-        allowed = allowed_tokens(model.codec, settings.allow, settings.forbid, special=ends)
-    out = settings.out or default_output(model.codec)
-    how = {name: settings[name] for name in ("seed", "batch_size", "gif", "live")}
-    x = render(model, canvas, label, sampler=sampler, out=out, rows=rows, allowed=allowed, **how)
-    if out:
-        print(out)
-    elif show is not None:
-        show(x)
-    else:
-        print(*model.decode(x), sep="\n\n")
-    if settings.gif:
-        print(settings.gif)

@@ -7,19 +7,20 @@ import re
 from collections.abc import Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from unmask.canvas import text_canvas
+from unmask.canvas import Canvas, text_canvas
 from unmask.checks import check_choice, check_whole
 from unmask.evaluation.known_text import known_text_nats
 from unmask.evaluation.protocol import evaluation_mode
 from unmask.model import MaskedDiffusion
 from unmask.networks.base import check_label
+from unmask.prompts import LENGTHS
 from unmask.randomness import seeded, uniform
 from unmask.samplers.base import Sampler
 from unmask.schedules import TokenPolynomial
@@ -30,8 +31,8 @@ OPEN = re.compile(r"\[(\d+)-(\d+)\]")
 MOST = 64
 """Largest number of combinations of lengths."""
 Choice = Literal["draw", "best"]
-Prior = Sequence[int | float] | Sequence[Sequence[int | float]]
-"""Weights of the lengths of a hole, from the smallest on; for several holes such weights for each."""
+Prior = Sequence[int | float] | Sequence[Sequence[int | float]] | str
+"""Weights of the lengths of a hole, from the smallest on; for several holes such weights for each; see `read_prior`."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,22 @@ class LengthPosterior:
         total = torch.tensor(self.probability, dtype=torch.float64).cumsum(0)
         return self.k[int(torch.searchsorted(total, u * total[-1:], right=True))]
 
-    def choose(self, how: Choice, seed: int = 0, example: int = 0) -> tuple[int, ...]:
-        """Return the best lengths, or draw those of an example number, which depend on (seed, example) alone."""
-        check_choice("choose", how, ("draw", "best"))
+    def choose(self, how: Choice, seed: int = 0, *example: int) -> tuple[int, ...]:
+        """Return the best lengths, or draw those of an example, which depend on the seed and its number or numbers."""
+        check_choice("choose", how, get_args(Choice))
         if how == "best":
             return self.best()
-        return self.draw(float(uniform((1,), seeded(seed, example, 2), torch.device("cpu"))))
+        return self.draw(float(uniform((1,), seeded(seed, *(example or (0,)), LENGTHS), torch.device("cpu"))))
+
+    def log_p(self, k: tuple[int, ...]) -> tuple[float, float]:
+        """Return the logarithm of the probability of some lengths, in nats, and its standard error."""
+        at = self.k.index(k)
+        return math.log(self.probability[at]), self.error[at] / self.probability[at]
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Return the probabilities as plain values."""
+        rows = zip(self.k, self.probability, self.error, strict=True)
+        return [{"k": list(k), "probability": round(p, 6), "error": round(error, 6)} for k, p, error in rows]
 
     def filled_in(self, k: Sequence[int]) -> str:
         """Return the text with holes of known length, for `make_canvas`."""
@@ -140,14 +151,8 @@ def length_posterior(
     """
     check_whole(2, evaluations=evaluations)
     check_whole(1, batch_size=batch_size)
-    if isinstance(model.schedule, TokenPolynomial):
-        raise ValueError(
-            "the model has a state-dependent schedule, under which tokens that are masked for long are likelier to be "
-            "some than others: the known text has no such bound; give the length, as in [4]"
-        )
     check_label(label, model.network.classes, 1)
-    ranges = hole_ranges(text)
-    log_prior = _log_prior(ranges, prior)
+    ranges, log_prior = _check_holes(model, text, prior)
     combinations = list(itertools.product(*ranges))
     with redirect_stderr(io.StringIO()):  # what there is to say of the text is said when it is completed
         canvases = [text_canvas(model.codec, _filled_in(text, k), model.shape[0]) for k in combinations]
@@ -215,6 +220,29 @@ def infill_unknown_length(
     return found
 
 
+def longest_canvas(model: MaskedDiffusion, text: str, prior: Prior | None = None) -> Canvas:
+    """Return the tokens of a text whose holes are as long as they may be.
+
+    Raises:
+        ValueError: what `length_posterior` refuses of a model, a text and a prior.
+    """
+    ranges, _ = _check_holes(model, text, prior)
+    return text_canvas(model.codec, _filled_in(text, [lengths[-1] for lengths in ranges]), model.shape[0])
+
+
+def _check_holes(
+    model: MaskedDiffusion, text: str, prior: Prior | None
+) -> tuple[list[range], Float[Tensor, " combinations"]]:
+    """Return the lengths that each hole may have, and log π(k) of each combination."""
+    if isinstance(model.schedule, TokenPolynomial):
+        raise ValueError(
+            "the model has a state-dependent schedule, under which tokens that are masked for long are likelier to be "
+            "some than others: the known text has no such bound; give the length, as in [4]"
+        )
+    ranges = hole_ranges(text)
+    return ranges, _log_prior(ranges, prior)
+
+
 def _filled_in(text: str, k: Sequence[int]) -> str:
     lengths = iter(k)
     return OPEN.sub(lambda _: f"[{next(lengths)}]", text)
@@ -258,6 +286,7 @@ def _log_prior(ranges: Sequence[range], prior: Prior | None) -> Float[Tensor, " 
     """Return log π(k) of each combination; holes are independent."""
     if prior is None:
         prior = [[1.0] * len(lengths) for lengths in ranges]
+    prior = read_prior(prior) if isinstance(prior, str) else prior
     weights = [[part] if isinstance(part, int | float) else list(part) for part in prior]
     if len(ranges) == 1 and all(isinstance(part, int | float) for part in prior):
         weights = [[weight for part in weights for weight in part]]
@@ -277,14 +306,12 @@ def log_p_of_lengths(
 ) -> Float[Tensor, " lengths"]:
     """Return log p(n) of texts of n tokens, in nats; 0 for a model that has no distribution of lengths.
 
-    Where texts end with the token that also fills them up, this counts as one of theirs. A model of answers alone says
-    nothing of the length of a whole text.
+    Where texts end with the token that also fills them up, this counts as one of theirs, and is not yet among n unless
+    the codec puts it there. A model of answers alone says nothing of the length of a whole text.
     """
     lengths = model.lengths
-    if lengths is None or getattr(lengths, "targets", False):
+    if lengths is None or lengths.targets:
         return torch.zeros(len(n), dtype=torch.float64)
-    n = (n + int(getattr(lengths, "ended", False))).clamp(max=len(lengths.counts))
-    if hasattr(lengths, "log_p"):
-        return lengths.log_p(n, None if label is None else label.expand(len(n)).cpu())
-    counts = torch.tensor(lengths.counts, dtype=torch.float64)
-    return (counts / counts.sum()).log()[n - 1]
+    ends = int(lengths.ended and not model.codec.wrap[1])
+    n = (n + ends).clamp(max=len(lengths.counts))
+    return lengths.log_p(n, None if label is None else label.expand(len(n)).cpu())

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from tqdm import tqdm
 
 from unmask.infilling.journal import as_line
-from unmask.infilling.requests import Reader, filled_up
+from unmask.infilling.requests import Reader, Rule, filled_up
 from unmask.infilling.sources import Source
 
 
@@ -20,20 +20,20 @@ class Checked:
     """What is known of the inputs before anything is drawn.
 
     Attributes:
-        good: the inputs by what decides which can share a batch: the shape and whether there is a label.
-        unknown: number of unknown tokens of each input.
+        good: the inputs by what decides which can share a batch: the shape, the longest that it can be, and the rule.
+        unknown: number of unknown tokens of each input, the largest that it can be.
         bad: why an input cannot be completed.
         sha256: of all that is read of them.
     """
 
-    good: dict[tuple[tuple[int, ...], bool], list[int]] = field(default_factory=dict)
+    good: dict[tuple[tuple[int, ...], Rule], list[int]] = field(default_factory=dict)
     unknown: dict[int, int] = field(default_factory=dict)
     bad: dict[int, str] = field(default_factory=dict)
     sha256: str = ""
 
     def batches(self, count: int) -> Iterator[list[int]]:
         """Yield inputs that go together, `count` at a time, those with the longest canvases first."""
-        for key in sorted(self.good, key=lambda key: (-math.prod(key[0]), key)):
+        for key in sorted(self.good, key=lambda key: (-math.prod(key[0]), repr(key))):
             group = sorted(self.good[key], key=lambda index: (-self.unknown[index], index))
             yield from (group[start : start + count] for start in range(0, len(group), count))
 
@@ -60,9 +60,8 @@ def check_inputs(inputs: Source, reader: Reader, skip_bad: bool) -> Checked:
             digest.update(as_line({"error": str(error)}))
             continue
         canvas = filled_up(reader.model, request.canvas)
-        key = (tuple(canvas.shape), request.label is not None)
-        found.good.setdefault(key, []).append(index)
-        found.unknown[index] = request.unknown
+        found.good.setdefault((tuple(canvas.shape), request.rule), []).append(index)
+        found.unknown[index] = int((canvas == reader.model.network.mask_id).sum())
         digest.update(kept + canvas.numpy().tobytes())
         notes += [(index, said.getvalue().strip())] if said.getvalue() else []
     if notes:

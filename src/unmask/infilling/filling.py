@@ -3,20 +3,24 @@
 import json
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
-from unmask.checks import check_whole
+from unmask.checks import check_choice, check_whole
 from unmask.evaluation.protocol import evaluation_mode
+from unmask.evaluation.unknown_length import Choice, Prior
 from unmask.infilling.checking import Checked, check_inputs
+from unmask.infilling.choosing import HowLong
 from unmask.infilling.journal import Journal, as_line
 from unmask.infilling.requests import Reader
 from unmask.infilling.sources import ArrayExamples, Source, open_source
 from unmask.infilling.work import Work
 from unmask.model import MaskedDiffusion
 from unmask.samplers.base import Sampler
+from unmask.samplers.stopping import stop_early as stopping
 from unmask.storage.description import describe
 from unmask.storage.files import locked_file, replacing
 from unmask.storage.model_files import config_digest
@@ -54,6 +58,13 @@ def infill_file(
     batch_size: int = 64,
     label: str | int | None = None,
     placeholder: str | None = None,
+    allow: str | None = None,
+    forbid: str | None = None,
+    choose: Choice = "draw",
+    prior: Prior | None = None,
+    evaluations: int = 256,
+    length: int | tuple[int, int] | None = None,
+    stop_early: bool | None = None,
     skip_bad: bool = False,
     overwrite: bool = False,
 ) -> Filled:
@@ -61,19 +72,23 @@ def infill_file(
 
     A line is one of
 
-        {"text": "The [4] is"}
+        {"text": "The [4] is"}                                                   ([1-6]: one to six unknown tokens)
         {"prefix": "Once", "suffix": "ever after.", "unknown": 20}
+        {"prefix": "17+25="}                                                     (see `unmask.prompts.prompt_canvas`)
         {"chat": "Why is the sky blue?", "system": "Be short.", "unknown": 64}   (or a list of messages)
         {"image": "x.png", "mask": "x.mask.png"}                                 (from the file's folder on)
         {"array": [3, 1, -1, -1]}                                                (-1 where unknown)
         {"row": {"colour": "red"}}                                               (other columns are unknown)
 
-    with "label", if it has a class, and with other fields, which come back. The result is a line for each, in the same
-    order: the fields of the input, "line", its number from 1, and "completions", the likeliest first:
+    with "label", if it has a class, "allow" and "forbid", if only some tokens may be drawn, and with other fields,
+    which come back. The result is a line for each, in the same order: the fields of the input, "line", its number from
+    1, and "completions", the likeliest first:
 
         {"text": …, "log_p": a lower bound on its log p given what was known, in nats, "error": its standard error}
 
-    or "array", or "image", a PNG in the folder of the name of `out`; of a chat the answer alone. A folder holds images
+    or "array", or "image", a PNG in the folder of the name of `out`; of a chat the answer alone. For holes of unknown
+    length there is "lengths", how probable each is, and each completion has its own, "k". Where a length was drawn,
+    "log_p" includes that of the length. A folder holds images
     x.png with masks x.mask.png, white where unknown; an array is a .npy file (N, *dims), -1 where unknown. For an array
     `out` may be a .npy, too: (N, *dims), or (N, samples, *dims).
 
@@ -98,6 +113,11 @@ def infill_file(
         batch_size: examples at a time; each alternative is one.
         label: class of the inputs that name none.
         placeholder: a character that stands for one unknown token in "text"; [4] is then text like any other.
+        allow, forbid: see `unmask.codecs.allowed_tokens`; for inputs that name none of that kind.
+        choose, prior, evaluations: for holes of unknown length; see `infill_unknown_length` and `length_posterior`.
+        length: for prompts without a number of unknown tokens; see `unmask.prompts.prompt_canvas`.
+        stop_early: whether a sampler in blocks stops where a text has ended that nothing follows: an answer, or what
+            follows a prefix if the model learned where texts end. None: if the sampler can.
         skip_bad: whether a bad input gives {"line": number, "error": why}, in place of an error for all; in a .npy its
             example stays as it is.
         overwrite: whether to replace `out`, and what was begun with other settings.
@@ -114,22 +134,24 @@ def infill_file(
     """
     check_whole(1, samples=samples, batch_size=batch_size)
     check_whole(0, score=score, seed=seed)
+    check_whole(2, evaluations=evaluations)
+    check_choice("choose", choose, get_args(Choice))
     out, sampler, inputs = Path(out), model.fit_sampler(sampler), open_source(source)
     check_out(out, inputs, overwrite)
     if out.suffix == ".npy" and samples == 1:
         score = 0  # nobody would see the bounds
-    reader = Reader(
-        model,
-        inputs.folder,
-        None if label is None else str(label),
-        placeholder,
-        labelled=sampler.guidance != 1,
-        pictures=out.with_suffix(""),
-    )
-    work = Work(model, inputs, reader, sampler, samples, score, seed)
+    if stop_early:
+        _ = stopping(sampler, model.codec, needed=True)
+    constraint = {"allow": allow, "forbid": forbid}
+    own: dict[str, Any] = {"label": label, "placeholder": placeholder, "prior": prior, "length": length, **constraint}
+    pictures = out.with_suffix("")
+    reader = Reader(model, inputs.folder, labelled=sampler.guidance != 1, pictures=pictures, **own)
+    how = HowLong(choose, prior, evaluations, length)
+    work = Work(model, inputs, reader, sampler, samples, score, seed, how, stop_early, pictures)
     checked = check_inputs(inputs, reader, skip_bad)
     settings = identity(model) | {"input": checked.sha256, "sampler": describe(sampler)}
-    settings |= {"seed": seed, "samples": samples, "score": score}
+    settings |= {"seed": seed, "samples": samples, "score": score, "stop_early": stop_early}
+    settings |= constraint | asdict(how)
     out.parent.mkdir(parents=True, exist_ok=True)
     taken = f"{out}: another process is writing it; nothing was changed"
     with locked_file(out.with_name(f".{out.name}.lock"), taken), evaluation_mode(model):

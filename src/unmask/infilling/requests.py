@@ -1,18 +1,21 @@
 """What is to be completed: the fields of a line, checked, and the canvas that they describe."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
 
-from unmask.canvas import Canvas, answer, known_tokens, make_canvas
+from unmask.canvas import Canvas, answer, as_messages, known_tokens, make_canvas
+from unmask.codecs.classes import allowed_tokens
+from unmask.evaluation.unknown_length import Prior, is_open, longest_canvas
 from unmask.model import MaskedDiffusion
-from unmask.types import Tokens
+from unmask.prompts import Prompt, prompt_canvas
+from unmask.types import Allowed
 
 FORMS: dict[str, tuple[str, ...]] = {
     "text": (),
@@ -24,10 +27,32 @@ FORMS: dict[str, tuple[str, ...]] = {
     "row": (),
 }
 """Fields that say what is to be completed, and those that belong to each."""
-RESULTS = ("line", "completions", "error")
+CONSTRAINTS = ("allow", "forbid")
+"""Fields that say which tokens may be drawn."""
+RESULTS = ("line", "completions", "error", "lengths")
 """Fields that come with the result."""
 STEP = 16
 """Lengths that texts are filled up to, where the network has a token for that, are multiples of it."""
+
+
+class Rule(NamedTuple):
+    """What is common to inputs that share a batch, besides their shape.
+
+    Attributes:
+        labelled: whether they have a class.
+        allow, forbid: see `unmask.codecs.allowed_tokens`.
+        special: whether special tokens are among those that are allowed.
+        stops: whether the example means nothing after the first token that ends a text.
+    """
+
+    labelled: bool = False
+    allow: str | None = None
+    forbid: str | None = None
+    special: bool = False
+    stops: bool = False
+
+
+NO_RULE = Rule()
 
 
 @dataclass(frozen=True)
@@ -37,16 +62,20 @@ class Request:
     Attributes:
         form: the field that it is given by; see `FORMS`.
         kept: the fields that come back with the result.
-        canvas: tokens, V where unknown.
+        canvas: tokens, V where unknown; the longest, where the length is unknown.
         label: number of the class, if any.
-        unknown: number of unknown tokens.
+        rule: see `Rule`.
+        holes: the text, where it has holes of unknown length.
+        prompt: the prompt, where the number of unknown tokens after it is not given.
     """
 
     form: str
     kept: dict[str, Any]
     canvas: Canvas
-    label: int | None
-    unknown: int
+    label: int | None = None
+    rule: Rule = NO_RULE
+    holes: str | None = None
+    prompt: Prompt | None = None
 
 
 @dataclass(frozen=True)
@@ -60,14 +89,22 @@ class Reader:
         placeholder: see `unmask.canvas.text_canvas`.
         labelled: whether each must have a class, as for guidance.
         pictures: the folder that images are written to, in which none may be read.
+        allow, forbid: see `unmask.codecs.allowed_tokens`; of those that name none.
+        prior: see `unmask.evaluation.length_posterior`.
+        length: see `unmask.prompts.prompt_canvas`.
     """
 
     model: MaskedDiffusion
-    folder: Path
-    label: str | None
-    placeholder: str | None
-    labelled: bool
-    pictures: Path
+    folder: Path = Path()
+    label: str | int | None = None
+    placeholder: str | None = None
+    labelled: bool = False
+    pictures: Path | None = None
+    allow: str | None = None
+    forbid: str | None = None
+    prior: Prior | None = None
+    length: int | tuple[int, int] | None = None
+    known: dict[Rule, Allowed] = field(default_factory=dict, repr=False)
 
     def read(self, fields: Mapping[str, Any]) -> Request:
         """Check the fields of a line, and make its canvas.
@@ -82,31 +119,64 @@ class Reader:
         if taken := [name for name in RESULTS if name in fields]:
             raise ValueError(f"the field {taken[0]!r} is for the result; rename it")
         kept = {name: value for name, value in fields.items() if not isinstance(value, np.ndarray)}
-        canvas = self._canvas(form, given)
-        unknown = int((canvas == self.model.network.mask_id).sum())
-        return Request(form, kept, canvas, self._label(given.get("label", self.label)), unknown)
+        values = {name: given[name] for name in (form, *FORMS[form], *CONSTRAINTS) if name in given}
+        if form != "array":
+            for name, value in values.items():
+                check_value(name, value)
+        placeholder = self.placeholder if form == "text" else None
+        holes = values["text"] if form == "text" and placeholder is None and is_open(values["text"]) else None
+        prompt = None if form not in ("prefix", "chat") or "unknown" in values else find_prompt(values)
+        if holes is not None:
+            canvas = longest_canvas(self.model, holes, self.prior)
+        elif prompt is not None:
+            canvas = prompt_canvas(self.model, prompt, 1, 0, length=self.length).canvas[0].cpu()
+        else:
+            canvas = self._canvas(form, {name: value for name, value in values.items() if name not in CONSTRAINTS})
+        label = self.number(given.get("label", self.label))
+        rule = self.rule(form, values)._replace(labelled=label is not None)
+        self.allowed(rule)
+        return Request(form, kept, canvas, label, rule, holes, prompt)
 
-    def _canvas(self, form: str, given: Mapping[str, Any]) -> Canvas:
+    def rule(self, form: str, values: Mapping[str, Any]) -> Rule:
+        """Return how an input is drawn: with which constraint, and whether it ends where a text does."""
+        model, goes_on = self.model, form == "prefix" and not values.get("suffix")
+        stops = form == "chat" or (goes_on and model.ends)
+        ends = stops or (goes_on and model.lengths is not None and model.lengths.ended)
+        allow, forbid = (values.get(name, getattr(self, name)) for name in CONSTRAINTS)
+        return Rule(False, allow, forbid, ends, stops)
+
+    def allowed(self, rule: Rule) -> Allowed | None:
+        """Return which tokens may be drawn, (V,); None: all.
+
+        Raises:
+            ValueError: what `allowed_tokens` refuses.
+        """
+        if rule.allow is None and rule.forbid is None:
+            return None
+        key = rule._replace(labelled=False, stops=False)
+        if key not in self.known:
+            self.known[key] = allowed_tokens(self.model.codec, rule.allow, rule.forbid, special=rule.special)
+        return self.known[key]
+
+    def _canvas(self, form: str, values: dict[str, Any]) -> Canvas:
         codec, shape = self.model.codec, self.model.shape
         if form == "array":
-            tokens = known_tokens(codec, as_array(given["array"]))
+            tokens = known_tokens(codec, as_array(values["array"]))
             if tuple(tokens.shape) != shape:
                 raise ValueError(f"the array must be of shape {shape}, got {tuple(tokens.shape)}")
             return tokens
-        values = {name: given[name] for name in (form, *FORMS[form]) if name in given}
-        for name, value in values.items():
-            check_value(name, value)
         if form == "image":
             if "mask" not in values:
                 raise ValueError('"image" needs "mask": an image of the same size, white where unknown')
             values = {name: self.folder / value for name, value in values.items()}
-            if self.pictures.resolve() in {path.resolve().parent for path in values.values()}:
+            if self.pictures and self.pictures.resolve() in {path.resolve().parent for path in values.values()}:
                 raise ValueError(f"{self.pictures} is the folder that results are written to; choose another --out")
         elif form not in ("text", "row") and "unknown" not in values:
             raise ValueError(f'"{form}" needs "unknown": the number of tokens to draw')
         return make_canvas(codec, shape, placeholder=self.placeholder if form == "text" else None, **values)[0]
 
-    def _label(self, name: Any) -> int | None:
+    def number(self, name: Any) -> int | None:
+        """Return the number of a class; raise a ValueError if it is none, or there is none where there must be."""
         if name is None:
             if self.labelled:
                 raise ValueError("guidance needs a label")
@@ -115,6 +185,15 @@ class Reader:
             raise ValueError(f"label must be the name or the number of a class, got {name!r}")
         found = self.model.labels(name, 1)
         return None if found is None else int(found)
+
+
+def find_prompt(values: Mapping[str, Any]) -> Prompt:
+    """Return the prompt of fields without a number of unknown tokens."""
+    if "chat" in values:
+        return as_messages(values["chat"], values.get("system"))
+    if values.get("suffix"):
+        raise ValueError("a suffix needs a number of unknown tokens before it, or a text with a hole such as [1-6]")
+    return values["prefix"]
 
 
 def find_form(given: Mapping[str, Any]) -> str:
@@ -186,12 +265,13 @@ def filled_up(model: MaskedDiffusion, canvas: Canvas) -> Int[Tensor, "*longer"]:
     return canvas if lengths is None else F.pad(canvas, (0, most - count), value=lengths.fill)
 
 
-def result_of(model: MaskedDiffusion, request: Request, x: Tokens) -> Any:
-    """Return one completion, x (1, *dims), as JSON holds it; of an image, its pixels."""
-    if x.dim() == 2:
-        x = x[:, : len(request.canvas)]
-    if request.form == "chat":
-        return answer(model.codec, x[0, -request.unknown :])
-    if request.form == "array":
-        return x[0].tolist()
-    return model.codec.decode(x)[0] if request.form == "image" else model.decode(x)[0]
+def result_of(model: MaskedDiffusion, form: str, canvas: Canvas, x: Int[Tensor, "*longer"]) -> Any:
+    """Return one completion of a canvas, which may be filled up, as JSON holds it; of an image, its pixels."""
+    if x.dim() == 1:
+        x = x[: len(canvas)]
+    if form == "chat":
+        return answer(model.codec, x[canvas == model.network.mask_id])
+    if form == "array":
+        return x.tolist()
+    x = x.unsqueeze(0)
+    return model.codec.decode(x)[0] if form == "image" else model.decode(x)[0]

@@ -4,6 +4,7 @@ import io
 import math
 from contextlib import redirect_stderr
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -11,14 +12,17 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm import tqdm
 
+from unmask.canvas import Canvas, by_shape
 from unmask.evaluation.alternatives import bound_completions
 from unmask.infilling.checking import Checked
+from unmask.infilling.choosing import Alternatives, HowLong, find_alternatives
 from unmask.infilling.journal import Journal
-from unmask.infilling.requests import Reader, Request, filled_up, result_of
+from unmask.infilling.requests import Reader, Request, Rule, filled_up, result_of
 from unmask.infilling.sources import Source
 from unmask.model import MaskedDiffusion
 from unmask.randomness import Repeated, seeded
 from unmask.samplers.base import Sampler
+from unmask.samplers.stopping import stop_early
 from unmask.storage.files import replacing
 from unmask.types import Labels, Tokens
 
@@ -28,11 +32,13 @@ class Drawn(NamedTuple):
 
     Attributes:
         x: its tokens.
-        scored: the bound on its log p, and the error of that; empty if it was not bounded.
+        log_p: the bound on that of its tokens, in nats; 0 if it was not bounded.
+        error: of the bound; NaN of a single mask.
     """
 
     x: Int[Tensor, "*dims"]
-    scored: dict[str, Any]
+    log_p: float
+    error: float
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,9 @@ class Work:
     samples: int
     score: int
     seed: int
+    how: HowLong
+    stop: bool | None
+    pictures: Path
 
     def finish(self, checked: Checked, journal: Journal, batch_size: int) -> None:
         """Complete the inputs whose results are not in the journal yet, and add these."""
@@ -61,55 +70,70 @@ class Work:
                     bar.update(len(todo))
 
     def complete(self, batch: list[int], batch_size: int) -> list[dict[str, Any]]:
-        """Return the results of inputs whose canvases have one shape."""
+        """Return the results of inputs that share a rule, and the shape of their longest canvases."""
         with redirect_stderr(io.StringIO()):  # what there is to say was said when they were checked
             requests = [self.reader.read(self.inputs.fields(index)) for index in batch]
-        numbers = [(self.inputs.number(index), k) for index in batch for k in range(self.samples)]
-        canvas = torch.stack([filled_up(self.model, one.canvas) for one in requests])
-        canvas = canvas.repeat_interleave(self.samples, 0)
-        labels = [-1 if one.label is None else one.label for one in requests for _ in range(self.samples)]
-        label = None if -1 in labels else torch.tensor(labels)
-        parts = [
-            self._draw(canvas[i : i + batch_size], None if label is None else label[i : i + batch_size], numbers[i:])
-            for i in range(0, len(canvas), batch_size)
+        own = [[(self.inputs.number(index), k) for k in range(self.samples)] for index in batch]
+        settings = {"seed": self.seed, "batch_size": batch_size}
+        found = [
+            find_alternatives(self.model, request, numbers, self.how, **settings)
+            for request, numbers in zip(requests, own, strict=True)
         ]
-        drawn = [one for part in parts for one in part]
-        own = [drawn[i : i + self.samples] for i in range(0, len(drawn), self.samples)]
-        return [self._result(*one) for one in zip(batch, requests, own, strict=True)]
+        canvases = [filled_up(self.model, canvas) for one in found for canvas in one.canvases]
+        labels = [-1 if one.label is None else one.label for one in requests for _ in range(self.samples)]
+        numbers, rule = [number for one in own for number in one], requests[0].rule
+        drawn: dict[int, Drawn] = {}
+        for group in by_shape(canvases):
+            for here in (group[i : i + batch_size] for i in range(0, len(group), batch_size)):
+                label = torch.tensor([labels[i] for i in here]) if rule.labelled else None
+                canvas = torch.stack([canvases[i] for i in here])
+                drawn |= zip(here, self._draw(canvas, label, [numbers[i] for i in here], rule), strict=True)
+        results = ([drawn[i * self.samples + k] for k in range(self.samples)] for i in range(len(batch)))
+        return [self._result(*one) for one in zip(batch, requests, found, results, strict=True)]
 
-    def _draw(self, canvas: Tokens, label: Labels | None, numbers: list[tuple[int, int]]) -> list[Drawn]:
-        """Draw one batch, and bound it; there may be numbers of later ones, too."""
-        x, numbers = canvas.to(self.model.device), numbers[: len(canvas)]
+    def _draw(self, canvas: Tokens, label: Labels | None, numbers: list[tuple[int, int]], rule: Rule) -> list[Drawn]:
+        """Draw one batch, and bound it."""
+        x = canvas.to(self.model.device)
         label = None if label is None else label.to(x.device)
         generator = [seeded(self.seed, *number) for number in numbers]
-        x = self.model.infill(x, label, sampler=self.sampler, generator=generator)
+        stops = rule.stops and self.stop is not False
+        sampler = stop_early(self.sampler, self.model.codec) if stops else self.sampler
+        x = self.model.infill(x, label, sampler=sampler, generator=generator, allowed=self.reader.allowed(rule))
         if not self.score:
-            return [Drawn(one, {}) for one in x.cpu()]
+            return [Drawn(one, 0.0, 0.0) for one in x.cpu()]
         masks = Repeated([seeded(self.seed, *number, 1) for number in numbers], self.score)
         bounds = bound_completions(self.model, canvas, x, label, draws=self.score, generator=masks)
-        scored = zip(x.cpu(), *(bound.tolist() for bound in bounds), strict=True)
-        return [
-            Drawn(one, {"log_p": round(bound, 4), "error": None if math.isnan(error) else round(error, 4)})
-            for one, bound, error in scored
-        ]
+        return [Drawn(*one) for one in zip(x.cpu(), *(bound.tolist() for bound in bounds), strict=True)]
 
-    def _result(self, index: int, request: Request, drawn: list[Drawn]) -> dict[str, Any]:
+    def _result(self, index: int, request: Request, found: Alternatives, drawn: list[Drawn]) -> dict[str, Any]:
         """Return the result of an input: the likeliest of its alternatives first."""
-        if self.score:
-            drawn = sorted(drawn, key=lambda one: -one.scored["log_p"])
+        scored = [self._scored(one, *of_length) for one, of_length in zip(drawn, found.lengths, strict=True)]
+        order = sorted(range(self.samples), key=lambda i: -scored[i]["log_p"] if self.score else i)
         name = request.form if request.form in ("array", "image", "row") else "text"
-        contents = [self._content(index, rank, request, one.x.unsqueeze(0)) for rank, one in enumerate(drawn)]
-        completions = [{name: content} | one.scored for content, one in zip(contents, drawn, strict=True)]
-        return {**request.kept, "line": self.inputs.number(index), "completions": completions}
+        completions = [
+            {name: self._content(index, rank, request, found.canvases[i], drawn[i].x)}
+            | ({} if found.k is None else {"k": list(found.k[i])})
+            | scored[i]
+            for rank, i in enumerate(order)
+        ]
+        posterior = {} if found.posterior is None else {"lengths": found.posterior.describe()}
+        return {**request.kept, "line": self.inputs.number(index), **posterior, "completions": completions}
 
-    def _content(self, index: int, rank: int, request: Request, x: Tokens) -> Any:
+    def _scored(self, drawn: Drawn, log_p: float, error: float) -> dict[str, Any]:
+        """Return the bound of an alternative as JSON holds it, with log p of its length and the error of that."""
+        if not self.score:
+            return {}
+        together = math.hypot(drawn.error, error)
+        return {"log_p": round(drawn.log_p + log_p, 4), "error": None if math.isnan(together) else round(together, 4)}
+
+    def _content(self, index: int, rank: int, request: Request, canvas: Canvas, x: Int[Tensor, "*longer"]) -> Any:
         """Return a completion as JSON holds it; an image is written, and its path from the results on returned."""
-        content = result_of(self.model, request, x)
+        content = result_of(self.model, request.form, canvas, x)
         if request.form != "image":
             return content
         from PIL import Image
 
-        folder = self.reader.pictures
+        folder = self.pictures
         path = folder / f"{self.inputs.name(index)}{f'-{rank + 1}' if self.samples > 1 else ''}.png"
         with replacing(path) as target:
             Image.fromarray(content[..., 0] if content.shape[2] == 1 else content).save(target)

@@ -1,13 +1,13 @@
 """Drawing many examples in batches: example i depends on the seed and on i alone, not on the batches."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from tqdm import tqdm
 
 from unmask.checks import check_whole
 from unmask.networks.base import Network
-from unmask.randomness import generators
+from unmask.randomness import generators, seeded
 from unmask.samplers.base import Sampler, State
 from unmask.types import Labels, Tokens
 
@@ -25,6 +25,7 @@ def draw(
     batch_size: int = 64,
     watch: Watch | None = None,
     bar: bool = True,
+    numbers: Sequence[int] | None = None,
 ) -> Tokens:
     """Draw the masked tokens of a canvas, some examples at a time, with a progress bar.
 
@@ -37,19 +38,22 @@ def draw(
         batch_size: examples at a time.
         watch: see `Watch`.
         bar: whether there is a progress bar (on standard error, after two seconds).
+        numbers: i of each example; from 0 on if None.
 
     Returns:
         tokens (n, *dims) on the CPU.
     """
     device = next(network.parameters()).device
     parts = []
+    numbers = range(len(canvas)) if numbers is None else numbers
     total = int((canvas == network.mask_id).sum())
     with tqdm(total=total, desc="unmasking", unit="token", delay=2, disable=not bar) as progress:
         for number, start in enumerate(range(0, len(canvas), batch_size)):
             x = canvas[start : start + batch_size].to(device)
             labels = None if label is None else label[start : start + batch_size].to(device)
             hidden = int((x == network.mask_id).sum())
-            for state in sampler.trajectory(network, x, labels, generator=generators(seed, len(x), start)):
+            own = [seeded(seed, i) for i in numbers[start : start + batch_size]]
+            for state in sampler.trajectory(network, x, labels, generator=own):
                 if device.type == "cpu":  # counting would make a GPU wait
                     left = int((state.x == network.mask_id).sum())
                     progress.update(hidden - left)

@@ -3,20 +3,17 @@
 from dataclasses import replace
 
 from unmask.codecs.base import Codec
+from unmask.codecs.ended import find_end
 from unmask.codecs.tokenizer import Tokenizer
 from unmask.samplers.base import Sampler
 from unmask.samplers.unmasking import Unmasking
 
 
 def end_tokens(codec: Codec) -> tuple[int, ...]:
-    """Return the tokens that end an answer: the tokenizer's special ones, the end of a text first; none for others."""
-    if not isinstance(codec, Tokenizer):
-        return ()
-    try:
-        first = [codec.end]
-    except ValueError:
-        first = []
-    return tuple(dict.fromkeys((*first, *codec.special)))
+    """Return the tokens that end an answer: that which ends a text, and all special ones of a tokenizer."""
+    end = find_end(codec)
+    special = codec.special if isinstance(codec, Tokenizer) else ()
+    return tuple(dict.fromkeys((*(() if end is None else (end,)), *special)))
 
 
 def stop_early(sampler: Sampler, codec: Codec, *, needed: bool = False) -> Sampler:
@@ -34,6 +31,10 @@ def stop_early(sampler: Sampler, codec: Codec, *, needed: bool = False) -> Sampl
     if isinstance(sampler, Unmasking) and sampler.block_length is not None and ends:
         return sampler if sampler.stop_at is not None else replace(sampler, stop_at=ends)
     if needed:
-        what = "a sampler in blocks, such as --sampler.block_length 32" if ends else "a tokenizer with special tokens"
+        what = (
+            "a sampler in blocks, such as --sampler.block_length 32"
+            if ends
+            else "a tokenizer with special tokens, or an end"
+        )
         raise ValueError(f"stopping early takes {what}")
     return sampler
