@@ -328,7 +328,7 @@ def test_one_process_at_a_time(texts: MaskedDiffusion, tmp_path: Path, monkeypat
 BAD = [
     ("{", "not valid JSON"),
     ("[1]", 'expected an object such as {"text": "The .4. is"}, got list'),
-    ("{}", 'give one of "text", "prefix" or "suffix", "chat", "image" or "array"; got nothing'),
+    ("{}", 'give one of "text", "prefix" or "suffix", "chat", "image", "array" or "row"; got nothing'),
     ('{"txt": "a[1]"}', "give one of .*; got txt"),
     ('{"text": "a[1]", "array": [1]}', "give one of .*; got text, array"),
     ('{"text": "a[1]", "unknown": 3}', '"unknown" does not go with "text"'),
