@@ -74,7 +74,9 @@ def test_refusals() -> None:
         Pixels(257)
     with pytest.raises(ValueError, match="count must be at least 1, got 0"):
         Symbols(0)
-    with pytest.raises(ValueError, match="here: unknown codec 'Klingon'; known are Atoms, Bytes, .*, Symbols, Table, Tokenizer"):
+    with pytest.raises(
+        ValueError, match="here: unknown codec 'Klingon'; known are Atoms, Bytes, .*, Symbols, Table, Tokenizer"
+    ):
         build(Codec, {"class": "Klingon"}, "here")
     with pytest.raises(ValueError, match="here: Pixels: .*unexpected keyword argument 'level'"):
         build(Codec, {"class": "Pixels", "level": 3}, "here")
