@@ -1,10 +1,13 @@
 """Training from the weights of a model that is there: tokens, shapes, frozen weights, adapters, the best evaluation."""
 
+import csv
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -14,7 +17,7 @@ from small_bpe import write_bpe
 from unmask import MaskedDiffusion, Optimizer, Run, TimeFreeELBO, Transformer
 from unmask.cli.main import main
 from unmask.codecs import Characters, Symbols
-from unmask.data import TextFile
+from unmask.data import Arrays, TextFile
 from unmask.networks.adapters import Adapter, add_adapter, merge_adapter
 from unmask.networks.fitting import fit_network
 from unmask.randomness import seeded
@@ -330,3 +333,22 @@ def test_tokens_that_are_never_predicted_are_given_in_training(tmp_path: Path) -
     trainee.training_step((x, None), 0)
     assert seen["given"].tolist() == [[False, False, True, True, False, True, True, False]]
     assert seen["x"].tolist() == [[0, 1, 3, 4, 2, 0, 3, 0]]
+
+
+def test_averages_of_a_network_with_tokens_that_are_never_predicted(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    body = {"model_type": "bert", "vocab_size": 12, "max_position_embeddings": 16} | sizes
+    network = unmask.Pretrained(12, (8,), body=body, mask=4, special=(0, 1, 2, 3))
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(5, 12, (60, 8)))
+    model = unmask.train(
+        network,
+        Arrays(str(tmp_path / "x.npy"), vocab_size=12),
+        run=Run(str(tmp_path / "r"), batch_size=4, evaluate_every=2, precision="32-true"),
+        trainer={"max_steps": 4, "accelerator": "cpu", "enable_progress_bar": False},
+    )
+    with open(tmp_path / "r/logs/version_0/metrics.csv", newline="") as file:
+        measured = [float(row["valid_bits"]) for row in csv.DictReader(file) if row["valid_bits"]]
+    assert len(measured) == 2 and all(map(math.isfinite, measured))
+    logits = model.network(torch.full((1, 8), 12))
+    assert logits[..., :5].isneginf().all() and logits[..., 5:].isfinite().all()
+    assert torch.equal(unmask.load(tmp_path / "r", device="cpu").network(torch.full((1, 8), 12)), logits)

@@ -27,7 +27,7 @@ class MovingAverage(WeightAveraging):
         if not 0 <= decay < 1:
             raise ValueError(f"ema must be in [0, 1), got {decay}")
         self.decay, self.step = decay, 0
-        super().__init__(multi_avg_fn=self.average)
+        super().__init__(use_buffers=False, multi_avg_fn=self.average)  # constants, whose average may be none: −inf
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
@@ -48,10 +48,7 @@ class MovingAverage(WeightAveraging):
 
     def average(self, average: Any, current: Any, _: Any) -> None:
         decay = min(self.decay, (1 + self.step) / (10 + self.step))
-        if average[0].is_floating_point():
-            torch._foreach_lerp_(average, current, 1 - decay)
-        else:  # whole numbers, in a buffer, have no average
-            torch._foreach_copy_(average, current)
+        torch._foreach_lerp_(average, current, 1 - decay)
 
 
 class Keep(Checkpoint):
