@@ -15,7 +15,7 @@ from tqdm import tqdm
 from benchmarks.sampling import show
 from unmask.data.base import DataSet
 from unmask.evaluation.perplexity import mean_error, token_entropy
-from unmask.model import load
+from unmask.opening import load
 from unmask.randomness import generators
 from unmask.samplers.first_hitting import FirstHitting
 from unmask.storage.description import build

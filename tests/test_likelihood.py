@@ -16,7 +16,8 @@ from unmask.data.corpora import prepare_corpus
 from unmask.data.corpus import Corpus
 from unmask.data.images import Mirrored
 from unmask.data.textfile import TextFile
-from unmask.evaluation.likelihood import Breakdown, Likelihood, evaluate, text_bytes
+from unmask.evaluation.breakdown import Breakdown, text_bytes
+from unmask.evaluation.likelihood import Likelihood, evaluate
 from unmask.objectives.base import Objective
 from unmask.objectives.estimate import draw_loss
 from unmask.objectives.scalar import ContinuousELBO, DiscreteELBO, TimeFreeELBO

@@ -114,7 +114,7 @@ def test_settings_are_checked_first(folder: Path) -> None:
         (evaluation.likelihood, {"draws": 0}, "draws must be a whole number of at least 1, got 0"),
         (evaluation.likelihood, {"split": "some"}, "split must be one of train, valid, test, all, got 'some'"),
         (evaluation.likelihood, {"steps": [0.5]}, "steps must be whole numbers of at least 1, or infinity; got 0.5"),
-        (evaluation.likelihood, {"steps": [3], "breakdown": True}, "give neither objective nor breakdown"),
+        (evaluation.likelihood, {"steps": [3], "breakdown": True}, "give neither objective, breakdown nor per_example"),
         (evaluation.zeroshot, {}, "zero-shot perplexity is for models of a tokenizer's tokens"),
         (evaluation.generative, {}, "generative perplexity is for models of texts"),
         (evaluation.generative, {"samples": 1}, "samples must be a whole number of at least 2, got 1"),

@@ -47,7 +47,8 @@ from .codecs.tokenizer import BPE, Tokenizer
 from .codecs.pixels import Pixels
 from .codecs.symbols import Symbols
 from .data.base import DataSet, Examples, Split, Windows
-from .model import MaskedDiffusion, load
+from .model import MaskedDiffusion
+from .opening import load
 from .exporting import export
 from .report import Figure, Report
 from .infilling import infill_file

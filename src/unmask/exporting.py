@@ -27,7 +27,7 @@ def export(model: Saved, folder: Path | str) -> None:
     if not isinstance(network, Pretrained):
         raise ValueError(f"{type(network).__name__} is no model of transformers: only Pretrained is exported")
     if has_adapter(network):
-        raise ValueError("the model is an adapter: merge it first (unmask import, or unmask.model.import_checkpoint)")
+        raise ValueError("the model is an adapter: merge it first (unmask import, or unmask.opening.import_checkpoint)")
     with saving(Path(folder)) as temporary:
         network.export(temporary)
         if isinstance(codec, Tokenizer):

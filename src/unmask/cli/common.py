@@ -264,7 +264,7 @@ def first(arguments: list[str], what: str) -> str | None:
 
 def load_model(path: str, device: str | None) -> MaskedDiffusion:
     """Load a model onto a device, a GPU where there is one if none is named."""
-    from unmask.model import load
+    from unmask.opening import load
 
     return load(path, device=device)
 

@@ -33,7 +33,7 @@ def run(arguments: list[str]) -> None:
     if Path(settings.out).exists():
         raise ValueError(f"{settings.out}: is there already; name another folder")
     check_model(settings.source)
-    from unmask.model import import_checkpoint
+    from unmask.opening import import_checkpoint
 
     options = {name: settings[name] or None if kind is bool else settings[name] for name, kind, *_ in OPTIONS}
     model = import_checkpoint(settings.source, settings.out, **options)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import unicodedata
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +14,7 @@ from torch import Tensor
 
 from unmask.codecs.base import check_batch
 from unmask.codecs.chat import Message, read_template, render
+from unmask.codecs.joining import Joining
 from unmask.codecs.text import Text, check_text
 from unmask.codecs.tokenizer_files import ENDS, PAIRS, TOKENIZER, find_source, fingerprint, load_tokenizer, read_roles
 from unmask.codecs.vocabularies import library_errors
@@ -32,16 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["BPE", "PAIRS", "TOKENIZER", "Tokenizer"]
 
 
-def _folded(text: str) -> str:
-    """Return a text without what tells capitals and accents."""
-    apart = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
-    return "".join(c for c in apart if unicodedata.category(c)[0] not in "MC" or c.isspace())
-
-
-FORMS: tuple[Callable[[str], str], ...] = (str, _folded, lambda text: "".join(_folded(text).split()))
-"""A text as it is; without its form; and without spaces, too."""
-LETTERS = "xqzkvaeiou0"
-"""What a text that goes on is tried to be put behind, first of all."""
 PRIVATE = (*range(0xE000, 0xF900), *range(0xF0000, 0xFFFFE))
 """Characters that no text has a meaning for."""
 
@@ -303,92 +291,25 @@ class Tokenizer(Text):
             ValueError: a piece would lose more than its form, such as a letter that the tokenizer does not know; shows
                 what would become of it.
         """
-        found = [self._first(pieces[0])] if pieces else []
+        found = [self._joining.first(pieces[0])] if pieces else []
         found += [self.continued(piece, exact=True) if piece else [] for piece in pieces[1:]]
         return [torch.tensor(tokens, dtype=torch.long) for tokens in found]
 
-    def _first(self, text: str) -> list[int]:
-        """Return the tokens of what a text begins with, from which it comes back exactly if it can."""
-        if not check_text(text):
-            return []
-        found = [tokens for tokens in (self._encode(text).ids, self._anchored(text)) if tokens is not None]
-        return self._closest(text, [(tokens, self._joined(tokens)) for tokens in found])
+    @cached_property
+    def _joining(self) -> Joining:
+        return Joining(self.tokenizer, self._encode)
 
     def continued(self, text: str, plain: list[int] | None = None, *, exact: bool = False) -> list[int]:
-        """Return the tokens of a text that goes on after another, from which it comes back exactly if it can.
-
-        Args:
-            text: that goes on.
-            plain: its tokens by itself, where they are known.
-            exact: whether to refuse a text that loses more than its form.
-
-        Raises:
-            ValueError: it would, with `exact`.
-        """
-        plain = self._encode(check_text(text)).ids if plain is None else plain
-        if (back := self._after(plain)) == text:
-            return plain
-        anchored = self._anchored(text)
-        if anchored is None:
-            return self._closest(text, [(plain, back)]) if exact else plain
-        return self._closest(text, [(plain, back), (anchored, self._after(anchored))]) if exact else anchored
-
-    def _closest(self, text: str, found: list[tuple[list[int], str]]) -> list[int]:
-        """Return those tokens, of several with what comes back from them, from which a text comes back most exactly."""
-        for form in FORMS:
-            for tokens, back in found:
-                if form(back) == form(text):
-                    return tokens
-        raise ValueError(self._not_kept(text, found[-1][1]))
-
-    def _not_kept(self, text: str, back: str) -> str:
-        at = next((i for i, (a, b) in enumerate(zip(text, back, strict=False)) if a != b), min(len(text), len(back)))
-        start = max(0, at - 20)
-        return (
-            f"the tokenizer cannot keep this text as it is: {text[start : at + 20]!r} comes back as "
-            f"{back[start : at + 20]!r}; give it as it comes back"
-        )
-
-    @cached_property
-    def _anchors(self) -> list[tuple[str, list[int]]]:
-        """Short texts that come back exactly, with their tokens: what a text can be said to go on after."""
-        single = sorted(token for token in self.tokenizer.get_vocab() if len(token) == 1 and token.isprintable())
-        found = []
-        for text in dict.fromkeys((*LETTERS, *single[:256])):
-            with suppress(ValueError):  # what it does not know at all
-                tokens = self._encode(text).ids
-                if tokens and self._joined(tokens) == text:
-                    found.append((text, tokens))
-        return found
-
-    def _anchored(self, text: str) -> list[int] | None:
-        """Return the tokens that a text has behind another; None where the two always run together."""
-        for before, _ in self._anchors:
-            encoding = self._encode(before + text)
-            count = sum(stop <= len(before) for _, stop in encoding.offsets)
-            inside = encoding.offsets[count:]
-            clean = all(stop <= len(before) for _, stop in encoding.offsets[:count])
-            if clean and all(start >= len(before) for start, _ in inside):
-                return encoding.ids[count:]
-        return None
-
-    def _joined(self, tokens: list[int]) -> str:
-        return self.tokenizer.decode(tokens, skip_special_tokens=False)
-
-    def _after(self, tokens: list[int]) -> str:
-        """Return what tokens add to a text that comes before them."""
-        for text, before in self._anchors[:1]:
-            whole = self._joined([*before, *tokens])
-            if whole.startswith(text):
-                return whole[len(text) :]
-        return self._joined(tokens)
+        """Return the tokens of a text that goes on after another; see `Joining.continued`."""
+        return self._joining.continued(text, plain, exact=exact)
 
     def pieces(self) -> list[str]:
         """Return the characters that each token adds to a text that it goes on; see `Text.pieces`.
 
         A space that every token adds, as with vocabularies of single characters, is left out.
         """
-        text, before = self._anchors[0] if self._anchors else ("", [])
+        anchors = self._joining.anchors
+        text, before = anchors[0] if anchors else ("", [])
         known = {*self.tokenizer.get_vocab(with_added_tokens=True).values()}.difference(self.special)
         rows = [[*before, token] if token in known else [] for token in range(self.vocab_size)]
         alone = [[token] if token in known else [] for token in range(self.vocab_size)]
@@ -408,7 +329,7 @@ class Tokenizer(Text):
         for token in [*row, self.vocab_size]:
             if token == self.vocab_size:
                 if known:
-                    parts.append(self._after(known) if parts else self._joined(known))
+                    parts.append(self._joining.after(known) if parts else self._joining.joined(known))
                 parts.append(unknown)
                 known = []
             else:

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unmask.codecs.tokenizer import Tokenizer
-from unmask.data.corpus import PACKED, Packed, Packing, Shards
 from unmask.data.detokenisers import NEWS, PTB, WIKITEXT, Rules, articles, replaced
 from unmask.data.documents import Files, Hub, Piece
 from unmask.data.index import check_sizes
+from unmask.data.packing import PACKED, Packed, Packing, Shards
 from unmask.data.prepare import prepare
 from unmask.data.reading import COMPRESSED, characters, lines, visible_files
 from unmask.storage.folders import cache_folder

@@ -5,10 +5,11 @@ print(report)
 report.record("runs/digits")
 """
 
+from unmask.evaluation.breakdown import Breakdown
 from unmask.evaluation.frechet import frechet
 from unmask.evaluation.generative import generative
 from unmask.evaluation.judge import Judge
-from unmask.evaluation.likelihood import Breakdown, Likelihood, evaluate, likelihood
+from unmask.evaluation.likelihood import Likelihood, evaluate, likelihood
 from unmask.evaluation.molecules import molecules
 from unmask.evaluation.statistics import Extractor
 from unmask.evaluation.study import study_precision, study_samplers

@@ -21,7 +21,8 @@ from unmask.data.base import DataSet
 from unmask.evaluation.data import measured_data
 from unmask.evaluation.protocol import evaluation_mode, versions, weights
 from unmask.evaluation.statistics import Extractor, Inception, ModelFeatures, Statistics, frechet_with_error, gather
-from unmask.model import MaskedDiffusion, load
+from unmask.model import MaskedDiffusion
+from unmask.opening import load
 from unmask.report import Figure, Report, brief
 from unmask.samplers.ancestral import Ancestral, Grid
 from unmask.samplers.base import State

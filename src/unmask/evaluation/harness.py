@@ -17,9 +17,10 @@ from tqdm import tqdm
 
 from unmask.codecs.text import Text
 from unmask.codecs.tokenizer import Tokenizer
-from unmask.model import MaskedDiffusion, load
+from unmask.model import MaskedDiffusion
 from unmask.networks.base import Network
 from unmask.objectives.estimate import draw_loss
+from unmask.opening import load
 from unmask.randomness import seeded
 from unmask.samplers.base import Sampler
 from unmask.samplers.confidence import MostConfident

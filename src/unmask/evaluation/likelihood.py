@@ -17,6 +17,7 @@ from unmask.checks import check_choice, check_whole
 from unmask.codecs.base import Codec
 from unmask.codecs.tokenizer import Tokenizer
 from unmask.data.base import DataSet, Part, Split
+from unmask.evaluation.breakdown import Breakdown, text_bytes
 from unmask.evaluation.data import measured_data
 from unmask.evaluation.per_example import Bounds, PerExample, error_of_mean
 from unmask.evaluation.protocol import Precision, evaluation_mode, versions, weights
@@ -83,37 +84,6 @@ class Likelihood:
         """exp(nats per token) and its standard error, by the delta method."""
         value = math.exp(self.nats_per_token[0])
         return value, value * self.nats_per_token[1]
-
-
-@dataclass
-class Breakdown:
-    """Where the bits go: sums over examples of what each token adds to the negative ELBO.
-
-    Attributes:
-        examples: how many have been added.
-        by_position: nats at each position, (L,).
-        by_value: nats of all tokens of each value, (V,).
-        counts: number of tokens of each value, (V,).
-    """
-
-    examples: int
-    by_position: Float[Tensor, " length"]
-    by_value: Float[Tensor, " vocab"]
-    counts: Float[Tensor, " vocab"]
-
-    @classmethod
-    def empty(cls, length: int, vocab_size: int) -> Breakdown:
-        """Return one to which nothing has been added."""
-        zeros = [torch.zeros(count, dtype=torch.float64) for count in (length, vocab_size, vocab_size)]
-        return cls(0, *zeros)
-
-    def add(self, x: Int[Tensor, "batch length"], parts: Float[Tensor, "batch length"]) -> None:
-        """Add examples."""
-        flat, nats = x.flatten().cpu(), parts.double().cpu()
-        self.examples += len(x)
-        self.by_position += nats.sum(0)
-        self.by_value.index_add_(0, flat, nats.flatten())
-        self.counts += flat.bincount(minlength=len(self.counts))
 
 
 def evaluate(
@@ -358,20 +328,6 @@ def bounds(
         else:
             found.append((str(int(count)), DiscreteELBO(model.schedule, int(count))))
     return found
-
-
-def text_bytes(split: Split, codec: Tokenizer, limit: int | None = None) -> Int[Tensor, " n"]:
-    """Return the number of UTF-8 bytes of each example: of its text without what is given and without special tokens.
-
-    Bits per byte can be compared between tokenizers. A character that a sequence ends within counts as the three bytes
-    of U+FFFD.
-    """
-    special, counts = torch.tensor(codec.special, dtype=torch.long), []
-    for x, _ in split.batches(64, limit):
-        for row in x:
-            text = row[(row >= 0) & ~torch.isin(row, special)]
-            counts.append(len(codec.decode(text.unsqueeze(0))[0].encode()) if len(text) else 0)
-    return torch.tensor(counts)
 
 
 def _figures(result: Likelihood, model: MaskedDiffusion, counted: Int[Tensor, " n"] | None) -> dict[str, Any]:

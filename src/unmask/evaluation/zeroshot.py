@@ -12,7 +12,7 @@ from tqdm import tqdm
 from unmask.checks import check_choice
 from unmask.codecs.tokenizer import Tokenizer
 from unmask.data.benchmarks import BENCHMARKS, Ends, Texts, sequences
-from unmask.data.corpus import PACKED, Packed, Packing
+from unmask.data.packing import PACKED, Packed, Packing
 from unmask.evaluation.likelihood import Estimate, bounds
 from unmask.evaluation.protocol import Precision, versions, weights
 from unmask.evaluation.published import published
