@@ -217,7 +217,7 @@ def test_bounds_of_finite_steps(tmp_path: Path, codec: Tokenizer, capsys: Any) -
     assert [row["steps"] for row in rows] == ["1", "4", "inf"] and len(bits) == 3
     capsys.readouterr()
     assert main(["evaluate", model, *data, "--steps", "4", "--objective", "ContinuousELBO"]) == 1
-    assert "give neither objective nor breakdown with them" in capsys.readouterr().err
+    assert "give neither objective, breakdown nor per_example with them" in capsys.readouterr().err
 
 
 def test_wikitext_2_has_sixty_articles(shared_data: Path) -> None:

@@ -12,6 +12,7 @@ from . import (
     inspection,
     networks,
     objectives,
+    prompts,
     randomness,
     rendering,
     samplers,
@@ -51,7 +52,8 @@ from .model import MaskedDiffusion
 from .opening import load
 from .exporting import export
 from .report import Figure, Report
-from .infilling import infill_file
+from .prompts import prompt_canvas
+from .infilling import infill_file, infill_one
 from .training.settings import Optimizer, Run
 from .training.start import train
 
@@ -109,6 +111,8 @@ __all__ = [
     "MaskedDiffusion",
     "load",
     "export",
+    "prompt_canvas",
+    "infill_one",
     "infill_file",
     "Report",
     "Figure",
