@@ -254,7 +254,9 @@ def _say_the_end(task: Task, steps: int, best: int | None) -> None:
     own = "".join(f" --import {name}" for name in modules if name.partition(".")[0] not in ("unmask", "__main__"))
     curve = f", {out}/loss.png its loss curve" if Path(out, "loss.png").is_file() else ""
     print(f"{out}/model holds the model{curve}. Next:")
-    print(f"  unmask evaluate {out}{own}\n  unmask sample {out}{own}", flush=True)
+    prompted = getattr(task.data, "conditional", False)  # it has never seen an empty prompt
+    following = f"infill {out} --prefix PROMPT" if prompted else f"sample {out}"
+    print(f"  unmask evaluate {out}{own}\n  unmask {following}{own}", flush=True)
 
 
 def with_schedule(objective: Objective, network: Network, known: Schedule | TokenPolynomial | None = None) -> Objective:
