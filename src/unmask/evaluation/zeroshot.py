@@ -13,7 +13,7 @@ from unmask.checks import check_choice
 from unmask.codecs.tokenizer import Tokenizer
 from unmask.data.benchmarks import BENCHMARKS, Ends, Texts, sequences
 from unmask.data.corpus import PACKED, Packed, Packing
-from unmask.evaluation.likelihood import Estimate, bounds
+from unmask.evaluation.likelihood import Estimate, bounds, drawn_of
 from unmask.evaluation.protocol import Precision, versions, weights
 from unmask.evaluation.published import published
 from unmask.model import MaskedDiffusion
@@ -120,7 +120,7 @@ def zeroshot(
         **({"wrapped_in": [*codec.before, "…", *codec.after]} if any(codec.wrap) and packing != "concatenated" else {}),
         "length": model.shape[0],
         "objectives": [describe(objective) for _, objective in objectives],
-        "draws_per_example": draws,
+        **drawn_of(objectives[0][1], draws),
         "limit": limit,
         "batch_size": batch_size,
         "seed": seed,
