@@ -145,6 +145,8 @@ def length_posterior(
             "the model has a state-dependent schedule, under which tokens that are masked for long are likelier to be "
             "some than others: the known text has no such bound; give the length, as in [4]"
         )
+    if model.network.causal:
+        raise ValueError("a left-to-right model takes no account of what follows a hole, so that it has no length")
     check_label(label, model.network.classes, 1)
     ranges = hole_ranges(text)
     log_prior = _log_prior(ranges, prior)

@@ -83,6 +83,8 @@ class Reader:
         kept = {name: value for name, value in fields.items() if not isinstance(value, np.ndarray)}
         canvas = self._canvas(form, given)
         unknown = int((canvas == self.model.network.mask_id).sum())
+        if self.model.network.causal:
+            self.model.fit_sampler().check(self.model.network, canvas.unsqueeze(0), None)
         return Request(form, kept, canvas, self._label(given.get("label", self.label)), unknown)
 
     def _canvas(self, form: str, given: Mapping[str, Any]) -> Canvas:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from unmask.categorical import categorical, filter_logits
@@ -14,7 +14,7 @@ from unmask.networks.reading import Reading, start_reading
 from unmask.randomness import Generators, uniform
 from unmask.samplers.base import Sampler, State
 from unmask.samplers.unmasking import raise_if_failed
-from unmask.types import Labels, Logits, Tokens
+from unmask.types import Labels, Logits, Tokens, Where
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ class LeftToRight(Sampler):
             ValueError: also if the network is not causal, or a known token that is none of `filling` stands after an
                 unknown one.
         """
-        start, stops = self._plan(network, x, label)
+        first_of_each, stop_of_each = first_and_stop(self.check(network, x, label).flatten(1))
+        start, stops = int(first_of_each.min()), stop_of_each.tolist()
         flat, u = x.flatten(1), uniform(tuple(x.shape), generator, x.device).flatten(1)
         hidden, position = flat == network.mask_id, torch.arange(flat.shape[1], device=x.device)
         ends = torch.tensor(self.ends, dtype=x.dtype, device=x.device)
@@ -103,29 +104,26 @@ class LeftToRight(Sampler):
             yield State(flat.view_as(x), left / total.clamp(min=1).double(), calls)
         raise_if_failed(failed)
 
-    def _plan(self, network: Network, x: Tokens, label: Labels | None) -> tuple[int, list[int]]:
-        """Return the first position that is drawn, and for each example the one after its last; check the canvas."""
-        hidden = self.check(network, x, label).flatten(1)
+    def check(self, network: Network, x: Tokens, label: Labels | None) -> Where:
+        """See `Sampler.check`; a ValueError, too, where a known token stands after an unknown one, or for `stop_at`."""
+        masked = super().check(network, x, label)
         check_sampler(self, network)
         if self.ends and max(self.ends) >= network.vocab_size:
             raise ValueError(f"stop_at: the model's tokens are 0..{network.vocab_size - 1}, got {max(self.ends)}")
-        length, some = hidden.shape[1], hidden.any(1)
-        first = torch.where(some, hidden.int().argmax(1), length)
-        stop = torch.where(some, length - hidden.flip(1).int().argmax(1), 0)
-        position = torch.arange(length, device=x.device)
+        hidden = masked.flatten(1)
+        first, stop = first_and_stop(hidden)
+        position = torch.arange(hidden.shape[1], device=x.device)
         harmless = torch.isin(x.flatten(1), torch.tensor(self.filling, dtype=x.dtype, device=x.device))
         after = (position > first.unsqueeze(1)) & ~hidden
         wrong = after & ((position < stop.unsqueeze(1)) | ~harmless)
-        place = torch.where(wrong.any(1), wrong.int().argmax(1), -1)
-        starts, stops, places = torch.stack((first, stop, place)).tolist()
-        for example, where in enumerate(places):
-            if where >= 0:
-                raise ValueError(
-                    f"example {example}: position {where} is known, but an unknown one comes before it; a "
-                    "left-to-right model completes examples at their end, and what it draws does not depend on what "
-                    "follows: holes are for masked models"
-                )
-        return min(starts), stops
+        if wrong.any():
+            example, place = wrong.nonzero()[0].tolist()
+            raise ValueError(
+                f"{f'example {example}: ' if len(x) > 1 else ''}position {place} is known, but an unknown one comes "
+                "before it; a left-to-right model completes examples at their end, and what it draws does not depend "
+                "on what follows: holes are for masked models"
+            )
+        return masked
 
     def _begin(self, network: Network, x: Tokens, label: Labels | None) -> Reading:
         """Start to read: with guidance every example twice, with its label and without."""
@@ -145,6 +143,13 @@ class LeftToRight(Sampler):
         logits = reading.next(tokens.repeat(self.evaluations, 1))
         logits = self.guide(logits) if self.evaluations == 2 else logits
         return filter_logits(logits, self.temperature, self.top_k, self.top_p)
+
+
+def first_and_stop(flags: Bool[Tensor, "batch length"]) -> tuple[Int[Tensor, " batch"], Int[Tensor, " batch"]]:
+    """Return the first set flag of each example, and the place after the last; L and 0 where none is set."""
+    length, some = flags.shape[1], flags.any(1)
+    first = torch.where(some, flags.int().argmax(1), length)
+    return first, torch.where(some, length - flags.flip(1).int().argmax(1), 0)
 
 
 def check_sampler(sampler: Sampler, network: Network) -> None:
