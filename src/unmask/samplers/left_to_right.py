@@ -141,7 +141,7 @@ class LeftToRight(Sampler):
     def _logits(self, reading: Reading, tokens: Int[Tensor, "rows n"]) -> Logits:
         """Read tokens, and return the logits from which the next ones are drawn."""
         logits = reading.next(tokens.repeat(self.evaluations, 1))
-        logits = self.guide(logits) if self.evaluations == 2 else logits
+        logits = self.guide(*logits.chunk(2)) if self.evaluations == 2 else logits
         return filter_logits(logits, self.temperature, self.top_k, self.top_p)
 
 
