@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from benchmarks import images, sampler_quality, sampling, token_samplers, trainer, training
+from benchmarks import images, left_to_right, sampler_quality, sampling, token_samplers, trainer, training
 from benchmarks.timing import interleaved
 
 
@@ -22,6 +22,12 @@ def test_sampling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     written = json.loads(path.read_text())
     assert written["machine"]["threads"] >= 1 and len(written["rows"]) == 7
     assert "overhead over bare calls" in capsys.readouterr().out
+
+
+def test_left_to_right(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["left_to_right", "--small"])
+    left_to_right.main()
+    assert "left to right, no cache, ratio" in capsys.readouterr().out
 
 
 def test_training(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,11 +26,13 @@ from .forward import all_masked, mask, sample_times
 from .networks.base import Network, Positions, pick
 from .networks.head import HeadedNetwork
 from .networks.transformer import Transformer
+from .networks.causal import CausalTransformer
 from .networks.unet import UNet
 from .networks.ddit import DDiT
 from .networks.pretrained import Pretrained
 from .objectives.base import Loss, Objective
 from .objectives.scalar import ContinuousELBO, DiscreteELBO, TimeFreeELBO
+from .objectives.next_token import NextToken
 from .objectives.token import TokenELBO
 from .samplers.base import Sampler, State
 from .samplers.unmasking import Plan, Planned
@@ -40,6 +42,7 @@ from .samplers.ordered import InOrder
 from .samplers.confidence import EntropyBounded, MostConfident
 from .samplers.remasking import Remasking
 from .samplers.token import TokenAncestral, TokenFirstHitting
+from .samplers.left_to_right import LeftToRight
 from .samplers.presets import dream, llada
 from .randomness import generators
 from .codecs.base import Codec
@@ -72,6 +75,7 @@ __all__ = [
     "Positions",
     "pick",
     "Transformer",
+    "CausalTransformer",
     "UNet",
     "DDiT",
     "Pretrained",
@@ -80,6 +84,7 @@ __all__ = [
     "ContinuousELBO",
     "DiscreteELBO",
     "TimeFreeELBO",
+    "NextToken",
     "TokenELBO",
     "Sampler",
     "State",
@@ -93,6 +98,7 @@ __all__ = [
     "Remasking",
     "TokenFirstHitting",
     "TokenAncestral",
+    "LeftToRight",
     "llada",
     "dream",
     "categorical",

@@ -1,14 +1,19 @@
 """Given tokens: conditioned on, neither masked nor counted. In data a given token t is encoded as -1 - t."""
 
+from typing import TypeVar
+
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from unmask.types import Tokens, Where
 
+T = TypeVar("T", int, np.ndarray)
 
-def encode_given(token: int) -> int:
-    """Return the encoding −1 − t of a given token t."""
+
+def encode_given(token: T) -> T:
+    """Return the encoding −1 − t of a given token t, or of several."""
     return -1 - token
 
 

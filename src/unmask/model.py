@@ -20,11 +20,13 @@ from unmask.networks.constrained import Constrained
 from unmask.networks.padded import Padded
 from unmask.objectives.base import Objective
 from unmask.objectives.estimate import draw_loss
+from unmask.objectives.next_token import NextToken, check_objective
 from unmask.objectives.scalar import TimeFreeELBO
 from unmask.objectives.token import TokenELBO
 from unmask.randomness import Generators, seeded, uniform
 from unmask.samplers.base import Sampler
 from unmask.samplers.first_hitting import FirstHitting
+from unmask.samplers.left_to_right import LeftToRight, check_sampler
 from unmask.samplers.token import TokenFirstHitting, TokenSampler
 from unmask.saving import Saved
 from unmask.schedules import Linear, Schedule, TokenPolynomial, require_schedule
@@ -35,17 +37,19 @@ from unmask.types import Allowed, Labels, Nats, Tokens, Where
 class MaskedDiffusion(Saved):
     """A masked diffusion model of data: what is trained, evaluated, sampled, saved and shared.
 
+    A network that is causal makes it a left-to-right model of the same data, for comparison (docs/baselines.md).
+
     Args:
-        network: predicts masked tokens.
+        network: predicts masked tokens; or, a causal one, the next token.
         codec: turns data into the network's tokens and back.
-        schedule: that it was trained with; `Linear` for a network trained without a time.
+        schedule: that it was trained with; `Linear` for a network trained without a time. A causal one does not use it.
         about: plain facts that are saved with it, such as how it was trained.
 
     Attributes:
         folder: that it was loaded from, None for a model that was not.
 
     Raises:
-        ValueError: network and codec disagree about the vocabulary.
+        ValueError: network and codec disagree about the vocabulary, or a causal network has a state-dependent schedule.
     """
 
     def __init__(
@@ -61,6 +65,8 @@ class MaskedDiffusion(Saved):
                 f"the network has a vocabulary of {network.vocab_size} tokens, the codec one of {codec.vocab_size}"
             )
         if isinstance(schedule, TokenPolynomial):
+            if network.causal:
+                raise ValueError("a network that reads from left to right has no schedule")
             require_schedule(schedule, network.vocab_size, "a model").check()
         self.network, self.codec, self.schedule, self.about = network, codec, schedule or Linear(), about or {}
         self.folder: Path | None = None
@@ -291,11 +297,16 @@ class MaskedDiffusion(Saved):
     def fit_objective(self, objective: Objective | None = None) -> Objective:
         """Return the objective that bounds this model, or the one given with the model's schedule filled in.
 
-        It is `TimeFreeELBO`, or `TokenELBO` for a model with a state-dependent schedule.
+        It is `TimeFreeELBO`, `TokenELBO` for a model with a state-dependent schedule, or `NextToken` for a
+        left-to-right model.
 
         Raises:
-            ValueError: the objective is for the other kind of schedule.
+            ValueError: the objective is for the other kind of schedule, or of network.
         """
+        if objective is not None:
+            check_objective(objective, self.network)
+        elif self.network.causal:
+            return NextToken()
         if isinstance(self.schedule, TokenPolynomial):
             objective = objective or TokenELBO(masks=1)
             if not isinstance(objective, TokenELBO):
@@ -309,11 +320,18 @@ class MaskedDiffusion(Saved):
         """Return the exact sampler for this model, or the one given.
 
         It is `FirstHitting`, or `TokenFirstHitting` for a model with a state-dependent schedule, which is filled in.
-        Other samplers keep the schedule that they were made with: the network knows of mask rates alone.
+        Other samplers keep the schedule that they were made with: the network knows of mask rates alone. For a
+        left-to-right model it is `LeftToRight`, told what examples end with and are filled up with.
 
         Raises:
-            ValueError: the sampler is for the other kind of schedule.
+            ValueError: the sampler is for the other kind of schedule, or of network.
         """
+        if sampler is not None:
+            check_sampler(sampler, self.network)
+        if self.network.causal:
+            filling = (*self.codec.wrap[1], *(() if self.lengths is None else (self.lengths.fill,)))
+            chosen = sampler if isinstance(sampler, LeftToRight) else LeftToRight()
+            return replace(chosen, filling=chosen.filling or filling)
         if isinstance(self.schedule, TokenPolynomial):
             sampler = sampler or TokenFirstHitting()
             if not isinstance(sampler, TokenSampler):

@@ -78,7 +78,9 @@ class Saved(
         parts = {"network": self.network, "codec": self.codec, "schedule": self.schedule}
         described = {name: describe(part) for name, part in parts.items()}
         described["codec"].pop("source", None)  # where a tokenizer lies on this machine
-        return model_card(kwargs.get("name", "model"), described, self.parameter_count, self.about)
+        return model_card(
+            kwargs.get("name", "model"), described, self.parameter_count, self.about, causal=self.network.causal
+        )
 
     def _save_pretrained(self, save_directory: Path) -> None:
         description = {

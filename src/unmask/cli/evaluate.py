@@ -79,14 +79,10 @@ MEASURES = {
         "zeroshot",
         "perplexity on texts that a model was not trained on, each set with its protocol, beside published figures",
         (
-            (
-                "root",
-                str,
-                None,
-                f"folder that the sets' files lie in or below, also compressed: {FILES}; or the Hub",
-            ),
+            ("root", str, None, f"folder that the sets' files lie in or below, also compressed: {FILES}; or the Hub"),
             ("sets", str, None, "some of lambada,wikitext2,ptb,wikitext103,lm1b,ag_news; by default all there are"),
             ("packing", str, None, "concatenated (if not given), wrapped (for [CLS] … [SEP] if not given) or padded"),
+            ("stride", int, None, "windows overlap: one starts every so many tokens, what an earlier one had is given"),
             ("ends", str, "document", "what a text ends with: document; or line, as SEDD's, MDLM's and RADD's scripts"),
             *ESTIMATE,
         ),

@@ -21,6 +21,7 @@ from unmask.data.index import check_sizes
 from unmask.data.packing import PACKED, Packed, Packing, Shards
 from unmask.data.prepare import prepare
 from unmask.data.reading import COMPRESSED, characters, lines, visible_files
+from unmask.data.sliding import Sliding
 from unmask.storage.folders import cache_folder
 
 Ends = Literal["document", "line"]
@@ -261,11 +262,18 @@ def _folders(path: Path, root: Path) -> str:
     return "/".join((root.resolve().name, *path.relative_to(root).parts[:-1])).lower().replace("agnews", "ag_news")
 
 
-def sequences(texts: Texts, codec: Tokenizer, length: int, packing: Packing) -> Packed:
+def sequences(texts: Texts, codec: Tokenizer, length: int, packing: Packing, stride: int | None = None) -> Packed:
     """Return all documents as sequences of tokens; they are cut once, into the cache.
 
+    Args:
+        texts: of a set.
+        codec: cuts them into tokens.
+        length: of a sequence.
+        packing: how they fill sequences.
+        stride: of windows that overlap, see `Sliding`, in place of a packing; None: none do.
+
     Raises:
-        ValueError: there are fewer tokens than one sequence has.
+        ValueError: there are fewer tokens than one sequence has, or a stride that is out of range.
     """
     key = json.dumps([texts.identity(), codec.checksum, *codec.wrap])
     folder = cache_folder() / "zeroshot" / hashlib.sha256(key.encode()).hexdigest()[:32]
@@ -279,6 +287,8 @@ def sequences(texts: Texts, codec: Tokenizer, length: int, packing: Packing) -> 
         index = prepare(texts, codec, folder, wait=True)
         shards = Shards(folder, index)
     try:
+        if stride is not None:
+            return Sliding(shards.fit(codec), 0, index.documents, length, stride)
         return PACKED[packing](shards.fit(codec), 0, index.documents, length)
     except ValueError as error:
         raise ValueError(f"{texts.benchmark.title}: {error}") from None

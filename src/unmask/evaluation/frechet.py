@@ -25,7 +25,7 @@ from unmask.model import MaskedDiffusion
 from unmask.opening import load
 from unmask.report import Figure, Report, brief
 from unmask.samplers.ancestral import Ancestral, Grid
-from unmask.samplers.base import State
+from unmask.samplers.base import Sampler, State
 from unmask.samplers.draw import draw_batches
 from unmask.samplers.first_hitting import FirstHitting
 from unmask.schedules import Cosine, Linear, TokenPolynomial
@@ -68,8 +68,9 @@ def frechet(
 ) -> FrechetReport:
     """Measure the Fréchet distance of sampled images to training images, in the features of some network.
 
-    Samplers are ancestral, with linear and cosine schedules on uniform and cosine grids, and first hitting. Models
-    with classes are asked for every class in turn. Compare only distances from equally many images.
+    Samplers are ancestral, with linear and cosine schedules on uniform and cosine grids, and first hitting; of a
+    left-to-right model it is `LeftToRight` alone. Models with classes are asked for every class in turn. Compare only
+    distances from equally many images.
 
     Args:
         model: of images.
@@ -137,7 +138,7 @@ def frechet(
     return FrechetReport(tuple(rows), protocol)
 
 
-def _samplers(model: MaskedDiffusion, steps: Sequence[int], guidance: float) -> list[Ancestral | FirstHitting]:
+def _samplers(model: MaskedDiffusion, steps: Sequence[int], guidance: float) -> list[Sampler]:
     """Return the samplers to compare; raise a ValueError where they do not fit the model."""
     if not isinstance(model.codec, Pixels):
         raise ValueError(f"Fréchet distances are for models of images; this one's tokens are {model.codec}")
@@ -145,8 +146,10 @@ def _samplers(model: MaskedDiffusion, steps: Sequence[int], guidance: float) -> 
         raise ValueError("Fréchet distances compare samplers of scalar schedules; the model has a state-dependent one")
     if guidance != 1 and model.network.classes is None:
         raise ValueError(f"guidance {guidance:g} is for models with classes; this one has none")
+    if model.network.causal:
+        return [replace(model.fit_sampler(), guidance=guidance)]
     kinds = product((Linear(), Cosine()), GRIDS, steps)
-    chosen: list[Ancestral | FirstHitting] = [Ancestral(schedule, count, grid) for schedule, grid, count in kinds]
+    chosen: list[Sampler] = [Ancestral(schedule, count, grid) for schedule, grid, count in kinds]
     return [replace(sampler, guidance=guidance) for sampler in (*chosen, FirstHitting())]
 
 
@@ -197,7 +200,7 @@ def _images(states: Iterable[State], calls: list[float]) -> Iterator[Tokens]:
         yield state.x
 
 
-def _kind(sampler: Ancestral | FirstHitting) -> str:
+def _kind(sampler: Sampler) -> str:
     """Name the line of the figure that a sampler belongs to."""
     if isinstance(sampler, Ancestral):
         return f"{type(sampler.schedule).__name__}, {sampler.grid} grid"

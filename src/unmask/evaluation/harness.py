@@ -2,8 +2,8 @@
 
     python -m unmask.evaluation.harness --model unmask --model_args pretrained=MODEL,draws=64 --tasks arc_easy
 
-Log-likelihoods are lower bounds, estimated with `draws` masks each. They are of a continuation given its context: what
-is given is never masked.
+Log-likelihoods are lower bounds, estimated with `draws` masks each; those of a left-to-right model are exact. They are
+of a continuation given its context: what is given is never masked.
 """
 
 from typing import Any
@@ -25,6 +25,7 @@ from unmask.randomness import seeded
 from unmask.samplers.base import Sampler
 from unmask.samplers.confidence import MostConfident
 from unmask.samplers.first_hitting import FirstHitting
+from unmask.samplers.left_to_right import LeftToRight
 from unmask.schedules import TokenPolynomial
 
 
@@ -101,7 +102,7 @@ class Harness(LM):
         """Return what follows each context, up to the first of the texts in `until` or the end of the text.
 
         Without `do_sample`, or at temperature 0, the likeliest token of the surest position comes first; else first
-        hitting draws.
+        hitting draws. A left-to-right model takes, or draws, the next token.
         """
         found = []
         for number, request in enumerate(tqdm(requests, desc="generating", disable=disable_tqdm)):
@@ -147,6 +148,8 @@ class Harness(LM):
     def _is_greedy(self, context: Tensor, tokens: Tensor) -> bool:
         """Return whether the likeliest token of the surest position, again and again, gives the tokens."""
         x, given, network = self._canvas(context, tokens)
+        if network.causal:  # every prediction at once
+            return bool((network(x, at=~given).argmax(-1) == x[~given]).all())
         x_t = x.masked_fill(~given, network.mask_id)
         for _ in tokens:
             at = x_t == network.mask_id
@@ -175,6 +178,9 @@ class Harness(LM):
 
     def _sampler(self, settings: dict[str, Any], many: int) -> Sampler:
         temperature = float(settings.get("temperature") or 0)
+        if self.model.network.causal:
+            greedy = not settings.get("do_sample") or not temperature
+            return self.model.fit_sampler(LeftToRight(top_k=1) if greedy else LeftToRight(temperature=temperature))
         if not settings.get("do_sample") or not temperature:
             steps = -(-min(self.block_length or many, many) // self.tokens_per_call)  # of a block
             return MostConfident(steps=steps, grid="uniform", block_length=self.block_length, top_k=1)

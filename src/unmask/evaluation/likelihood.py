@@ -105,7 +105,7 @@ def evaluate(
         network: in evaluation mode.
         objective: estimates the bound.
         batches: clean tokens and labels (or None) on the network's device; a token t that is given stands as -1 - t.
-        draws: masks per example.
+        draws: masks per example; an exact objective has none.
         seed: of the masks; batch i has a generator of its own.
         lengths: p(n) of a model that has one: −log p(n) is added to the bound of each example.
         breakdown: what each token adds is added to it.
@@ -124,7 +124,7 @@ def evaluate(
         drawn = draw_loss(network, objective, x, label, draws=draws, given=given, generator=generator)
         each = drawn.nelbo.view(draws, -1)
         parts.append(each.mean(0).double() + of_length)
-        errors.append(error_of_mean(each))
+        errors.append(torch.zeros_like(parts[-1]) if objective.exact else error_of_mean(each))
         if breakdown is not None:
             breakdown.add(x.flatten(1), drawn.parts.view(draws, len(x), -1).mean(0))
         tokens.append(torch.full((len(x),), x[0].numel()) if given is None else (~given).flatten(1).sum(1).cpu())
@@ -133,7 +133,7 @@ def evaluate(
     nats = torch.cat(parts)
     if not nats.isfinite().all():
         raise FloatingPointError(f"example {int((~nats.isfinite()).nonzero()[0])} has a likelihood that is not finite")
-    calls = draws * objective.calls * len(nats)
+    calls = (1 if objective.exact else draws) * objective.calls * len(nats)
     return Likelihood.of(nats.cpu(), torch.cat(tokens), calls, torch.cat(errors).cpu())
 
 
@@ -236,6 +236,8 @@ def likelihood(
 ) -> LikelihoodReport:
     """Measure the negative ELBO of data, an upper bound on their -log p, with its standard error.
 
+    Of a left-to-right model it is -log p itself (`NextToken`), and the error is over the examples alone.
+
         report = unmask.evaluation.likelihood(model, Digits(), draws=4)
         report.rows[0]["bits_per_dimension"].value
 
@@ -281,7 +283,7 @@ def likelihood(
         "data_sha256": part.checksum,
         **bounded,
         **({} if model.lengths is None else {"lengths": "counted: -log p(n) is in the bound of each example"}),
-        "draws_per_example": draws,
+        **drawn_of(objectives[0][1], draws),
         "limit": limit,
         "batch_size": batch_size,
         "seed": seed,
@@ -311,12 +313,14 @@ def bounds(
     Infinity is the limit of many steps: the objective that bounds the model by itself.
 
     Raises:
-        ValueError: a number below 1, or a model with a state-dependent schedule.
+        ValueError: a number below 1, or a model with a state-dependent schedule, or of left to right.
     """
     if steps is None:
         return [(None, model.fit_objective(objective))]
     if isinstance(model.schedule, TokenPolynomial):
         raise ValueError("steps need a scalar schedule; the model has a state-dependent one")
+    if model.network.causal:
+        raise ValueError("steps are of masked models; a left-to-right model has its likelihood, which takes no steps")
     if not steps:
         raise ValueError("steps must name at least one number of steps")
     found: list[tuple[str | None, Objective]] = []
@@ -328,6 +332,11 @@ def bounds(
         else:
             found.append((str(int(count)), DiscreteELBO(model.schedule, int(count))))
     return found
+
+
+def drawn_of(objective: Objective, draws: int) -> dict[str, Any]:
+    """Return what a protocol says of the draws: their number, or that there are none."""
+    return {"exact": "-log p itself, no bound"} if objective.exact else {"draws_per_example": draws}
 
 
 def _figures(result: Likelihood, model: MaskedDiffusion, counted: Int[Tensor, " n"] | None) -> dict[str, Any]:

@@ -181,6 +181,9 @@ def _study(
 
 def _samplers(model: MaskedDiffusion, length: int | None = None) -> list[Sampler]:
     """Return samplers of every kind that fit a model, at three budgets of calls."""
+    if model.network.causal:
+        plain = model.fit_sampler()
+        return [plain, replace(plain, top_p=0.9), replace(plain, temperature=0.8)]
     length = length or math.prod(model.shape)
     if isinstance(model.schedule, TokenPolynomial):
         frozen = [TokenFirstHitting(model.schedule, form) for form in ("thinned", "frozen")]
@@ -208,6 +211,8 @@ def _precisions(model: MaskedDiffusion, steps: Sequence[int]) -> list[Sampler]:
     """Return ancestral samplers under the three precisions, and the library's own."""
     if isinstance(model.schedule, TokenPolynomial):
         raise ValueError("the precision study is for models without a learned schedule")
+    if model.network.causal:
+        raise ValueError("the precision study is of ancestral sampling; the model reads from left to right")
     chosen: list[Sampler] = []
     for many in steps:
         chosen.append(Ancestral(steps=many, grid="uniform"))

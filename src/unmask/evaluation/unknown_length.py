@@ -151,6 +151,8 @@ def length_posterior(
     """
     check_whole(2, evaluations=evaluations)
     check_whole(1, batch_size=batch_size)
+    if model.network.causal:
+        raise ValueError("a left-to-right model takes no account of what follows a hole, so that it has no length")
     check_label(label, model.network.classes, 1)
     ranges, log_prior = _check_holes(model, text, prior)
     combinations = list(itertools.product(*ranges))

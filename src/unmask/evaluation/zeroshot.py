@@ -9,11 +9,11 @@ from typing import Any, get_args
 
 from tqdm import tqdm
 
-from unmask.checks import check_choice
+from unmask.checks import check_choice, check_whole
 from unmask.codecs.tokenizer import Tokenizer
 from unmask.data.benchmarks import BENCHMARKS, Ends, Texts, sequences
 from unmask.data.packing import PACKED, Packed, Packing
-from unmask.evaluation.likelihood import Estimate, bounds
+from unmask.evaluation.likelihood import Estimate, bounds, drawn_of
 from unmask.evaluation.protocol import Precision, versions, weights
 from unmask.evaluation.published import published
 from unmask.model import MaskedDiffusion
@@ -50,6 +50,7 @@ def zeroshot(
     root: str | None = None,
     sets: Sequence[str] | None = None,
     packing: Packing | None = None,
+    stride: int | None = None,
     ends: Ends = "document",
     steps: Sequence[int | float] | None = None,
     draws: int = 16,
@@ -68,6 +69,9 @@ def zeroshot(
         sets: some of `unmask.data.benchmarks.BENCHMARKS`, which must be there; None: all that can be had.
         packing: how texts fill sequences; see `unmask.data.corpus.Corpus`. None: wrapped for a model whose examples
             begin or end with special tokens, such as [CLS] and [SEP], else concatenated.
+        stride: windows start every so many tokens of the concatenated texts, and what an earlier window had is given,
+            not counted (`unmask.data.sliding.Sliding`): each token then has a long context, as in the figures that are
+            published for GPT-2. None: windows do not overlap, as in those of masked models.
         ends: what a text ends with: `line` has an end after every line, as SEDD's, MDLM's and RADD's scripts.
         steps, draws, limit, batch_size, seed, precision: see `unmask.evaluation.likelihood`.
 
@@ -78,6 +82,7 @@ def zeroshot(
     estimate = Estimate(draws, limit, batch_size, seed, precision)
     if packing is not None:
         check_choice("packing", packing, PACKED)
+    check_whole(1, stride=stride)
     check_choice("ends", ends, get_args(Ends))
     for name in sets or ():
         check_choice("sets", name, BENCHMARKS)
@@ -85,6 +90,10 @@ def zeroshot(
     if not isinstance(codec, Tokenizer):
         raise ValueError(f"zero-shot perplexity is for models of a tokenizer's tokens; this one's are {codec}")
     objectives = bounds(model, None, steps)
+    if stride is not None and (any(codec.wrap) or packing not in (None, "concatenated")):
+        raise ValueError("stride is of concatenated texts, without special tokens around a sequence")
+    if stride is not None and stride > model.shape[0]:
+        raise ValueError(f"stride must be at most {model.shape[0]}, the length of the model's sequences; got {stride}")
     packing = packing or ("wrapped" if any(codec.wrap) else "concatenated")
     rows: list[dict[str, Any]] = []
     stated: dict[str, dict[str, Any]] = {}
@@ -92,7 +101,7 @@ def zeroshot(
     for name in sets or BENCHMARKS:
         try:
             texts = Texts(name, root, ends)
-            split = sequences(texts, codec, model.shape[0], packing)
+            split = sequences(texts, codec, model.shape[0], packing, stride)
         except (OSError, ImportError, ValueError) as error:
             if sets:
                 raise
@@ -117,10 +126,11 @@ def zeroshot(
         "published": f"{size}, under their authors' own protocols; bounds, but for GPT-2's",
         "error": "standard error over sequences",
         "packing": packing,
+        "windows": "do not overlap" if stride is None else f"every {stride} tokens; what an earlier one had is given",
         **({"wrapped_in": [*codec.before, "…", *codec.after]} if any(codec.wrap) and packing != "concatenated" else {}),
         "length": model.shape[0],
         "objectives": [describe(objective) for _, objective in objectives],
-        "draws_per_example": draws,
+        **drawn_of(objectives[0][1], draws),
         "limit": limit,
         "batch_size": batch_size,
         "seed": seed,

@@ -132,6 +132,8 @@ class Reader:
             canvas = prompt_canvas(self.model, prompt, 1, 0, length=self.length).canvas[0].cpu()
         else:
             canvas = self._canvas(form, {name: value for name, value in values.items() if name not in CONSTRAINTS})
+        if self.model.network.causal:
+            self.model.fit_sampler().check(self.model.network, canvas.unsqueeze(0), None)
         label = self.number(given.get("label", self.label))
         rule = self.rule(form, values)._replace(labelled=label is not None)
         self.allowed(rule)

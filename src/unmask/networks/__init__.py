@@ -4,10 +4,12 @@
 positions `at`. `HeadedNetwork` is a network that ends in a linear map; it computes logits at these positions only, and
 never holds all of them at once. `Transformer` is the default network, `UNet` is for images, `DDiT` is the architecture
 of public checkpoints, and `Pretrained` holds any masked language model or bidirectional decoder of `transformers`.
-`Constrained` restricts the predictions of another network to some tokens.
+`Constrained` restricts the predictions of another network to some tokens. `CausalTransformer` is the left-to-right
+baseline: it predicts the next token.
 """
 
 from unmask.networks.base import Network, Positions, pick
+from unmask.networks.causal import CausalTransformer
 from unmask.networks.constrained import Constrained
 from unmask.networks.ddit import DDiT
 from unmask.networks.head import HeadedNetwork
@@ -15,4 +17,15 @@ from unmask.networks.pretrained import Pretrained
 from unmask.networks.transformer import Transformer
 from unmask.networks.unet import UNet
 
-__all__ = ["Network", "HeadedNetwork", "Positions", "pick", "Transformer", "UNet", "DDiT", "Pretrained", "Constrained"]
+__all__ = [
+    "Network",
+    "HeadedNetwork",
+    "Positions",
+    "pick",
+    "Transformer",
+    "CausalTransformer",
+    "UNet",
+    "DDiT",
+    "Pretrained",
+    "Constrained",
+]

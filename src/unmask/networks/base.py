@@ -102,6 +102,10 @@ class Network(nn.Module, ABC):
         excluded: tokens that are never predicted: their probability is 0, and in data they are given wherever they
             stand, neither masked nor counted.
         any_length: whether it takes texts of any length up to its shape; others get them filled up (`Padded`).
+        causal: whether it is a left-to-right model: the logits at position i depend on the tokens before i alone
+            (row-major), and are defined where none of these is masked. On clean tokens one call so gives every factor
+            of p(x) = ∏ p(x_i | x_<i). Such a network has `NextToken` and `LeftToRight`, and no other objectives and
+            samplers.
     """
 
     vocab_size: int
@@ -109,6 +113,7 @@ class Network(nn.Module, ABC):
     classes: int | None = None
     excluded: tuple[int, ...] = ()
     any_length: bool = False
+    causal: bool = False
 
     @property
     def mask_id(self) -> int:

@@ -40,7 +40,7 @@ class Constrained(Network):
         super().__init__()
         self.network = network
         self.vocab_size, self.shape, self.classes = network.vocab_size, network.shape, network.classes
-        self.excluded, self.any_length = network.excluded, network.any_length
+        self.excluded, self.any_length, self.causal = network.excluded, network.any_length, network.causal
         check_allowed(allowed, network)
         place = next(chain(network.parameters(), network.buffers()), allowed)
         self.register_buffer("forbidden", ~allowed.to(place.device), persistent=False)
@@ -64,6 +64,11 @@ class Constrained(Network):
                 at = Positions.of(at)
                 forbidden = forbidden.flatten(0, -2).index_select(0, at.position)
         return self.network(x_t, noise, label, at=at).masked_fill(forbidden, -math.inf)
+
+    def restrict(self, logits: Logits, position: int) -> Logits:
+        """Return logits (batch, V) of one position (row-major) with those of the tokens that it forbids at -inf."""
+        forbidden = self.forbidden if self.forbidden.dim() == 1 else self.forbidden.flatten(0, -2)[position]
+        return logits.masked_fill(forbidden, -math.inf)
 
 
 def check_allowed(allowed: object, network: Network) -> None:

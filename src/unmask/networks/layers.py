@@ -49,15 +49,23 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat(((a * cos - b * sin).to(x.dtype), (b * cos + a * sin).to(x.dtype)), dim=-1)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Return softmax(q kᵀ / √head) v for q, k, v (..., L, head).
+def attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None = None, causal: bool = False) -> Tensor:
+    """Return softmax(q kᵀ / √head) v for q (..., M, head) and k, v (..., L, head).
 
     Uses PyTorch's fused kernel, except for up to 512 positions in bfloat16 on a CPU: there matrix products and a
-    softmax are faster (docs/performance.md), but keep the (L, L) weights and round the scores to bfloat16.
+    softmax are faster (docs/performance.md), but keep the (M, L) weights and round the scores to bfloat16.
+
+    Args:
+        q, k, v: queries, keys and values.
+        seen: (..., M, L), which keys each query sees; None: all.
+        causal: whether query i sees the keys 0..i alone; then M = L, and `seen` is None.
     """
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[-2] <= 512:
-        return (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(-1) @ v
-    return F.scaled_dot_product_attention(q, k, v)
+        scores = q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)
+        if causal:
+            seen = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
+        return (scores if seen is None else scores.masked_fill(~seen, -math.inf)).softmax(-1) @ v
+    return F.scaled_dot_product_attention(q, k, v, seen, is_causal=causal)
 
 
 def run_block(block: nn.Module, checkpointing: bool, *inputs: Any) -> Tensor:
@@ -65,20 +73,58 @@ def run_block(block: nn.Module, checkpointing: bool, *inputs: Any) -> Tensor:
     return checkpoint(block, *inputs, use_reentrant=False) if checkpointing else block(*inputs)
 
 
-class Attention(nn.Module):
-    """Multi-head attention with rotary positions and without a causal mask."""
+class Past:
+    """Keys and values of the positions that a causal attention has read, with room for `length` of them."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, length: int) -> None:
+        self.length, self.read = length, 0
+        self.kept: tuple[Tensor, Tensor] | None = None
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Keep those of the next positions (batch, heads, n, head), and return those of all until then."""
+        if self.kept is None:
+            self.kept = tuple(x.new_zeros(*x.shape[:2], self.length, x.shape[3]) for x in (k, v))  # type: ignore[assignment]
+        assert self.kept is not None
+        stop = self.read + k.shape[2]
+        for all_of_them, new in zip(self.kept, (k, v), strict=True):
+            all_of_them[:, :, self.read : stop] = new
+        self.read = stop
+        return self.kept[0][:, :, :stop], self.kept[1][:, :, :stop]
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with some of the examples."""
+        if self.kept is not None:
+            self.kept = self.kept[0].index_select(0, rows), self.kept[1].index_select(0, rows)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with rotary positions.
+
+    Args:
+        width: of the residual stream.
+        heads: number of heads.
+        causal: whether each position sees itself and those before it alone.
+    """
+
+    def __init__(self, width: int, heads: int, causal: bool = False) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.causal = heads, causal
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
 
-    def forward(self, h: Tensor, cos: Tensor, sin: Tensor, at: Positions | None = None) -> Tensor:
-        """Map h (batch, L, width) to the same shape; with `at`, return its N positions only: (N, width)."""
+    def forward(
+        self, h: Tensor, cos: Tensor, sin: Tensor, at: Positions | None = None, past: Past | None = None
+    ) -> Tensor:
+        """Map h (batch, L, width) to the same shape; with `at`, return its N positions only: (N, width).
+
+        With `past` the positions of h follow those that a causal attention has read: all of these at once, then one by
+        one.
+        """
         if at is None or at.index is None:
             q, k, v = self._split(self.qkv(h), 3)
-            mixed = self._join(attend(rotate(q, cos, sin), rotate(k, cos, sin), v))
+            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+            k, v = (k, v) if past is None else past.append(k, v)
+            mixed = self._join(attend(q, k, v, causal=self.causal and q.shape[-2] == k.shape[-2]))
             return self.out(mixed if at is None else at.pick(mixed))
         width, index = h.shape[-1], at.index
         here = h.gather(1, index.unsqueeze(-1).expand(-1, -1, width))
@@ -89,7 +135,10 @@ class Attention(nn.Module):
             (q,) = self._split(self.qkv(here)[..., :width], 1)
             k, v = self._split(self.qkv(h)[..., width:], 2)
         rotated = rotate(q, cos[index].unsqueeze(1), sin[index].unsqueeze(1))
-        mixed = self._join(attend(rotated, rotate(k, cos, sin), v)).flatten(0, 1)
+        seen = None
+        if self.causal:
+            seen = (torch.arange(h.shape[1], device=h.device) <= index.unsqueeze(-1)).unsqueeze(1)
+        mixed = self._join(attend(rotated, rotate(k, cos, sin), v, seen)).flatten(0, 1)
         return self.out(mixed if at.kept is None else mixed.index_select(0, at.kept))
 
     def _split(self, x: Tensor, parts: int) -> Tensor:
@@ -179,23 +228,34 @@ class Block(nn.Module):
     condition, initialised to zero, so that the block starts as the identity (adaLN-zero; DiT, arXiv:2212.09748).
     """
 
-    def __init__(self, width: int, heads: int, hidden: int, dropout: float, conditioned: bool) -> None:
+    def __init__(
+        self, width: int, heads: int, hidden: int, dropout: float, conditioned: bool, causal: bool = False
+    ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, elementwise_affine=not conditioned, bias=False)
-        self.attention = Attention(width, heads)
+        self.attention = Attention(width, heads, causal)
         self.norm2 = nn.LayerNorm(width, elementwise_affine=not conditioned, bias=False)
         self.mlp: nn.Module = GatedMLP(width, hidden)
         self.dropout = nn.Dropout(dropout)
         self.modulation = Modulation(width, 6) if conditioned else None
 
     def forward(
-        self, h: Tensor, cos: Tensor, sin: Tensor, condition: Tensor | None, at: Positions | None = None
+        self,
+        h: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        condition: Tensor | None,
+        at: Positions | None = None,
+        past: Past | None = None,
     ) -> Tensor:
-        """Map (batch, L, width) to the same shape; with `at`, return the N positions only: (N, width)."""
+        """Map (batch, L, width) to the same shape; with `at`, return the N positions only: (N, width).
+
+        With `past` see `Attention`.
+        """
         shift1, scale1, gate1, shift2, scale2, gate2 = (
             (None,) * 6 if self.modulation is None else self.modulation(condition)
         )
-        branch = self.attention(modulate(self.norm1(h), shift1, scale1), cos, sin, at)
+        branch = self.attention(modulate(self.norm1(h), shift1, scale1), cos, sin, at, past)
         if at is not None:
             h = at.pick(h)
             gate1, shift2, scale2, gate2 = (

@@ -19,7 +19,7 @@ class Padded(Network):
         super().__init__()
         self.network, self.fill = network, network.mask_id if fill is None else fill
         self.vocab_size, self.shape, self.classes = network.vocab_size, network.shape, network.classes
-        self.excluded = network.excluded
+        self.excluded, self.causal = network.excluded, network.causal
 
     def forward(
         self,

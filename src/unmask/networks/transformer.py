@@ -1,12 +1,13 @@
 """A bidirectional transformer over tokens of any shape: the default network."""
 
 import math
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from unmask.networks.base import Positions
 from unmask.networks.head import HeadedNetwork
-from unmask.networks.layers import Block, Condition, Modulation, modulate, rotary_angles, run_block
+from unmask.networks.layers import Block, Condition, Modulation, Past, modulate, rotary_angles, run_block
 from unmask.types import Labels, Times, Tokens
 
 
@@ -73,7 +74,9 @@ class Transformer(HeadedNetwork):
         self.embed = nn.Embedding(vocab_size + 1, width)
         self.embed_position = nn.Embedding(math.prod(self.shape), width) if absolute_positions else None
         self.condition = Condition(width, classes, time_conditioning) if conditioned else None
-        self.blocks = nn.ModuleList(Block(width, heads, self.hidden, dropout, conditioned) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            Block(width, heads, self.hidden, dropout, conditioned, self.causal) for _ in range(depth)
+        )
         self.norm = nn.LayerNorm(width, elementwise_affine=not conditioned, bias=False)
         self.modulation = Modulation(width, 2) if conditioned else None
         self.head: nn.Linear = nn.Linear(width, vocab_size)
@@ -106,12 +109,34 @@ class Transformer(HeadedNetwork):
                 raise ValueError(f"a network with absolute positions takes {self.shape}, got {tuple(x_t.shape[1:])}")
             h = h + self.embed_position.weight
         condition = None if self.condition is None else self.condition(noise, label, len(x_t))
-        frequencies = self.width // self.heads // 2
-        cos, sin = rotary_angles(tuple(x_t.shape[1:]), frequencies, self.rotary_base, h.device, h.dtype)
+        return self.run_blocks(h, self.angles(tuple(x_t.shape[1:]), h), condition, at)
+
+    def angles(self, dims: tuple[int, ...], h: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cos and sin of the rotary angles of examples of some dims, for h (batch, L, width)."""
+        return rotary_angles(dims, self.width // self.heads // 2, self.rotary_base, h.device, h.dtype)
+
+    def run_blocks(
+        self,
+        h: Tensor,
+        angles: tuple[Tensor, Tensor],
+        condition: Tensor | None,
+        at: Positions | None = None,
+        past: Sequence[Past] | None = None,
+    ) -> Tensor:
+        """Map embedded tokens (batch, L, width) to features, those of the N positions `at` only: (N, width).
+
+        Args:
+            h: embedded tokens.
+            angles: cos and sin of their rotary angles.
+            condition: see `Block`.
+            at: positions.
+            past: for each block of a causal transformer, what it has read before these tokens.
+        """
         again = self.checkpointing and self.training
-        for block in self.blocks[:-1]:
-            h = run_block(block, again, h, cos, sin, condition)
-        h = self.blocks[-1](h, cos, sin, condition, at)
+        before = [None] * self.depth if past is None else past
+        for block, one in zip(self.blocks[:-1], before[:-1], strict=True):
+            h = run_block(block, again, h, *angles, condition, None, one)
+        h = self.blocks[-1](h, *angles, condition, at, before[-1])
         shift, scale = (None, None) if self.modulation is None else self.modulation(condition)
         if at is not None and shift is not None and scale is not None:
             shift, scale = at.spread(shift.squeeze(1)), at.spread(scale.squeeze(1))

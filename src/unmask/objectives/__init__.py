@@ -1,8 +1,9 @@
-"""Objectives: upper bounds on -log p(x), in nats per example."""
+"""Objectives: upper bounds on -log p(x), in nats per example, and of left-to-right models -log p(x) itself."""
 
 from unmask.objectives.base import Loss, Objective
 from unmask.objectives.estimate import draw_loss
+from unmask.objectives.next_token import NextToken
 from unmask.objectives.scalar import ContinuousELBO, DiscreteELBO, TimeFreeELBO
 from unmask.objectives.token import TokenELBO
 
-__all__ = ["ContinuousELBO", "DiscreteELBO", "Loss", "Objective", "TimeFreeELBO", "TokenELBO", "draw_loss"]
+__all__ = ["ContinuousELBO", "DiscreteELBO", "Loss", "NextToken", "Objective", "TimeFreeELBO", "TokenELBO", "draw_loss"]

@@ -31,6 +31,11 @@ class Objective(ABC):
     """Estimate an upper bound on −log p(x): mask x at random, call the network, weight its cross-entropies."""
 
     @property
+    def exact(self) -> bool:
+        """Whether it is −log p(x) itself, and nothing is drawn."""
+        return False
+
+    @property
     def calls(self) -> int:
         """Network evaluations per example."""
         return 1

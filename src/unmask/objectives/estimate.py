@@ -23,7 +23,8 @@ def draw_loss(
     """Estimate the negative ELBO of each example several times, in nats: entry draw * batch + example.
 
     All draws form one batch of the objective, so that its low-discrepancy times are spread over the draws of each
-    example as well as over the examples. Every single estimate is unbiased.
+    example as well as over the examples. Every single estimate is unbiased. An exact objective is computed once, and
+    its result repeated.
 
     Raises:
         ValueError: if draws is below 1, tokens or labels are out of range, or every token of an example is given.
@@ -32,11 +33,13 @@ def draw_loss(
         raise ValueError(f"draws must be at least 1, got {draws}")
     check_tokens(x, network.vocab_size)
     given = add_excluded(given, x, network.excluded)
-    if given is not None:
-        if given.flatten(1).all(1).any():
-            raise ValueError("every token of an example is given: there is nothing to measure")
-        given = given.repeat(draws, *[1] * (x.dim() - 1))
+    if given is not None and given.flatten(1).all(1).any():
+        raise ValueError("every token of an example is given: there is nothing to measure")
     check_label(label, network.classes, len(x))
+    if objective.exact:
+        loss = objective(network, x, label, given=given)
+        return Loss(loss.loss, loss.nelbo.repeat(draws), loss.parts.repeat(draws, 1))
+    given = None if given is None else given.repeat(draws, *[1] * (x.dim() - 1))
     x = x.repeat(draws, *[1] * (x.dim() - 1))
     label = None if label is None else label.repeat(draws)
     return objective(network, x, label, given=given, generator=generator)

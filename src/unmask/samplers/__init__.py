@@ -30,13 +30,15 @@ times and positions can therefore be planned before the first network call, and 
 step that reveals each position: `FirstHitting` sorts v, `Ancestral` bins it by a grid of times, `InOrder` ignores it.
 The others are not planned: `MostConfident` and `EntropyBounded` choose positions by the network's predictions,
 `Remasking` masks revealed tokens again, and `TokenFirstHitting` and `TokenAncestral` are for schedules that depend on
-the token. `llada` and `dream` return the procedures that were published with these models.
+the token. `LeftToRight` is for networks that read from left to right. `llada` and `dream` return the procedures that
+were published with these models.
 """
 
 from unmask.samplers.ancestral import Ancestral
 from unmask.samplers.base import Sampler, State
 from unmask.samplers.confidence import EntropyBounded, MostConfident
 from unmask.samplers.first_hitting import FirstHitting
+from unmask.samplers.left_to_right import LeftToRight
 from unmask.samplers.ordered import InOrder
 from unmask.samplers.presets import dream, llada
 from unmask.samplers.remasking import Remasking
@@ -57,6 +59,7 @@ __all__ = [
     "Remasking",
     "TokenFirstHitting",
     "TokenAncestral",
+    "LeftToRight",
     "llada",
     "dream",
 ]

@@ -107,7 +107,12 @@ class Sampler(ABC):
             return network(x, noise, null, at=at)
         twice = Positions.of(at).repeat(2, len(x))
         logits = network(x.repeat(2, *[1] * (x.dim() - 1)), noise.repeat(2), torch.cat((label, null)), at=twice)
-        labelled, unlabelled = (logits if logits.dtype == torch.float64 else logits.float()).chunk(2)
+        return self.guide(*logits.chunk(2))
+
+    def guide(self, labelled: Logits, unlabelled: Logits) -> Logits:
+        """Return guided logits from those with the labels and those without."""
+        if labelled.dtype != torch.float64:
+            labelled, unlabelled = labelled.float(), unlabelled.float()
         guided = unlabelled + self.guidance * (labelled - unlabelled)
         # Where one of them is -inf, the difference is not finite: take the limit.
         limit = torch.minimum(labelled, unlabelled) if self.guidance < 1 else labelled

@@ -6,6 +6,7 @@ from unmask.codecs.base import Codec
 from unmask.codecs.ended import find_end
 from unmask.codecs.tokenizer import Tokenizer
 from unmask.samplers.base import Sampler
+from unmask.samplers.left_to_right import LeftToRight
 from unmask.samplers.unmasking import Unmasking
 
 
@@ -28,7 +29,7 @@ def stop_early(sampler: Sampler, codec: Codec, *, needed: bool = False) -> Sampl
         ValueError: it is refused.
     """
     ends = end_tokens(codec)
-    if isinstance(sampler, Unmasking) and sampler.block_length is not None and ends:
+    if isinstance(sampler, Unmasking | LeftToRight) and sampler.block_length is not None and ends:
         return sampler if sampler.stop_at is not None else replace(sampler, stop_at=ends)
     if needed:
         what = (

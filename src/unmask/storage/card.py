@@ -18,7 +18,9 @@ model.codec.decode(model.sample(4))
 ```"""
 
 
-def model_card(name: str, described: dict[str, Any], parameters: int, about: dict[str, Any]) -> ModelCard:
+def model_card(
+    name: str, described: dict[str, Any], parameters: int, about: dict[str, Any], *, causal: bool = False
+) -> ModelCard:
     """Write the card of a model.
 
     Args:
@@ -26,17 +28,19 @@ def model_card(name: str, described: dict[str, Any], parameters: int, about: dic
         described: its network, codec and schedule, as config.json has them.
         parameters: their number.
         about: what is saved with it; reports in `measured` become a table.
+        causal: whether it is a left-to-right model.
     """
     data = ModelCardData(
         library_name="unmask",
         license=None if "layout" in about else "apache-2.0",
-        tags=["masked-diffusion", "discrete-diffusion"],
+        tags=["autoregressive"] if causal else ["masked-diffusion", "discrete-diffusion"],
     )
+    kind = "left-to-right" if causal else "masked diffusion"
     network = described["network"]
     trained = about.get("data", {}).get("class")
     parts = [
         f"---\n{data.to_yaml()}\n---\n\n# {name}\n",
-        f"A masked diffusion model: {network['class']} of {parameters:,} parameters over {network['vocab_size']:,} "
+        f"A {kind} model: {network['class']} of {parameters:,} parameters over {network['vocab_size']:,} "
         f"tokens, examples of shape {tuple(network['shape'])}" + (f", trained on {trained}" if trained else "") + ".\n",
         USE.format(name=name) + "\n",
     ]

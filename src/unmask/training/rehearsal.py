@@ -16,7 +16,6 @@ from unmask.given import given_and_clean
 from unmask.model import MaskedDiffusion
 from unmask.networks.base import Network
 from unmask.objectives.base import Objective
-from unmask.objectives.scalar import TimeFreeELBO
 from unmask.randomness import seeded
 from unmask.report import Report
 from unmask.schedules import Linear
@@ -68,7 +67,7 @@ def dry_run(
     choice = decide(network, device, processes)
     if run.precision != "auto":
         choice = Choice(run.precision, "as asked for")
-    objective = copy.deepcopy(with_schedule(objective or TimeFreeELBO(), network, schedule))
+    objective = copy.deepcopy(with_schedule(objective, network, schedule))
     model = MaskedDiffusion(network, data.codec, getattr(objective, "schedule", Linear())).to(device).train()
     check_data(model, data)
     seconds = _time_steps(model, data, objective, optimizer or Optimizer(), run, settings, choice, measured_steps)

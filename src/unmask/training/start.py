@@ -17,6 +17,7 @@ from unmask.model import MaskedDiffusion
 from unmask.networks.base import Network
 from unmask.networks.fitting import IN_TRAINING
 from unmask.objectives.base import Objective
+from unmask.objectives.next_token import NextToken, check_objective
 from unmask.objectives.scalar import TimeFreeELBO
 from unmask.objectives.token import TokenELBO
 from unmask.schedules import Linear, Schedule, TokenPolynomial
@@ -58,7 +59,7 @@ def train(
             or a left-to-right model of `transformers`, which is made to see both sides. `run.train`, `run.freeze` and
             `run.lora` say what of it is trained. The vocabulary stays; so does the length, but where positions are
             rotary.
-        objective: what is minimised; `TimeFreeELBO` if None.
+        objective: what is minimised; if None, `TimeFreeELBO`, or `NextToken` for a causal network.
         optimizer: how.
         run: where, how long, how often.
         trainer: settings of lightning's Trainer, also as a dict.
@@ -80,7 +81,7 @@ def train(
         kept = {name: before["network"][name] for name in IN_TRAINING if name in before["network"]}
         network = kept | (network or {})
     begun = begin(network, data, start, run)
-    objective = with_schedule(objective or TimeFreeELBO(), begun.network, begun.schedule)
+    objective = with_schedule(objective, begun.network, begun.schedule)
     model = MaskedDiffusion(begun.network, begun.data.codec, getattr(objective, "schedule", Linear()), begun.record)
     data = begun.data
     check_data(model, data)
@@ -259,14 +260,18 @@ def _say_the_end(task: Task, steps: int, best: int | None) -> None:
     print(f"  unmask evaluate {out}{own}\n  unmask {following}{own}", flush=True)
 
 
-def with_schedule(objective: Objective, network: Network, known: Schedule | TokenPolynomial | None = None) -> Objective:
+def with_schedule(
+    objective: Objective | None, network: Network, known: Schedule | TokenPolynomial | None = None
+) -> Objective:
     """Give a state-dependent objective the schedule to learn, if it has none, and check that it can learn it.
 
     Args:
-        objective: of the training.
+        objective: of the training; None: that of the kind of network.
         network: that is trained.
         known: the schedule of the model that training starts from: learned further, if it is state-dependent.
     """
+    objective = objective or (NextToken() if network.causal else TimeFreeELBO())
+    check_objective(objective, network)
     if not isinstance(objective, TokenELBO):
         return objective
     first = known if isinstance(known, TokenPolynomial) else TokenPolynomial(network.vocab_size)
