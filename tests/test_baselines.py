@@ -27,6 +27,11 @@ from unmask.randomness import generators, seeded
 CAUSAL = ["--network", "CausalTransformer", "--objective", "NextToken"]
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs of three steps: a text, lines that are padded and that are filled, and labelled digits."""
