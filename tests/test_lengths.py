@@ -19,6 +19,7 @@ from unmask.data.base import DataSet, Split
 from unmask.lengths import Lengths
 from unmask.model import MaskedDiffusion
 from unmask.networks.padded import Padded
+from unmask.networks.transformer import Transformer
 
 TINY = ["--network.width", "16", "--network.depth", "1", "--network.heads", "2", "--batch_size", "8"]
 TINY += ["--precision", "32-true", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
@@ -249,3 +250,39 @@ def test_a_model_that_lost_its_lengths_is_not_sampled(run: Path) -> None:
     del model.about["lengths"]
     with pytest.raises(ValueError, match="does not know their lengths"):
         model.sample(1)
+
+
+def test_what_fills_up_is_never_drawn_inside() -> None:
+    torch.manual_seed(0)
+    network = Transformer(4, (6,), width=8, depth=1, heads=1)
+    torch.nn.init.normal_(network.head.weight, std=3.0)
+    for apart, inside in ((True, False), (False, True)):
+        lengths = Lengths(3, (0, 0, 0, 9, 9, 9), apart=apart)
+        model = MaskedDiffusion(network, unmask.Symbols(4), about={"lengths": lengths.describe()})
+        canvas = model.empty_canvas(60, 0)
+        drawn = model.infill(canvas, generator=unmask.randomness.seeded(1))
+        assert bool((drawn[canvas == 4] == 3).any()) == inside
+
+
+def test_a_network_that_takes_any_length_sees_the_filling_that_it_learned_from() -> None:
+    class AnyLength(Transformer):
+        any_length = True
+
+    torch.manual_seed(0)
+    network = AnyLength(4, (6,), width=8, depth=1, heads=1).eval()
+    torch.nn.init.normal_(network.head.weight)
+    short, whole = torch.tensor([[4, 1, 4]]), torch.tensor([[4, 1, 4, 3, 3, 3]])
+    about = {"lengths": Lengths(3, (1,) * 6).describe()}
+    for known, expected in ((about, whole), ({"data": {"packing": "filled"}}, whole.masked_fill(whole == 3, 4))):
+        model = MaskedDiffusion(network, unmask.Symbols(4), about=known)
+        assert torch.equal(model.network_for(short)(short), network(expected)[:, :3])
+    plain = MaskedDiffusion(network, unmask.Symbols(4))
+    assert torch.equal(plain.network_for(short)(short), network(short))
+
+
+def test_a_known_token_that_also_fills_up_is_shown() -> None:
+    codec = unmask.Characters("abc")
+    network = Transformer(3, (6,), width=8, depth=1, heads=1)
+    model = MaskedDiffusion(network, codec, about={"lengths": Lengths(0, (1,) * 6).describe()})
+    assert model.decode(torch.tensor([[2, 0, 0]])) == ["caa"]
+    assert model.decode(torch.tensor([[2, 1, 0, 0, 0, 0]])) == ["cb"]

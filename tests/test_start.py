@@ -352,3 +352,53 @@ def test_averages_of_a_network_with_tokens_that_are_never_predicted(tmp_path: Pa
     logits = model.network(torch.full((1, 8), 12))
     assert logits[..., :5].isneginf().all() and logits[..., 5:].isfinite().all()
     assert torch.equal(unmask.load(tmp_path / "r", device="cpu").network(torch.full((1, 8), 12)), logits)
+
+
+def test_an_adapter_can_be_trained_on_resumed_and_given_another_length(home: Path, tmp_path: Path) -> None:
+    train(home, tmp_path / "a", lora=2, steps=2)
+    whole = train(home, tmp_path / "whole", start=tmp_path / "a", steps=4)
+    train(home, tmp_path / "part", start=tmp_path / "a", steps=2)
+    resumed = train(home, tmp_path / "part", start=None, steps=4, resume=True)
+    assert not states(whole, resumed)
+    longer = train(home, tmp_path / "b", start=tmp_path / "a", steps=2, length=24)
+    assert longer.shape == (24,)
+
+
+def test_training_never_replaces_what_it_starts_from(home: Path, tmp_path: Path) -> None:
+    shutil.copytree(home / "base", tmp_path / "r" / "model")
+    for start in (tmp_path / "r", tmp_path / "r" / "model"):
+        with pytest.raises(ValueError, match="which a new run replaces: give another --out"):
+            train(home, tmp_path / "r", start=start, lora=2)
+    train(home, tmp_path / "a", lora=2, steps=2)
+    config = tmp_path / "a/model/config.json"
+    about = json.loads(config.read_text())
+    about["about"]["adapter"]["base"] = str(tmp_path / "a/model")
+    config.write_text(json.dumps(about))
+    with pytest.raises(ValueError, match="an adapter of itself"):
+        unmask.load(tmp_path / "a", device="cpu")
+
+
+def test_a_learned_schedule_of_a_model_in_memory_stays_as_it_is(home: Path, tmp_path: Path) -> None:
+    codec = unmask.load(home / "base", device="cpu").codec
+    network = Transformer(codec.vocab_size, (16,), width=8, depth=1, heads=1, time_conditioning=True)
+    model = MaskedDiffusion(network, codec, unmask.TokenPolynomial(codec.vocab_size, 2.0))
+    before = model.weights_sha256
+    trained = unmask.train(
+        None,
+        data(home),
+        start=model,
+        objective=unmask.TokenELBO(),
+        run=Run(str(tmp_path / "r"), batch_size=4, precision="32-true"),
+        trainer={"max_steps": 2, "accelerator": "cpu", "enable_progress_bar": False},
+    )
+    assert model.weights_sha256 == before and trained.weights_sha256 != before
+    assert isinstance(trained.schedule, unmask.TokenPolynomial)
+    assert (trained.schedule.powers - 2).abs().max() < 0.1, "learned on from what it was"
+
+
+def test_a_best_evaluation_that_never_came_is_said(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = train(home, tmp_path / "r", keep_best=True, evaluate_every=500, steps=2)
+    assert "none came within 2 steps (--evaluate_every is 500)" in capsys.readouterr().err
+    assert "weights_of_step" not in model.about

@@ -31,6 +31,7 @@ class Lengths:
             the distribution of the length of an answer, whatever the question.
         ended: whether an example that is filled up ends with the token `fill` itself, which is learned: texts that end
             with the token that also fills up.
+        apart: whether the token `fill` is never part of an example, so that it must not be drawn as one.
 
     Raises:
         ValueError: there are no examples, a count is negative, or the classes have counts of other lengths.
@@ -41,6 +42,7 @@ class Lengths:
     by_class: tuple[tuple[int, ...], ...] | None = None
     targets: bool = False
     ended: bool = False
+    apart: bool = False
 
     def __post_init__(self) -> None:
         for counts in (self.counts, *(self.by_class or ())):
@@ -60,13 +62,14 @@ class Lengths:
         classes: int | None = None,
         targets: bool = False,
         ended: bool = False,
+        apart: bool = False,
     ) -> "Lengths":
         """Count the lengths of training examples.
 
         Args:
             n: of each example, in 1..length.
             length: L, of the filled-up examples.
-            fill, targets, ended: see the class.
+            fill, targets, ended, apart: see the class.
             labels: class of each example.
             classes: their number.
         """
@@ -75,7 +78,7 @@ class Lengths:
             return tuple(np.bincount(some, minlength=length + 1)[1:].tolist())
 
         by_class = None if labels is None else tuple(count(n[labels == i]) for i in range(classes or 0))
-        return cls(fill, count(n), by_class, targets, ended)
+        return cls(fill, count(n), by_class, targets, ended, apart)
 
     @classmethod
     def read(cls, described: Any) -> "Lengths | None":
@@ -89,7 +92,7 @@ class Lengths:
         try:
             by_class = described.get("by_class")
             by_class = None if by_class is None else tuple(map(tuple, by_class))
-            flags = (bool(described.get(name)) for name in ("targets", "ended"))
+            flags = (bool(described.get(name)) for name in ("targets", "ended", "apart"))
             return cls(int(described["fill"]), tuple(described["counts"]), by_class, *flags)
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise ValueError(f"about.lengths: expected the fill token and counts, got {described!r:.60}") from error
@@ -98,7 +101,7 @@ class Lengths:
         """Return what `read` reads, as plain values."""
         by_class = None if self.by_class is None else [list(counts) for counts in self.by_class]
         counted = {"fill": self.fill, "counts": list(self.counts), "by_class": by_class}
-        return counted | {"targets": self.targets, "ended": self.ended}
+        return counted | {"targets": self.targets, "ended": self.ended, "apart": self.apart}
 
     @cached_property
     def _probabilities(self) -> Float64[Tensor, "classes_and_all length"]:

@@ -156,6 +156,8 @@ def _build_adapted(
     shape = (description.get("network") or {}).get("shape")
     if not isinstance(base, str) or not isinstance(shape, list) or not all(isinstance(size, int) for size in shape):
         raise ValueError(f"{path}: about.adapter.base must name the model that it was trained on")
+    if Path(base).exists() and Path(base).resolve() in (folder.resolve(), folder.resolve().parent):
+        raise ValueError(f"{path}: an adapter of itself; what it was trained on has been replaced")
     try:
         parts = read_model(base, trust, to_train=True)
     except FileNotFoundError as error:

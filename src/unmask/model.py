@@ -230,7 +230,8 @@ class MaskedDiffusion(Saved):
         lengths, codec = self.lengths, self.codec
         if lengths is None and codec.padding is None and not any(codec.wrap) and not self.ends:
             return codec.decode(x)
-        rows = (codec.unwrapped(row if lengths is None else lengths.cut(row)) for row in x)
+        filled = lengths is not None and x.shape[1:] == self.shape  # a text by itself is not
+        rows = (codec.unwrapped(lengths.cut(row) if filled and lengths is not None else row) for row in x)
         rows = (until_end(codec, row) if self.ends else row for row in rows)
         return [codec.decode(row.unsqueeze(0))[0] for row in rows]
 
@@ -271,13 +272,19 @@ class MaskedDiffusion(Saved):
     def network_for(self, x: Tokens, allowed: Allowed | None = None) -> Network:
         """Return the network for a canvas: for texts shorter than the model's sequences one that takes them.
 
-        With `allowed`, or a codec that allows some tokens alone, it is one that predicts these alone; see `infill`.
+        With `allowed`, or a codec that allows some tokens alone, it is one that predicts these alone; see `infill`. The
+        token that examples are filled up with is not predicted inside them.
         """
-        network = self.network
-        if x.dim() == 2 and x.shape[1:] != self.shape and not network.any_length:
-            lengths = self.lengths
-            network = Padded(network, None if lengths is None else lengths.fill).eval()
-        if (own := self.codec.allowed) is not None:
+        network, lengths = self.network, self.lengths
+        if x.dim() == 2 and x.shape[1:] != self.shape:
+            seen = lengths is not None and getattr(network, "padding", None) != lengths.fill
+            if not network.any_length or seen or self.filled:  # it learned from rows of one length
+                network = Padded(network, None if lengths is None else lengths.fill).eval()
+        own = self.codec.allowed
+        if lengths is not None and lengths.apart and lengths.fill not in network.excluded:
+            fills = torch.arange(network.vocab_size) == lengths.fill
+            own = ~fills if own is None else own & ~fills
+        if own is not None:
             allowed = own if allowed is None else own & allowed.to(own.device)
         return network if allowed is None else Constrained(network, allowed).train(network.training)
 

@@ -88,6 +88,8 @@ def joined(model: MaskedDiffusion, each: Sequence[Tensor]) -> Tokens:
     if len({one.shape for one in each}) == 1:
         return torch.stack([*each])
     lengths, codec = model.lengths, model.codec
+    if lengths is not None:
+        each = [torch.nn.functional.pad(one, (0, model.shape[0] - len(one)), value=lengths.fill) for one in each]
     tokens = (None if lengths is None else lengths.fill, codec.padding, find_end(codec), codec.vocab_size)
     fill = next(token for token in tokens if token is not None)
     return torch.nn.utils.rnn.pad_sequence([*each], batch_first=True, padding_value=fill)

@@ -146,7 +146,7 @@ class Arrays(DataSet):
             return None
         n, labels = (None if one is None else one[train.chosen] for one in (train.lengths, train.labels))
         assert n is not None
-        return Lengths.of(n, self.shape[0], self._symbols, labels=labels, classes=self.classes)
+        return Lengths.of(n, self.shape[0], self._symbols, labels=labels, classes=self.classes, apart=True)
 
     @property
     def shape(self) -> tuple[int, ...]:

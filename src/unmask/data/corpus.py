@@ -104,7 +104,9 @@ class Corpus(DataSet):
             return None
         around = sum(map(len, self.codec.wrap))
         ended = not self.codec.wrap[1] and self.shards.fill == self.shards.index.end
-        return Lengths.of(rows[:, 1] - rows[:, 0] + around, self.length, self.shards.fill, ended=ended)
+        apart = self.shards.padding is not None and self.shards.padding != self.shards.index.end
+        n = rows[:, 1] - rows[:, 0] + around
+        return Lengths.of(n, self.length, self.shards.fill, ended=ended, apart=apart)
 
     def split(self, part: Part) -> Split:
         self.shards.fit(self.codec)

@@ -245,7 +245,8 @@ class Sequences(DataSet):
         assert isinstance(part, Ragged)
         n = part.learned() if self.conditional else part.inside()
         fill, ended = self.layout.fill, self.layout.end == self.layout.fill
-        return Lengths.of(n, self.length, fill, targets=self.conditional, ended=ended)
+        apart = not ended and fill in (self.codec.padding, find_end(self.codec))
+        return Lengths.of(n, self.length, fill, targets=self.conditional, ended=ended, apart=apart)
 
     def split(self, part: Part) -> Split:
         parts = self._parts

@@ -149,7 +149,8 @@ def draw_samples(
     model: MaskedDiffusion, sampler: Sampler, samples: int, batch_size: int, seed: int
 ) -> tuple[Tokens, float]:
     """Return samples, and the network calls of one on average."""
-    batches = draw_batches(model.network, model.empty_canvas(samples, seed), sampler, seed=seed, batch_size=batch_size)
+    canvas = model.empty_canvas(samples, seed)
+    batches = draw_batches(model.network_for(canvas), canvas, sampler, seed=seed, batch_size=batch_size)
     bar = tqdm(batches, desc="sampling", total=-(-samples // batch_size), unit="batch", delay=2)
     with evaluation_mode(model):
         found = [(state.x.cpu(), state.calls.double().tolist()) for state in bar]

@@ -241,6 +241,11 @@ def _check_holes(
             "the model has a state-dependent schedule, under which tokens that are masked for long are likelier to be "
             "some than others: the known text has no such bound; give the length, as in [4]"
         )
+    if model.conditional:
+        raise ValueError(
+            "the model is of answers to prompts, and does not know how likely a prompt is: give the prompt alone "
+            "(--prefix), and the length of the answer is drawn"
+        )
     ranges = hole_ranges(text)
     return ranges, _log_prior(ranges, prior)
 
@@ -309,10 +314,10 @@ def log_p_of_lengths(
     """Return log p(n) of texts of n tokens, in nats; 0 for a model that has no distribution of lengths.
 
     Where texts end with the token that also fills them up, this counts as one of theirs, and is not yet among n unless
-    the codec puts it there. A model of answers alone says nothing of the length of a whole text.
+    the codec puts it there.
     """
     lengths = model.lengths
-    if lengths is None or lengths.targets:
+    if lengths is None:
         return torch.zeros(len(n), dtype=torch.float64)
     ends = int(lengths.ended and not model.codec.wrap[1])
     n = (n + ends).clamp(max=len(lengths.counts))

@@ -43,5 +43,5 @@ def plot_trajectory(
     """
     film, labels, sampler = Film(), model.labels(label, samples), model.fit_sampler(sampler)
     canvas = model.empty_canvas(samples, seed, label=labels)
-    draw(model.network, canvas, labels, sampler=sampler, seed=seed, batch_size=samples, watch=film)
+    draw(model.network_for(canvas), canvas, labels, sampler=sampler, seed=seed, batch_size=samples, watch=film)
     return trajectory_figure(film.states, model.network.vocab_size, symbols(model.codec))

@@ -58,19 +58,22 @@ def begin(network: Network | dict[str, Any] | None, data: DataSet, start: Start 
     model = start if isinstance(start, MaskedDiffusion) else MaskedDiffusion.from_pretrained(start, to_train=True)
     data = in_tokens_of(data, model)
     check_tokens_of(data, model, start)
-    fitted = fit_network(model.network, data.shape, **(network or {}))
     record: dict[str, Any] = {"start": _origin(model, start)}
-    if isinstance(start, MaskedDiffusion):
-        fitted = copy.deepcopy(fitted)
+    begun, schedule = model.network, model.schedule
+    if isinstance(start, MaskedDiffusion):  # the caller's stays as it is
+        begun, schedule = copy.deepcopy((begun, schedule))
+    if run.lora is None and has_adapter(begun):
+        merge_adapter(begun)
+    if run.lora is not None and has_adapter(begun):
+        raise ValueError(f"{record['start']['name']} is an adapter itself: unmask import merges it, for a new one")
+    fitted = fit_network(begun, data.shape, **(network or {}))
     if run.lora is not None:
         record["adapter"] = _adapt(fitted, run, record["start"])
-    elif has_adapter(fitted):
-        merge_adapter(fitted)
-    if run.lora is None:
+    else:
         fitted.requires_grad_(True)
         freeze_weights(fitted, run.train, run.freeze)
     _own_weights(fitted, keep_type=run.precision in ("bf16-true", "16-true"))
-    return Beginning(fitted.train(), data, model.schedule, record)
+    return Beginning(fitted.train(), data, schedule, record)
 
 
 def in_tokens_of(data: DataSet, model: MaskedDiffusion) -> DataSet:
@@ -111,10 +114,6 @@ def _origin(model: MaskedDiffusion, start: Start) -> dict[str, Any]:
 
 def _adapt(network: Network, run: Run, origin: dict[str, Any]) -> dict[str, Any]:
     """Put an adapter on a network; return its description, with what it belongs to."""
-    if has_adapter(network):
-        raise ValueError(
-            f"{origin['name']} is an adapter itself: unmask import merges it, from there it can be adapted"
-        )
     if run.train is not None or run.freeze is not None:
         raise ValueError("an adapter alone is trained: give either lora, or train and freeze")
     if origin["name"] == "a model in memory":

@@ -110,7 +110,7 @@ class Best(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         bits = float(trainer.callback_metrics["valid_bits"])
-        if bits < self.bits:
+        if bits < self.bits or (self.path is not None and not self.path.is_file()):  # it may not have been kept before
             self.bits, self.step, self.since = bits, trainer.global_step, 0
             if self.path is not None and trainer.is_global_zero:
                 state = {f"model.{name}": tensor for name, tensor in self.averages.model.own_tensors().items()}

@@ -80,6 +80,8 @@ def train(
         start = start or (before.get("start") or {}).get("name")
         kept = {name: before["network"][name] for name in IN_TRAINING if name in before["network"]}
         network = kept | (network or {})
+    if isinstance(start, Path | str) and not resume:
+        check_apart(start, Path(run.out))
     begun = begin(network, data, start, run)
     objective = with_schedule(objective, begun.network, begun.schedule)
     model = MaskedDiffusion(begun.network, begun.data.codec, getattr(objective, "schedule", Linear()), begun.record)
@@ -143,6 +145,12 @@ class Task:
         return replace(self, run=replace(self.run, precision=choice.precision)), choice
 
 
+def check_apart(start: Path | str, out: Path) -> None:
+    """Raise a ValueError where training would replace the model that it starts from."""
+    if Path(start).exists() and Path(start).resolve().is_relative_to(out.resolve()):
+        raise ValueError(f"--from {start} lies in --out {out}, which a new run replaces: give another --out")
+
+
 def check_folder(out: Path, resume: bool, overwrite: bool) -> None:
     """Raise a ValueError where a run is in the way, or there is none to go on with."""
     there = contents(out)
@@ -170,7 +178,7 @@ def _train_alone(task: Task, out: Path, resume: bool) -> MaskedDiffusion:
         write_record(out, record, None if resume else model)
         with _stops_noted(out, record):
             steps = go()
-    best = take_weights(model, task.run.best) if task.run.keep_best and task.run.best.is_file() else None
+    best = _take_best(task, steps)
     model.about = {
         "data": record["data"],
         "class_names": record["class_names"],
@@ -188,6 +196,18 @@ def _train_alone(task: Task, out: Path, resume: bool) -> MaskedDiffusion:
         loss_curve(out).savefig(path)
     _say_the_end(task, steps, best)
     return model
+
+
+def _take_best(task: Task, steps: int) -> int | None:
+    """Give the model the weights of the best evaluation, if these are kept; return the step that they are of."""
+    if not task.run.keep_best:
+        return None
+    if not task.run.best.is_file():
+        every = task.run.evaluate_every
+        why = f"none came within {steps:,} steps (--evaluate_every is {every:,})" if steps < every else "none is kept"
+        print(f"unmask: warning: there is no best evaluation, {why}: the weights are the last", file=sys.stderr)
+        return None
+    return take_weights(task.model, task.run.best)
 
 
 def _record(task: Task, choice: Choice, resume: bool) -> dict[str, Any]:
