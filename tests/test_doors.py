@@ -25,6 +25,7 @@ from unmask.codecs.ended import Ended
 from unmask.codecs.table import Table
 from unmask.codecs.text import Characters
 from unmask.data.categories import Categories
+from unmask.data.categories import in_order as in_token_order
 from unmask.data.fasta import FASTA
 from unmask.data.smiles import SMILES
 from unmask.evaluation.molecules import canonical, shares
@@ -378,6 +379,13 @@ def test_files_of_tables(tmp_path: Path) -> None:
         data = Categories(str(tmp_path / name))
         assert data.codec.values == (("", "x"), ("2", "10"), ("false", "true")), name
         assert rows(data) == [[1, 2, 5], [0, 3, 4]], name
+
+
+def test_numbers_that_are_not_finite_have_a_place() -> None:
+    """In whatever order they come: that of a set of texts depends on the seed of their hashes."""
+    for values in itertools.permutations(["nan", "10", "9", "-inf", "", "NaN"]):
+        assert in_token_order(values) == ("", "9", "10", "-inf", "NaN", "nan")
+    assert in_token_order(["inf", "1e400", "2.0", "2"]) == ("2", "2.0", "1e400", "inf")
 
 
 def test_parts_of_a_table(tmp_path: Path) -> None:
