@@ -441,7 +441,11 @@ def test_lines_for_a_model_have_its_tokens(tmp_path: Path) -> None:
     plain = Lines(path, 6, tokenizer=str(tmp_path / "t"))
     assert plain.codec == unmask.load(tmp_path / "t").codec == Characters("\n0123456789a")
     assert rows(plain)[10] == [11, 2, 1, -1, -1, -1], "filled up with the line end, which no line has"
-    assert plain.resolved().tokenizer == str(tmp_path / "t")
+    again = plain.resolved()
+    assert again.tokenizer == "exactly:characters:\n0123456789a" and again.resolved() == again
+    assert again.codec == plain.codec and rows(again) == rows(plain)
+    with pytest.raises(ValueError, match="exactly:gpt2: exactly: is for characters:ABC, bytes, and atoms:C N"):
+        named_codec("exactly:gpt2")
     with pytest.raises(ValueError, match="the model has no token that ends a text, which packing filled learns"):
         rows(Lines(path, 6, "filled", str(tmp_path / "t")))
     more = ["train", "textfile", "--data", "Lines", "--data.path", path, *TINY, "--data.length", "6"]

@@ -13,7 +13,7 @@ from jaxtyping import Int64
 
 from unmask.codecs.base import Codec
 from unmask.codecs.ended import Ended, find_end
-from unmask.codecs.named import FROM_TEXTS, codec_name, named_codec
+from unmask.codecs.named import FROM_TEXTS, named_codec, written_name
 from unmask.codecs.text import Bytes, Text
 from unmask.data.base import DataSet, Joined, Part, Split, shuffled_parts
 from unmask.data.encoding import EncodedExamples, Example, encoded_examples
@@ -260,7 +260,7 @@ class Sequences(DataSet):
         return parts[part]
 
     def resolved(self) -> "Sequences":
-        return replace(self, tokenizer=codec_name(self.tokenizer, _plain(self.codec)))
+        return replace(self, tokenizer=written_name(self.codec) or self.tokenizer)
 
 
 def _plain(codec: Any) -> Text:
