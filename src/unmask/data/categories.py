@@ -213,9 +213,14 @@ class Categories(DataSet):
         return parts[part]
 
     def resolved(self) -> "Categories":
-        line = io.StringIO()
-        csv.writer(line, lineterminator="").writerow(self._names)
-        return replace(self, columns=line.getvalue(), values=self.codec.values)
+        return replace(self, columns=csv_line(self._names), values=self.codec.values)
+
+
+def csv_line(names: Iterable[str]) -> str:
+    """Return names with commas between them, those with commas in quotes."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(names)
+    return line.getvalue()
 
 
 def cell_text(row: Row, name: str) -> str:

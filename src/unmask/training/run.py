@@ -158,7 +158,7 @@ def check_same(before: dict[str, Any], now: dict[str, Any], where: Path, step: i
 
 
 def _same_tokens(before: Any, now: Any) -> bool:
-    """Return whether two descriptions are of one codec, wherever its files lie; the content of the data says the rest."""
+    """Return whether two descriptions are of one codec, wherever its files lie; the checksum of the data decides."""
     if not isinstance(before, dict) or not isinstance(now, dict):
         return before == now
     left_out = {"source", "sha256"} if before.get("class") == now.get("class") == "Tokenizer" else set()
