@@ -477,6 +477,32 @@ class Words(Sequences):
     conditional = True  # type: ignore[assignment]
 
 
+def test_texts_on_the_command_line_are_no_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = write_rows(tmp_path / "a: b.jsonl", sums(60)), tmp_path / "r: {s}"
+    given, target = "Q: {a}+{b}\\n", "{sum}"
+    alphabet = "characters:Q: {}#+0123456789=\n"
+    arguments = ["train", "pairs", "--data.path", path, "--data.given", given, f"--data.target={target}", *TINY]
+    arguments += ["--data.length", "24", "--data.tokenizer", alphabet, "--data.valid_path", "null", "--out", str(out)]
+    assert main(arguments) == 0, capsys.readouterr().err
+    kept = json.loads((out / "run.json").read_text())["data"]
+    assert [kept[name] for name in ("path", "given", "target", "tokenizer", "valid_path", "length")] == [
+        path,
+        given,
+        target,
+        alphabet,
+        None,
+        24,
+    ]
+    assert main(["train", str(out), "--resume", "--trainer.max_steps", "4"]) == 0, capsys.readouterr().err
+    capsys.readouterr()
+    assert main(["infill", str(out), "--prefix", "Q: 1+1\n", "--unknown", "2", "--device", "cpu"]) == 0
+    assert capsys.readouterr().out.startswith("Q: 1+1\n")
+    assert main([*arguments[:4], "--data.given", "Q: {c}", "--data.target", "{a}", "--dry-run"]) == 1
+    assert "has no field 'c', but a, b, sum; --data.given names the field" in capsys.readouterr().err
+    assert main([*arguments, "--data.long", "a: b", "--dry-run"]) == 2
+    assert "data.long: expected one of 'drop', 'cut', 'error'" in capsys.readouterr().err
+
+
 def test_sequences_of_ones_own(tmp_path: Path) -> None:
     data = Words(write_lines(tmp_path / "a.txt", ["abc ab a"]), 5)
     assert rows(data) == [[-1, 1, 2, 3, -4], [-1, 1, 3, -4, -4]]
