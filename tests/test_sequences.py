@@ -200,6 +200,13 @@ def test_long_examples(tmp_path: Path) -> None:
         assert rows(Lines(path, 3, long="cut")) == [[0, 1, -6], [0, 1, 2], [0, 1, 2]]
     with pytest.raises(ValueError, match=r"a.txt, line 2 \(5 tokens\) is longer than the 3 tokens"):
         rows(Lines(path, 3, long="error"))
+    with pytest.raises(ValueError, match="--data.length 5 holds all, --data.long cut cuts it off$"):
+        rows(Lines(path, 3, long="error"))
+    full = write_rows(tmp_path / "a.jsonl", [{"prompt": "abcd", "response": "e"}, {"prompt": "a", "response": "b"}])
+    with pytest.raises(ValueError, match=r"line 1 \(6 tokens, 4 of them given\) .*; --data.length 6 holds all$"):
+        rows(Pairs(full, 4, long="error"))
+    with pytest.warns(UserWarning, match="1 of 2 examples are left out, .*; --data.length 6 holds all$"):
+        rows(Pairs(full, 4))
     with pytest.raises(ValueError, match=r"every example is longer than the 1 tokens .* line 1 \(2 tokens\)"):
         rows(Lines(path, 1))
 
@@ -231,8 +238,18 @@ def test_tokenizers_by_name(tmp_path: Path) -> None:
         rows(Lines(path, 9, tokenizer=str(tmp_path / "empty")))
     write_lines(tmp_path / "none.txt", ["", ""])
     for tokenizer in (None, "bytes"):
-        with pytest.raises(ValueError, match=r"none.txt: holds no example|there is no text"):
+        with pytest.raises(ValueError, match=r"none.txt: (holds no example|there is no text)"):
             rows(Lines(str(tmp_path / "none.txt"), 9, tokenizer=tokenizer))
+    for name, error, said in (("empty", ValueError, "is a folder, not a file"), ("no", FileNotFoundError, "no such")):
+        with pytest.raises(error, match=said):
+            rows(Lines(str(tmp_path / name), 9))
+    other = write_lines(tmp_path / "other.txt", ["the man!"])
+    for tokenizer in (None, "characters"):
+        with pytest.raises(ValueError, match="'!' .*; --data.tokenizer bytes takes every text$"):
+            rows(Lines(path, 9, tokenizer=tokenizer, valid_path=other))
+    for tokenizer in ("characters:theman i", str(Lines(path, 9).resolved().tokenizer)):
+        with pytest.raises(ValueError, match="'!' .* is not in the alphabet '[a-z ]+'$"):
+            rows(Lines(other, 9, tokenizer=tokenizer))
 
 
 @pytest.mark.parametrize("alphabet", ["ab", "0123456789", ": #{}[]\"'\\", "null true"])

@@ -7,7 +7,7 @@ from pathlib import Path
 from unmask.codecs.atoms import Atoms, find_atoms
 from unmask.codecs.base import Codec
 from unmask.codecs.ended import Ended
-from unmask.codecs.text import Bytes, Characters, Text
+from unmask.codecs.text import Bytes, Characters, NoTextError, Text
 from unmask.codecs.tokenizer import Tokenizer
 from unmask.storage.description import build
 from unmask.storage.folders import CONFIG, MODEL, RUN
@@ -34,7 +34,7 @@ def find_alphabet(texts: Iterable[str], most: int | None = None) -> Characters |
         if most is not None and len(alphabet) > most:
             return None
     if not alphabet:
-        raise ValueError("there is no text in it")
+        raise NoTextError("there is no text in it")
     return Characters("".join(sorted(alphabet)))
 
 
