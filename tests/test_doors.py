@@ -446,7 +446,9 @@ def test_more_bad_tables(tmp_path: Path) -> None:
         table.encode({"a": "x"})
 
 
-def test_from_a_table_to_samples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_a_table_to_samples(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A copied column is learned, what is not known is not, and rows are completed from what is known of them."""
     texts = [
         f"{c},{c if i % 4 else ''},{'xy'[i % 2]}" for i, c in enumerate(itertools.islice(itertools.cycle("pqr"), 240))
@@ -481,6 +483,14 @@ def test_from_a_table_to_samples(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert second["completions"][0]["row"]["two"] == "" and second["completions"][0]["row"]["three"] == "x"
     assert main(["train", out, "--resume", "--trainer.max_steps", "202"]) == 0, "run.json makes the same data again"
     capsys.readouterr()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "samples.csv").write_text("mine")
+    assert main(["infill", out, "--row", '{"two": "q"}', "-n", "3"]) == 0
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(printed) == 3 and all(row["two"] == "q" and row["three"] in "xy" for row in printed)
+    assert main(["sample", out, "-n", "2"]) == 0
+    assert [list(json.loads(line)) for line in capsys.readouterr().out.splitlines()] == [["one", "two", "three"]] * 2
+    assert (tmp_path / "samples.csv").read_text() == "mine"
     assert "'z' is no category of the column 'one'" in fails(capsys, "infill", out, "--row", '{"one": "z"}')
     assert "rows of a table; write a .csv" in fails(capsys, "sample", out, "--out", str(tmp_path / "a.txt"))
     assert "--live" in fails(capsys, "sample", out, "--live")
