@@ -25,6 +25,7 @@ from unmask.codecs.ended import Ended
 from unmask.codecs.table import Table
 from unmask.codecs.text import Characters
 from unmask.data.categories import Categories
+from unmask.data.categories import in_order as in_token_order
 from unmask.data.fasta import FASTA
 from unmask.data.smiles import SMILES
 from unmask.evaluation.molecules import canonical, shares
@@ -380,6 +381,13 @@ def test_files_of_tables(tmp_path: Path) -> None:
         assert rows(data) == [[1, 2, 5], [0, 3, 4]], name
 
 
+def test_numbers_that_are_not_finite_have_a_place() -> None:
+    """In whatever order they come: that of a set of texts depends on the seed of their hashes."""
+    for values in itertools.permutations(["nan", "10", "9", "-inf", "", "NaN"]):
+        assert in_token_order(values) == ("", "9", "10", "-inf", "NaN", "nan")
+    assert in_token_order(["inf", "1e400", "2.0", "2"]) == ("2", "2.0", "1e400", "inf")
+
+
 def test_parts_of_a_table(tmp_path: Path) -> None:
     def write(name: str, numbers: range) -> str:
         return write_lines(tmp_path / name, ["a,b", *(f"v{i},{i % 3}" for i in numbers)])
@@ -438,7 +446,9 @@ def test_more_bad_tables(tmp_path: Path) -> None:
         table.encode({"a": "x"})
 
 
-def test_from_a_table_to_samples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_a_table_to_samples(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A copied column is learned, what is not known is not, and rows are completed from what is known of them."""
     texts = [
         f"{c},{c if i % 4 else ''},{'xy'[i % 2]}" for i, c in enumerate(itertools.islice(itertools.cycle("pqr"), 240))
@@ -473,6 +483,14 @@ def test_from_a_table_to_samples(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert second["completions"][0]["row"]["two"] == "" and second["completions"][0]["row"]["three"] == "x"
     assert main(["train", out, "--resume", "--trainer.max_steps", "202"]) == 0, "run.json makes the same data again"
     capsys.readouterr()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "samples.csv").write_text("mine")
+    assert main(["infill", out, "--row", '{"two": "q"}', "-n", "3"]) == 0
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(printed) == 3 and all(row["two"] == "q" and row["three"] in "xy" for row in printed)
+    assert main(["sample", out, "-n", "2"]) == 0
+    assert [list(json.loads(line)) for line in capsys.readouterr().out.splitlines()] == [["one", "two", "three"]] * 2
+    assert (tmp_path / "samples.csv").read_text() == "mine"
     assert "'z' is no category of the column 'one'" in fails(capsys, "infill", out, "--row", '{"one": "z"}')
     assert "rows of a table; write a .csv" in fails(capsys, "sample", out, "--out", str(tmp_path / "a.txt"))
     assert "--live" in fails(capsys, "sample", out, "--live")

@@ -26,7 +26,7 @@ from unmask.evaluation.alternatives import bound_completions
 from unmask.evaluation.unknown_length import infill_unknown_length, length_posterior
 from unmask.infilling import infill_one
 from unmask.infilling.checking import Checked
-from unmask.infilling.journal import Journal
+from unmask.infilling.journal import Journal, as_line
 from unmask.infilling.requests import STEP, filled_up
 from unmask.lengths import Lengths
 from unmask.model import MaskedDiffusion
@@ -76,6 +76,20 @@ def holes(folder: Path, count: int = 30) -> Path:
         for i in range(count)
     ]
     return write_lines(folder / "holes.jsonl", *lines)
+
+
+def test_results_are_strict_json(texts: MaskedDiffusion, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    for number in ("1e400", "NaN", "-Infinity"):
+        source = write_lines(tmp_path / "in.jsonl", {"text": "a[1]"}, f'{{"text": "a[1]", "kept": [{number}]}}')
+        with pytest.raises(ValueError, match=f"line 2: not valid JSON: {number} is no finite number"):
+            unmask.infill_file(texts, source, out, score=0)
+    source = write_lines(tmp_path / "in.jsonl", '{"text": "a[1]", "kept": 1e300}')
+    unmask.infill_file(texts, source, out, score=0)
+    assert read(out)[0]["kept"] == 1e300
+    assert (
+        as_line({"a": [math.inf, {"b": math.nan}, 1.5, "\u00e9"]}) == '{"a": [null, {"b": null}, 1.5, "é"]}\n'.encode()
+    )
 
 
 def test_every_form_of_a_line(texts: MaskedDiffusion, tmp_path: Path) -> None:

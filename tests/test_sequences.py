@@ -200,6 +200,13 @@ def test_long_examples(tmp_path: Path) -> None:
         assert rows(Lines(path, 3, long="cut")) == [[0, 1, -6], [0, 1, 2], [0, 1, 2]]
     with pytest.raises(ValueError, match=r"a.txt, line 2 \(5 tokens\) is longer than the 3 tokens"):
         rows(Lines(path, 3, long="error"))
+    with pytest.raises(ValueError, match="--data.length 5 holds all, --data.long cut cuts it off$"):
+        rows(Lines(path, 3, long="error"))
+    full = write_rows(tmp_path / "a.jsonl", [{"prompt": "abcd", "response": "e"}, {"prompt": "a", "response": "b"}])
+    with pytest.raises(ValueError, match=r"line 1 \(6 tokens, 4 of them given\) .*; --data.length 6 holds all$"):
+        rows(Pairs(full, 4, long="error"))
+    with pytest.warns(UserWarning, match="1 of 2 examples are left out, .*; --data.length 6 holds all$"):
+        rows(Pairs(full, 4))
     with pytest.raises(ValueError, match=r"every example is longer than the 1 tokens .* line 1 \(2 tokens\)"):
         rows(Lines(path, 1))
 
@@ -231,8 +238,18 @@ def test_tokenizers_by_name(tmp_path: Path) -> None:
         rows(Lines(path, 9, tokenizer=str(tmp_path / "empty")))
     write_lines(tmp_path / "none.txt", ["", ""])
     for tokenizer in (None, "bytes"):
-        with pytest.raises(ValueError, match=r"none.txt: holds no example|there is no text"):
+        with pytest.raises(ValueError, match=r"none.txt: (holds no example|there is no text)"):
             rows(Lines(str(tmp_path / "none.txt"), 9, tokenizer=tokenizer))
+    for name, error, said in (("empty", ValueError, "is a folder, not a file"), ("no", FileNotFoundError, "no such")):
+        with pytest.raises(error, match=said):
+            rows(Lines(str(tmp_path / name), 9))
+    other = write_lines(tmp_path / "other.txt", ["the man!"])
+    for tokenizer in (None, "characters"):
+        with pytest.raises(ValueError, match="'!' .*; --data.tokenizer bytes takes every text$"):
+            rows(Lines(path, 9, tokenizer=tokenizer, valid_path=other))
+    for tokenizer in ("characters:theman i", str(Lines(path, 9).resolved().tokenizer)):
+        with pytest.raises(ValueError, match="'!' .* is not in the alphabet '[a-z ]+'$"):
+            rows(Lines(other, 9, tokenizer=tokenizer))
 
 
 @pytest.mark.parametrize("alphabet", ["ab", "0123456789", ": #{}[]\"'\\", "null true"])
@@ -441,7 +458,11 @@ def test_lines_for_a_model_have_its_tokens(tmp_path: Path) -> None:
     plain = Lines(path, 6, tokenizer=str(tmp_path / "t"))
     assert plain.codec == unmask.load(tmp_path / "t").codec == Characters("\n0123456789a")
     assert rows(plain)[10] == [11, 2, 1, -1, -1, -1], "filled up with the line end, which no line has"
-    assert plain.resolved().tokenizer == str(tmp_path / "t")
+    again = plain.resolved()
+    assert again.tokenizer == "exactly:characters:\n0123456789a" and again.resolved() == again
+    assert again.codec == plain.codec and rows(again) == rows(plain)
+    with pytest.raises(ValueError, match="exactly:gpt2: exactly: is for characters:ABC, bytes, and atoms:C N"):
+        named_codec("exactly:gpt2")
     with pytest.raises(ValueError, match="the model has no token that ends a text, which packing filled learns"):
         rows(Lines(path, 6, "filled", str(tmp_path / "t")))
     more = ["train", "textfile", "--data", "Lines", "--data.path", path, *TINY, "--data.length", "6"]
@@ -471,6 +492,32 @@ class Words(Sequences):
             yield Example(number, word[1:], word[:1], "word")
 
     conditional = True  # type: ignore[assignment]
+
+
+def test_texts_on_the_command_line_are_no_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = write_rows(tmp_path / "a: b.jsonl", sums(60)), tmp_path / "r: {s}"
+    given, target = "Q: {a}+{b}\\n", "{sum}"
+    alphabet = "characters:Q: {}#+0123456789=\n"
+    arguments = ["train", "pairs", "--data.path", path, "--data.given", given, f"--data.target={target}", *TINY]
+    arguments += ["--data.length", "24", "--data.tokenizer", alphabet, "--data.valid_path", "null", "--out", str(out)]
+    assert main(arguments) == 0, capsys.readouterr().err
+    kept = json.loads((out / "run.json").read_text())["data"]
+    assert [kept[name] for name in ("path", "given", "target", "tokenizer", "valid_path", "length")] == [
+        path,
+        given,
+        target,
+        alphabet,
+        None,
+        24,
+    ]
+    assert main(["train", str(out), "--resume", "--trainer.max_steps", "4"]) == 0, capsys.readouterr().err
+    capsys.readouterr()
+    assert main(["infill", str(out), "--prefix", "Q: 1+1\n", "--unknown", "2", "--device", "cpu"]) == 0
+    assert capsys.readouterr().out.startswith("Q: 1+1\n")
+    assert main([*arguments[:4], "--data.given", "Q: {c}", "--data.target", "{a}", "--dry-run"]) == 1
+    assert "has no field 'c', but a, b, sum; --data.given names the field" in capsys.readouterr().err
+    assert main([*arguments, "--data.long", "a: b", "--dry-run"]) == 2
+    assert "data.long: expected one of 'drop', 'cut', 'error'" in capsys.readouterr().err
 
 
 def test_sequences_of_ones_own(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from unmask.storage.failures import in_short
 from unmask.storage.names import (
+    MARK,
+    as_texts,
     check_names,
     check_numbers,
     check_paths,
@@ -178,11 +180,14 @@ def naming(source: Path | None = None) -> Iterator[None]:
 
 def _parse(parser: Parser, arguments: list[str]) -> Namespace:
     try:
-        settings = parser.parse_args(arguments)
+        settings = parser.parse_args(as_texts(arguments, {name: one.default for name, one in parser.choices.items()}))
+        for name, value in settings.items():
+            if isinstance(value, str) and value.startswith(MARK):
+                settings[name] = value.removeprefix(MARK)
         check_numbers(settings.items())
     except ArgumentError as error:
         kinds = {name: base for name, (_, base) in HOMES.items()}
-        raise ArgumentError(None, in_short(error.message, kinds)) from None
+        raise ArgumentError(None, in_short(error.message.replace(MARK, ""), kinds)) from None
     return settings
 
 

@@ -50,7 +50,7 @@ def run(arguments: list[str]) -> None:
     if model.conditional and not settings.empty_prompt:
         raise ValueError("the model answers prompts: use `unmask infill MODEL --prefix ...`, or give --empty_prompt")
     from unmask.codecs.classes import allowed_tokens
-    from unmask.display.output import default_output
+    from unmask.display.output import default_output, printed
     from unmask.rendering import render
 
     allowed = None
@@ -60,7 +60,7 @@ def run(arguments: list[str]) -> None:
     how |= {"sampler": sampler, "rows": rows, "allowed": allowed, "out": settings.out or default_output(model.codec)}
     canvas = model.empty_canvas(settings.samples, settings.seed, length=length, label=label)
     x = render(model, canvas, label, **how)
-    print(*([how["out"]] if how["out"] else model.decode(x)), sep="\n\n")
+    print(how["out"] or printed(model.codec, model.decode(x)))
     if settings.gif:
         print(settings.gif)
 
@@ -117,10 +117,11 @@ def make_sampler(model: MaskedDiffusion, sampler: Sampler | None, settings: Name
 
 def check_outputs(model: MaskedDiffusion, settings: Namespace) -> None:
     """Raise an error for an output that the model's samples cannot be written to, before any is drawn."""
-    from unmask.display.output import check_output, default_output
+    from unmask.codecs import Pixels, Text
+    from unmask.display.output import check_output
 
     for option in ("out", "gif"):
         if settings[option]:
             check_output(model.codec, settings[option], f"--{option}")
-    if settings.live and str(default_output(model.codec)).endswith((".npy", ".csv")):
+    if settings.live and not isinstance(model.codec, Text | Pixels):
         raise ValueError("--live: there is no view of plain symbols; the model's data are neither text nor images")

@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from unmask.codecs.base import check_batch
-from unmask.codecs.text import Text, check_text
+from unmask.codecs.text import NoTextError, Text, check_text
 from unmask.types import Tokens
 
 ATOM = re.compile(
@@ -107,5 +107,5 @@ def find_atoms(texts: Iterable[str]) -> Atoms:
     for text in texts:
         words.update(ATOM.findall(text))
     if not words:
-        raise ValueError("there is no SMILES in it")
+        raise NoTextError("there is no SMILES in it")
     return Atoms(tuple(sorted(words)))

@@ -6,13 +6,16 @@ from pathlib import Path
 
 from unmask.codecs.atoms import Atoms, find_atoms
 from unmask.codecs.base import Codec
-from unmask.codecs.text import Bytes, Characters, Text
+from unmask.codecs.ended import Ended
+from unmask.codecs.text import Bytes, Characters, NoTextError, Text
 from unmask.codecs.tokenizer import Tokenizer
 from unmask.storage.description import build
 from unmask.storage.folders import CONFIG, MODEL, RUN
 from unmask.storage.objects import read_object
 
 CHARACTERS, BYTES, ATOMS = "characters", "bytes", "atoms"
+EXACTLY = "exactly:"
+"""What stands before the name of the codec of a model that has no token that ends a text: none is added to it."""
 FROM_TEXTS = (None, CHARACTERS, ATOMS)
 """What names a codec that is found from the texts themselves."""
 MOST_CHARACTERS = 256
@@ -31,7 +34,7 @@ def find_alphabet(texts: Iterable[str], most: int | None = None) -> Characters |
         if most is not None and len(alphabet) > most:
             return None
     if not alphabet:
-        raise ValueError("there is no text in it")
+        raise NoTextError("there is no text in it")
     return Characters("".join(sorted(alphabet)))
 
 
@@ -47,6 +50,7 @@ def named_codec(name: str | None, texts: Callable[[], Iterable[str]] | None = No
             - `bytes`: those of UTF-8;
             - `atoms`: the atoms, bonds and ring numbers of molecules in SMILES that the texts have;
             - `atoms:C N [nH]`: those that follow the colon;
+            - `exactly:characters:abc`, and so on: the codec of a model, to which no token is added that ends a text;
             - the folder of a model of unmask, or of a run: its codec;
             - what `Tokenizer.from_folder` reads: a folder, a tokenizer.json, or a name on the Hugging Face Hub.
         texts: gives the texts that are to be encoded; called only where they decide.
@@ -62,12 +66,11 @@ def named_codec(name: str | None, texts: Callable[[], Iterable[str]] | None = No
             return find_atoms(texts()), False
         found = find_alphabet(texts(), MOST_CHARACTERS if name is None else None)
         return found or Bytes(), False
-    if name.startswith(f"{CHARACTERS}:"):
-        return Characters(name.partition(":")[2]), False
-    if name == BYTES:
-        return Bytes(), False
-    if name.startswith(f"{ATOMS}:"):
-        return Atoms(tuple(name.partition(":")[2].split())), False
+    written = _written(name.removeprefix(EXACTLY))
+    if written is not None:
+        return written, name.startswith(EXACTLY)
+    if name.startswith(EXACTLY):
+        raise ValueError(f"tokenizer {name}: {EXACTLY} is for characters:ABC, bytes, and atoms:C N")
     described = _described(Path(name))
     if described is None:
         return _tokenizer(name), False
@@ -77,13 +80,28 @@ def named_codec(name: str | None, texts: Callable[[], Iterable[str]] | None = No
     return codec, True
 
 
-def codec_name(name: str | None, codec: Codec) -> str | None:
-    """Return what names a codec that `named_codec` found, without the texts: the name itself, or the alphabet."""
-    if name in FROM_TEXTS and isinstance(codec, Atoms):
-        return f"{ATOMS}:{' '.join(codec.words)}"
-    if name in FROM_TEXTS:
-        return f"{CHARACTERS}:{codec.alphabet}" if isinstance(codec, Characters) else BYTES
-    return name
+def _written(name: str) -> Text | None:
+    """Return the codec that a name writes out; None for another name."""
+    kind, colon, symbols = name.partition(":")
+    if kind == CHARACTERS and colon:
+        return Characters(symbols)
+    if kind == ATOMS and colon:
+        return Atoms(tuple(symbols.split()))
+    return Bytes() if name == BYTES else None
+
+
+def written_name(codec: Codec) -> str | None:
+    """Return the name that writes a codec out, so that it depends on no file; None for a tokenizer.
+
+    To what `named_codec` makes of it, without `exactly:`, a token is added that ends a text.
+    """
+    plain = codec.codec if isinstance(codec, Ended) else codec
+    exactly = "" if plain is not codec else EXACTLY
+    if isinstance(plain, Characters):
+        return f"{exactly}{CHARACTERS}:{plain.alphabet}"
+    if isinstance(plain, Atoms):
+        return f"{exactly}{ATOMS}:{' '.join(plain.words)}"
+    return f"{exactly}{BYTES}" if isinstance(plain, Bytes) else None
 
 
 def codec_key(codec: Codec) -> str:

@@ -39,6 +39,10 @@ class UnknownCharacterError(ValueError):
         return UnknownCharacterError(self.character, self.alphabet, offset + here, line + down, across)
 
 
+class NoTextError(ValueError):
+    """There is no text that a codec could be found from."""
+
+
 @dataclass(frozen=True)
 class Text(Codec):
     """A codec of texts."""

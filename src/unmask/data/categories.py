@@ -2,7 +2,9 @@
 
 import csv
 import io
+import math
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -211,9 +213,14 @@ class Categories(DataSet):
         return parts[part]
 
     def resolved(self) -> "Categories":
-        line = io.StringIO()
-        csv.writer(line, lineterminator="").writerow(self._names)
-        return replace(self, columns=line.getvalue(), values=self.codec.values)
+        return replace(self, columns=csv_line(self._names), values=self.codec.values)
+
+
+def csv_line(names: Iterable[str]) -> str:
+    """Return names with commas between them, those with commas in quotes."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(names)
+    return line.getvalue()
 
 
 def cell_text(row: Row, name: str) -> str:
@@ -232,9 +239,18 @@ def cell_text(row: Row, name: str) -> str:
     return str(found)
 
 
-def in_order(values: set[str]) -> tuple[str, ...]:
-    """Return categories in order: as numbers where all that are not empty are, else as texts."""
+def in_order(values: Iterable[str]) -> tuple[str, ...]:
+    """Return categories in order: as numbers where all that are not empty are, else as texts.
+
+    Infinities and what is not a number (nan) come after the numbers, as texts.
+    """
+
+    def place(value: str) -> tuple[bool, bool, float, str]:
+        number = float(value or 0)
+        finite = math.isfinite(number)
+        return value != "", not finite, number if finite else 0.0, value
+
     try:
-        return tuple(sorted(values, key=lambda value: (value != "", float(value or 0), value)))
+        return tuple(sorted(values, key=place))
     except ValueError:
         return tuple(sorted(values))

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from unmask.codecs.atoms import Atoms
 from unmask.codecs.base import Codec
 from unmask.codecs.chat import Message
-from unmask.codecs.named import codec_key
+from unmask.codecs.named import FROM_TEXTS, codec_key
 from unmask.codecs.text import Bytes, Characters, Text, UnknownCharacterError
 from unmask.codecs.tokenizer import Tokenizer
 from unmask.data.ragged import Table
@@ -25,6 +25,8 @@ from unmask.storage.folders import cache_folder
 READER = 1
 """Of what files are read as: part of the cache's key."""
 Tokens = Sequence[int] | np.ndarray
+ADVICE = "; --data.tokenizer bytes takes every text"
+"""Where the tokens were found from a file, and another one has characters that it lacks."""
 BATCH = 4096
 """Examples that are cut into tokens at a time."""
 
@@ -90,7 +92,7 @@ def encoded_examples(
     known = codec if isinstance(codec, Codec) else None
     found = _open(index, path, known)
     if found is None:
-        _encode(path, read, known or codec(), index)  # type: ignore[operator]
+        _encode(path, read, known or codec(), index, ADVICE if name in FROM_TEXTS else "")  # type: ignore[operator]
         found = _open(index, path, known)
     if found is None:
         raise OSError(f"{index}: the cache was just written and cannot be read; is another program clearing it?")
@@ -114,7 +116,7 @@ def _dtype(codec: Codec) -> np.dtype:
     return np.dtype(np.uint8 if codec.vocab_size <= 1 << 8 else "<u2" if codec.vocab_size <= 1 << 16 else "<u4")
 
 
-def _encode(path: Path, read: Callable[[], Iterator[Example]], codec: Text, index: Path) -> None:
+def _encode(path: Path, read: Callable[[], Iterator[Example]], codec: Text, index: Path, advice: str) -> None:
     """Write the tokens of examples beside `index`, then `index` itself."""
     entry: dict[str, Any] = {"codec": describe(codec), "examples": 0, "tokens": 0, "empty": 0, "unit": "line"}
     shown = iter(tqdm(read(), desc=f"encoding {path.name}", unit="example", unit_scale=True, delay=2))
@@ -129,7 +131,7 @@ def _encode(path: Path, read: Callable[[], Iterator[Example]], codec: Text, inde
             entry["empty"] += len(examples) - len(kept)
             if kept:
                 entry["unit"] = kept[0].unit
-                _write(encode_examples(codec, kept, path), kept, _dtype(codec), tokens_file, table_file, entry)
+                _write(encode_examples(codec, kept, path, advice), kept, _dtype(codec), tokens_file, table_file, entry)
         if not entry["examples"]:
             raise ValueError(
                 f"{path}: holds no example" + (f", but {entry['empty']} empty ones" * bool(entry["empty"]))
@@ -161,8 +163,10 @@ def _write(
     entry["examples"] += len(rows)
 
 
-def encode_examples(codec: Text, examples: Sequence[Example], path: Path | str) -> Iterator[tuple[Tokens, int]]:
-    """Yield the tokens of each example, and how many of them are given.
+def encode_examples(
+    codec: Text, examples: Sequence[Example], path: Path | str, advice: str = ""
+) -> Iterator[tuple[Tokens, int]]:
+    """Yield the tokens of each example, and how many of them are given; `advice` ends what is said of unknown ones.
 
     Raises:
         ValueError: a text that cannot be encoded; names the file and the place.
@@ -181,7 +185,7 @@ def encode_examples(codec: Text, examples: Sequence[Example], path: Path | str) 
         except UnknownCharacterError as error:
             raise ValueError(
                 f"{where}: character {error.character!r} (U+{ord(error.character):04X}) is not in the alphabet "
-                f"{error.alphabet!r:.80}; --data.tokenizer bytes takes every text"
+                f"{error.alphabet!r:.80}{advice}"
             ) from None
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None

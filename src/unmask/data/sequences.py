@@ -13,11 +13,12 @@ from jaxtyping import Int64
 
 from unmask.codecs.base import Codec
 from unmask.codecs.ended import Ended, find_end
-from unmask.codecs.named import FROM_TEXTS, codec_name, named_codec
-from unmask.codecs.text import Bytes, Text
+from unmask.codecs.named import FROM_TEXTS, named_codec, written_name
+from unmask.codecs.text import Bytes, NoTextError, Text
 from unmask.data.base import DataSet, Joined, Part, Split, shuffled_parts
 from unmask.data.encoding import EncodedExamples, Example, encoded_examples
 from unmask.data.ragged import DIGEST, Layout, Ragged, sizes
+from unmask.data.reading import check_file
 from unmask.data.text import check_lengths
 from unmask.lengths import Lengths
 
@@ -80,7 +81,10 @@ class Sequences(DataSet):
 
     def find_codec(self, name: str | None) -> tuple[Text, bool]:
         """Return the codec that a name stands for, and whether it is that of a model (`named_codec`)."""
-        return named_codec(name, lambda: self._texts(Path(self.path)))
+        try:
+            return named_codec(name, lambda: self._texts(Path(self.path)))
+        except NoTextError as error:
+            raise ValueError(f"{self.path}: {error}") from None
 
     def _texts(self, path: Path) -> Iterator[str]:
         """Yield all texts of a file."""
@@ -109,8 +113,7 @@ class Sequences(DataSet):
                 continue
             known = found["train"].codec if found else _plain(self._chosen[0]) if self._chosen else None
             path = Path(name)
-            if not path.is_file():
-                raise FileNotFoundError(f"{path}: no such file")
+            check_file(path)
             found[part] = encoded_examples(
                 path,
                 self.reading,
@@ -199,11 +202,13 @@ class Sequences(DataSet):
         room = f"{layout.room} tokens that a row of length {self.length} has room for"
         holds = f"--data.length {longest + self.length - layout.room} holds all"
         if self.long == "error":
-            raise ValueError(f"{file.path}, {where} is longer than the {room}; {holds}, --data.long cut cuts it off")
+            cut = ", --data.long cut cuts it off" if layout.can_be_cut(table)[first] else ""
+            raise ValueError(f"{file.path}, {where} is longer than the {room}; {holds}{cut}")
         if not kept.any():
             raise ValueError(f"{file.path}: every example is longer than the {room}, the first in {where}; {holds}")
         if not kept.all():
-            how = "" if self.long == "cut" else ", --data.long cut cuts them off"
+            some = self.long != "cut" and layout.can_be_cut(table)[~kept].any()
+            how = ", --data.long cut cuts them off" if some else ""
             what = f"are left out, since they are longer than the {room}, the first in {where}; {holds}{how}"
         else:
             what = f"are longer than a row and cut off; {holds}"
@@ -261,7 +266,7 @@ class Sequences(DataSet):
         return parts[part]
 
     def resolved(self) -> "Sequences":
-        return replace(self, tokenizer=codec_name(self.tokenizer, _plain(self.codec)))
+        return replace(self, tokenizer=written_name(self.codec) or self.tokenizer)
 
 
 def _plain(codec: Any) -> Text:

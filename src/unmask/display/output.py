@@ -6,7 +6,7 @@ import csv
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -51,10 +51,17 @@ def check_output(codec: Codec, path: Path | str, what: str) -> None:
 
 
 def default_output(codec: Codec) -> str | None:
-    """Return the file that samples are written to where none is named: a picture or an array; None: text is printed."""
-    if isinstance(codec, Text):
+    """Return the file that samples are written to where none is named: a picture, an array; None: they are printed."""
+    if isinstance(codec, Text | Table):
         return None
-    return f"samples.{'png' if isinstance(codec, Pixels) else 'csv' if isinstance(codec, Table) else 'npy'}"
+    return f"samples.{'png' if isinstance(codec, Pixels) else 'npy'}"
+
+
+def printed(codec: Codec, samples: Sequence[Any]) -> str:
+    """Return samples, decoded, as they are printed: texts with an empty line between them, rows as lines of JSON."""
+    if isinstance(codec, Table):
+        return "\n".join(json.dumps(row, ensure_ascii=False) for row in samples)
+    return "\n\n".join(samples)
 
 
 def save_samples(

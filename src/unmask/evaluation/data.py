@@ -8,6 +8,7 @@ from unmask.data.base import DataSet
 from unmask.data.images import ImageSet
 from unmask.model import MaskedDiffusion
 from unmask.storage.description import build, describe
+from unmask.storage.settings import with_own_tokenizer
 
 
 def model_data(model: MaskedDiffusion) -> DataSet | None:
@@ -16,7 +17,7 @@ def model_data(model: MaskedDiffusion) -> DataSet | None:
     Raises:
         ValueError: it names an unknown class, or settings that this class refuses.
     """
-    described = model.about.get("data")
+    described = with_own_tokenizer(model.about.get("data"), model.folder)
     return build(DataSet, described, f"{model.folder or 'the model'}: about.data") if described else None
 
 
@@ -66,7 +67,8 @@ def check_fits(model: MaskedDiffusion, data: DataSet) -> None:
 def warn_if_changed(model: MaskedDiffusion, data: DataSet) -> None:
     """Say so where the data are described as those that the model was trained on, but hold something else."""
     known = model.about.get("train_sha256")
-    if known and describe(data.resolved()) == model.about.get("data") and data.split("train").checksum != known:
+    then, now = ({**(one or {}), "tokenizer": None} for one in (model.about.get("data"), describe(data.resolved())))
+    if known and then == now and data.split("train").checksum != known:
         print(
             f"unmask: warning: {data.name} is not what the model was trained on: its content changed", file=sys.stderr
         )

@@ -1,6 +1,7 @@
 """What is done so far: a file that grows with every batch, so that the same command goes on after it was killed."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,21 @@ BATCH = "batch"
 
 
 def as_line(content: Mapping[str, Any]) -> bytes:
-    """Return an object as a line of JSON; half of a surrogate pair is escaped."""
-    return json.dumps(content, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+    """Return an object as a line of JSON; half of a surrogate pair is escaped, a number that is not finite is null."""
+    try:
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(content), ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "backslashreplace") + b"\n"
+
+
+def _finite(content: Any) -> Any:
+    """Return plain values with None for each number that is not finite."""
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, Mapping):
+        return {name: _finite(value) for name, value in content.items()}
+    return [_finite(value) for value in content] if isinstance(content, list | tuple) else content
 
 
 class Journal:
@@ -31,7 +45,7 @@ class Journal:
     def __init__(self, out: Path, settings: Mapping[str, Any], overwrite: bool = False) -> None:
         self.part = out.with_name(f"{out.name}.part")
         self.places: dict[int, tuple[int, int]] = {}
-        plain = json.loads(json.dumps(settings))
+        plain = json.loads(as_line(settings))
         end = 0
         if self.part.is_file():
             known = self._settings()

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from unmask.canvas import array_canvas, read_text
 from unmask.checks import check_whole
+from unmask.codecs.table import Table
 from unmask.codecs.text import Text
-from unmask.display.output import default_output
+from unmask.display.output import default_output, printed
 from unmask.evaluation.alternatives import Alternative, rank_alternatives
 from unmask.evaluation.unknown_length import Choice, LengthPosterior, Prior
 from unmask.infilling.choosing import HowLong, find_alternatives
@@ -29,10 +30,11 @@ class Infilled:
 
     Attributes:
         x: their tokens, (n, *dims), in the order in which they were drawn; texts of several lengths are filled up.
-        texts: what they are as texts, of a chat the answers; None for other data.
+        texts: what they are as texts, of a chat the answers; rows of a table as JSON. None for other data.
         ranked: bounds on log p of each given what was known, the likeliest first; None where there are none.
         posterior: of the lengths of holes of unknown length; None where there are none.
         files: that were written.
+        apart: what is printed between the texts.
     """
 
     x: Tokens
@@ -40,6 +42,7 @@ class Infilled:
     ranked: tuple[Alternative, ...] | None
     posterior: LengthPosterior | None
     files: tuple[str, ...]
+    apart: str = "\n\n"
 
     def __str__(self) -> str:
         """Return the names of the files, if the result is in one; else the texts, the likeliest first."""
@@ -49,7 +52,7 @@ class Infilled:
         if self.ranked is not None:
             shown = "\n".join(f"{one}\n{self.texts[one.example]}\n" for one in self.ranked)
         else:
-            shown = "\n\n".join(self.texts)
+            shown = self.apart.join(self.texts)
         return "\n".join((shown, *gif))
 
 
@@ -84,7 +87,7 @@ def infill_one(
             `evaluations`, `length` and `stop_early`. Alternative i depends on (seed, i) alone.
         samples: number of alternatives, each with a length of its own where that is drawn.
         score: random masks for the bound of each of several texts; 0: no bounds.
-        out: a file for the result; None: texts are returned alone, and other data written as `default_output` says.
+        out: a file for the result; None: data go where `default_output` says; texts and rows are returned alone.
         gif: a file for an animation of the unmasking.
         live: whether to show the first examples on standard error as they appear.
 
@@ -133,6 +136,8 @@ def infill_one(
         allowed=reader.allowed(first.rule),
     )
     files = tuple(str(path) for path in (target, gif) if path)
+    if isinstance(model.codec, Table):
+        return Infilled(x, tuple(printed(model.codec, [row]) for row in model.decode(x)), None, posterior, files, "\n")
     if not isinstance(model.codec, Text):
         return Infilled(x, None, None, posterior, files)
     texts = tuple(result_of(model, first.form, canvas, row) for canvas, row in zip(canvases, x, strict=True))

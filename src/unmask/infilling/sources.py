@@ -1,6 +1,7 @@
 """Where many inputs come from: a JSONL file, a folder of images with masks, or an array."""
 
 import json
+import math
 from abc import ABC, abstractmethod
 from array import array
 from pathlib import Path
@@ -90,12 +91,19 @@ class JsonLines(Source):
         """See `Source.fields`."""
         self.file.seek(self.starts[index])
         try:
-            found = json.loads(self.file.readline())
+            found = json.loads(self.file.readline(), parse_float=_finite, parse_constant=_finite)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"not valid JSON: {error}") from None
         if not isinstance(found, dict):
             raise ValueError(f'expected an object such as {{"text": "The [4] is"}}, got {type(found).__name__}')
         return found
+
+
+def _finite(number: str) -> float:
+    """Return a number of JSON; raise a ValueError for NaN, Infinity and what is as large, which results cannot hold."""
+    if not math.isfinite(float(number)):
+        raise ValueError(f"{number} is no finite number; write null, or a text")
+    return float(number)
 
 
 class ImageFolder(Source):

@@ -1,5 +1,6 @@
 """Checks of class and option names that take no time: a mistyped name is said before torch is imported."""
 
+import json
 import re
 from argparse import ArgumentError
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -7,6 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from unmask.storage.signatures import BASES, choices_of, nearest
+
+MARK = "\0"
+"""What stands before a text that is not to be read as YAML: no argument of a program can have it."""
+NULLS = ("None", "null")
 
 
 def flattened(tree: Mapping[str, Any], plain: Collection[str], prefix: str = "") -> Iterator[tuple[str, str | None]]:
@@ -108,7 +113,7 @@ def check_paths(settings: Iterable[tuple[str, str | None]]) -> None:
     if chosen.get("data") in choices_of("data"):
         for name in ("data.path", "data.labels_path", "data.valid_path", "data.test_path"):
             value = chosen.get(name, chosen.get(name.replace("data.", "data.init_args.")))
-            if value and value not in ("None", "null") and not Path(value).exists():
+            if value and value not in NULLS and not Path(value).exists():
                 raise FileNotFoundError(f"{value}: no such file or folder")
         value = chosen.get("data.tokenizer", chosen.get("data.init_args.tokenizer")) or ""
         if (value.startswith((".", "/")) or value.endswith(".json")) and not Path(value).exists():
@@ -125,6 +130,49 @@ def unknown_classes(given: Iterable[tuple[str, str | None]]) -> list[str]:
     """Return the names, without a module, of classes that are not unmask's."""
     options = [(name, value) for name, value in given if value and name.rpartition(".")[2] in BASES]
     return [value for name, value in options if value and value.isidentifier() and value not in choices_of(name)]
+
+
+def as_texts(arguments: list[str], defaults: Mapping[str, Any]) -> list[str]:
+    """Mark the values of those arguments of the package's classes that are texts, so that they are not read as YAML.
+
+    Args:
+        arguments: of a command line.
+        defaults: of the options that name a class: {"class_path": name, ...}, or None.
+    """
+    chosen = {name: _class_of(value) for name, value in defaults.items()}
+    for name, value in given_options(arguments):
+        if name in chosen:
+            chosen[name] = _class_of(value)
+    marked, text = list[str](), False
+    for argument in arguments:
+        name, equals, value = argument[2:].partition("=")
+        if argument.startswith("--"):
+            text = _is_text(name, chosen)
+            keep = not (text and equals) or value in NULLS
+            marked.append(argument if keep else f"--{name}={MARK}{value}")
+            text = text and not equals
+        else:
+            marked.append(f"{MARK}{argument}" if text and argument not in NULLS and argument[:1] != "-" else argument)
+            text = False
+    return marked
+
+
+def _class_of(value: Any) -> str | None:
+    """Return the name of the class that a setting names: alone, as an object, or as one in JSON."""
+    if isinstance(value, str) and value.startswith("{"):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return None
+    return value.get("class_path") if isinstance(value, dict) else value
+
+
+def _is_text(name: str, chosen: Mapping[str, str | None]) -> bool:
+    """Return whether an option is an argument of a class of the package that is a text, or a text or None."""
+    head, _, argument = name.replace(".init_args.", ".").partition(".")
+    known = choices_of(head).get(chosen.get(head) or "")
+    lines = known.signature if known else ()
+    return any(re.match(rf"{re.escape(argument)}: str( \| None)?( =|$)", line) for line in lines)
 
 
 def imports_last(arguments: list[str]) -> list[str]:

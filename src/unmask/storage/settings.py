@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from unmask.storage.folders import CONFIG, RUN, find_folder
+from unmask.storage.folders import CONFIG, RUN, TOKENIZER, find_folder
 from unmask.storage.signatures import choices_of
 
 MOST_VALUES = 10_000
@@ -25,8 +25,22 @@ def trained_with(path: str | None) -> dict[str, Any] | None:
             except (ValueError, AttributeError):
                 described = {}  # an error belongs to whoever loads the model
             break
+    described = with_own_tokenizer(described, folder)
     name = str(described.get("class", "")) if isinstance(described, dict) else ""
     return as_setting(described) if name in choices_of("data") or "." in name else None
+
+
+def with_own_tokenizer(described: Any, folder: Path | None) -> Any:
+    """Return the description of a model's data; the copy in the model's folder replaces a tokenizer that is gone.
+
+    Args:
+        described: by `unmask.storage.description.describe`.
+        folder: of the model, or of a run; None: it is not known.
+    """
+    name = described.get("tokenizer") if isinstance(described, dict) else None
+    if folder is None or not isinstance(name, str) or Path(name).exists() or not (folder / TOKENIZER).is_file():
+        return described
+    return described | {"tokenizer": str(folder.resolve())}
 
 
 def as_setting(described: Any, left_out: Collection[str] = (), prefix: str = "") -> Any:
@@ -58,6 +72,7 @@ def run_settings(folder: Path, left_out: Collection[str] = ()) -> dict[str, Any]
             tree[group] = {name: value for name, value in record[group].items() if name != "class"}
         if record.get("start"):
             tree["from"] = record["start"]["name"]
+        record["data"] = with_own_tokenizer(record["data"], folder)
         return tree | {
             name: as_setting(record[name], left_out, f"{name}.") for name in ("data", "network", "objective")
         }

@@ -7,13 +7,22 @@ from typing import Any, NamedTuple
 
 import torch
 
+from unmask.codecs.ended import Ended
+from unmask.codecs.named import written_name
+from unmask.codecs.pixels import Pixels
+from unmask.codecs.symbols import Symbols
+from unmask.codecs.table import Table
 from unmask.codecs.text import Bytes, Characters, Text
+from unmask.codecs.tokenizer import Tokenizer
+from unmask.data.arrays import Arrays
 from unmask.data.base import DataSet
+from unmask.data.categories import Categories, csv_line
 from unmask.model import MaskedDiffusion
 from unmask.networks.adapters import Adapter, add_adapter, has_adapter, merge_adapter
 from unmask.networks.base import Network
 from unmask.networks.fitting import fit_network
 from unmask.schedules import Schedule, TokenPolynomial
+from unmask.storage.folders import RUN
 from unmask.storage.model_files import tensors_digest
 from unmask.training.settings import Run
 from unmask.training.trained import freeze_weights
@@ -81,22 +90,47 @@ def in_tokens_of(data: DataSet, model: MaskedDiffusion) -> DataSet:
     if not is_dataclass(data):
         return data
     open_settings = {field.name for field in fields(data) if getattr(data, field.name) is None}
-    codec = model.codec
+    codec, found = model.codec, dict[str, Any]()
     if "tokens" in open_settings and isinstance(codec, Characters | Bytes):
-        return replace(data, tokens=codec.alphabet if isinstance(codec, Characters) else "bytes")  # type: ignore[call-arg]
-    if "tokenizer" in open_settings and model.folder is not None:
-        return replace(data, tokenizer=str(model.folder.resolve()))  # type: ignore[call-arg]
-    return data
+        found["tokens"] = codec.alphabet if isinstance(codec, Characters) else "bytes"
+    elif "tokenizer" in open_settings and (name := _tokens_name(model)) is not None:
+        found["tokenizer"] = name
+    elif isinstance(data, Categories) and "values" in open_settings and isinstance(codec, Table):
+        columns = csv_line(codec.columns)
+        if data.columns is None or data.resolved().columns == columns:
+            found |= {"columns": columns, "values": codec.values}
+    elif isinstance(data, Arrays) and "vocab_size" in open_settings and isinstance(codec, Symbols | Pixels):
+        fills = data.codec.vocab_size - (data.resolved().vocab_size or 0)
+        found["vocab_size"] = max(1, codec.vocab_size - (fills if isinstance(codec, Symbols) else 0))
+    return replace(data, **found) if found else data
+
+
+def _tokens_name(model: MaskedDiffusion) -> str | None:
+    """Return the name of the codec of a model as `named_codec` reads it; None: it has no such name, or is not of texts.
+
+    That of the codec itself, if it can be written out; else the folder of the model, or of the unfinished run, or what
+    the tokenizer was read from.
+    """
+    codec = model.codec.codec if isinstance(model.codec, Ended) else model.codec
+    name = written_name(model.codec)
+    if name is None and model.folder is not None:
+        return str(model.folder.resolve())
+    if name is None and isinstance(codec, Tokenizer):
+        source = Path(codec.source)
+        return str(source.parent.resolve()) if (source.parent / RUN).is_file() and source.is_file() else codec.source
+    return name
 
 
 def check_tokens_of(data: DataSet, model: MaskedDiffusion, start: Start) -> None:
     """Raise a ValueError, with what to do, unless the data have the tokens of a model."""
     if data.codec == model.codec:
         return
-    name = model.folder if isinstance(start, MaskedDiffusion) else start
-    how = f"unmask prepare FILE --tokenizer {name} --out CORPUS makes a corpus of its tokens"
+    name = str((model.folder or "the model in memory") if isinstance(start, MaskedDiffusion) else start)
+    tokens = name if model.folder is not None or not isinstance(start, MaskedDiffusion) else _tokens_name(model)
+    shown = "FOLDER" if tokens is None else tokens if tokens == name else repr(tokens)
+    how = f"unmask prepare FILE --tokenizer {shown} --out CORPUS makes a corpus of its tokens"
     if "tokenizer" in {field.name for field in fields(data)}:
-        how = f"--data.tokenizer {name} cuts them as that model does"
+        how = f"--data.tokenizer {shown} cuts them as that model does"
     elif not (isinstance(model.codec, Text) and isinstance(data.codec, Text)):
         how = "the vocabulary cannot change with the weights"
     raise ValueError(f"{data.name} has the tokens {data.codec}, but {name} those of {model.codec}: {how}")
