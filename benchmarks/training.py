@@ -77,6 +77,11 @@ def peak_flops(dtype: torch.dtype) -> float:
     return 2 * SIDE**3 / interleaved({"product": lambda: a @ b})["product"]
 
 
+def fused_attention(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None = None, causal: bool = False) -> Tensor:
+    """Return what `layers.attend` does, by PyTorch's fused kernel alone."""
+    return F.scaled_dot_product_attention(q, k, v, seen, is_causal=causal)
+
+
 class Step:
     """One step of training with the tricks up to one. Steps of one `Step.all` share weights and averages."""
 
@@ -114,11 +119,12 @@ class Step:
             self.optimizer.zero_grad()  # nothing is left for the step after it
             return
         attend = layers.attend
-        if not self.has("plain attention"):
-            layers.attend = F.scaled_dot_product_attention
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.has("bfloat16")):
-            loss = TimeFreeELBO()(self.network, self.x).loss
-        layers.attend = attend
+        try:
+            layers.attend = attend if self.has("plain attention") else fused_attention
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.has("bfloat16")):
+                loss = TimeFreeELBO()(self.network, self.x).loss
+        finally:
+            layers.attend = attend
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()  # now, not after the next forward pass: gradients take no memory in it

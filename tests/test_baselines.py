@@ -156,7 +156,7 @@ def test_commands(runs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 def test_what_is_refused(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = str(runs / "text")
     assert "position 9 is known" in fails(capsys, "infill", text, "the c[4]t on")
-    assert "takes no account of what follows a hole" in fails(capsys, "infill", text, "the c[1-4]t on")
+    assert "holes are for masked models" in fails(capsys, "infill", text, "the c[1-4]t on")
     assert "its sampler is LeftToRight, got InOrder" in fails(capsys, "sample", text, "--sampler", "InOrder")
     assert "steps are of masked models" in fails(capsys, "evaluate", text, "--steps", "4,inf")
     assert "its objective is NextToken, got ContinuousELBO" in fails(

@@ -389,7 +389,7 @@ def test_commands(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["digit"], "no configuration 'digit' (did you mean 'digits'?); shipped are arrays, cifar10, digits"),
+        (["digit"], "no configuration 'digit' (did you mean 'digits'?); shipped are arrays, categories, cifar10"),
         (["digits", "--network.widht", "3"], "unknown option 'widht' (did you mean 'width'?)"),
         (["digits", "--network.width", "wide"], "network.width: expected 'int', got 'wide'"),
         (["digits", "--objectve", "DiscreteELBO"], "unknown option --objectve (did you mean '--objective'?)"),
@@ -525,7 +525,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(
             "steps must be a whole number of at least 1, got 0",
         ),
         (["sample", "{digits}", "--seed", "-1"], "--seed must be at least 0, got -1"),
-        (["sample", "{digits}", "--out", "x.jpg"], "the file must end in .txt, .jsonl, .png or .npy"),
+        (["sample", "{digits}", "--out", "x.jpg"], "the file must end in .txt, .jsonl, .csv, .png or .npy"),
         (["sample", "{digits}", "--out", "x.txt"], "the samples are no text"),
         (["sample", "{digits}", "--device", "tpu9"], "device"),
         (["sample", "{arrays}", "--gif", "x.gif"], "no picture of plain symbols"),
