@@ -129,7 +129,7 @@ def test_packings_by_hand(bert: Tokenizer, tmp_path: Path) -> None:
         [CLS, *[THE] * 4, SEP],
         [CLS, THE, SEP, pad, pad, pad],
     ]
-    assert data.lengths == Lengths(PAD, (0, 0, 18, 9, 9, 9))
+    assert data.lengths == Lengths(PAD, (0, 0, 18, 9, 9, 9), apart=True)
     with pytest.raises(ValueError, match="length 2 leaves no room between the 2 tokens around a sequence"):
         Corpus(str(tmp_path / "c"), 2, "padded").split("train")
 
