@@ -162,9 +162,10 @@ def _class_of(value: Any) -> str | None:
     if isinstance(value, str) and value.startswith("{"):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
-    return value.get("class_path") if isinstance(value, dict) else value
+    name = value.get("class_path") if isinstance(value, dict) else value
+    return name if isinstance(name, str) else None
 
 
 def _is_text(name: str, chosen: Mapping[str, str | None]) -> bool:
