@@ -402,3 +402,17 @@ def test_a_best_evaluation_that_never_came_is_said(
     model = train(home, tmp_path / "r", keep_best=True, evaluate_every=500, steps=2)
     assert "none came within 2 steps (--evaluate_every is 500)" in capsys.readouterr().err
     assert "weights_of_step" not in model.about
+
+
+def test_what_is_trained_of_weights_in_half_precision_is_float32(home: Path, tmp_path: Path) -> None:
+    base = unmask.load(home / "base", device="cpu").bfloat16()
+    run = {"out": str(tmp_path / "r")}
+    for settings, kept in (({}, False), ({"train": "head"}, False), ({"precision": "bf16-true"}, True)):
+        network = begin(None, data(home), base, Run(**run | settings)).network
+        found = {parameter.dtype for parameter in network.parameters()}
+        assert found == ({torch.bfloat16} if kept else {torch.float32}), settings
+    base.save_pretrained(tmp_path / "half")
+    network = begin(None, data(home), tmp_path / "half", Run(**run, lora=2)).network
+    types = {parameter.requires_grad: parameter.dtype for parameter in network.parameters()}
+    assert types == {True: torch.float32, False: torch.bfloat16}
+    assert next(base.network.parameters()).dtype == torch.bfloat16

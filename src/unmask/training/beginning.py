@@ -81,7 +81,7 @@ def begin(network: Network | dict[str, Any] | None, data: DataSet, start: Start 
     else:
         fitted.requires_grad_(True)
         freeze_weights(fitted, run.train, run.freeze)
-    _own_weights(fitted, keep_type=run.precision in ("bf16-true", "16-true"))
+    _own_weights(fitted, keep_type=run.lora is not None or run.precision in ("bf16-true", "16-true"))
     return Beginning(fitted.train(), data, schedule, record)
 
 
@@ -165,8 +165,7 @@ def _own_weights(network: Network, keep_type: bool) -> None:
 
     Half precision loses updates that are small beside the weights.
     """
-    every = all(parameter.requires_grad for parameter in network.parameters())
-    if every and not keep_type:
+    if not keep_type:
         network.float()
     for parameter in network.parameters():
         if parameter.requires_grad:
