@@ -234,3 +234,25 @@ def test_refusals() -> None:
         TimeFreeELBO(2.0)
     with pytest.raises(ValueError, match="steps must be a whole number of at least 1, got 0"):
         DiscreteELBO(steps=0)
+
+
+@pytest.mark.parametrize("kind", ["free", "power", "continuous", "discrete", "token"])
+def test_an_example_of_which_every_token_is_given_adds_nothing(kind: str) -> None:
+    """As a text of unknown words alone, for a network that never predicts these."""
+    schedule = TokenPolynomial(5)
+    found: dict[str, Objective] = {
+        "free": TimeFreeELBO(),
+        "power": TimeFreeELBO(power=0.5),
+        "token": TokenELBO(schedule),
+    }
+    objective = (found | {"continuous": ContinuousELBO(), "discrete": DiscreteELBO(steps=4)})[kind]
+    torch.manual_seed(0)
+    network = Transformer(5, (6,), width=8, depth=1, heads=1, time_conditioning=True).double()
+    torch.nn.init.normal_(network.head.weight)
+    x, given = torch.randint(0, 5, (4, 6), generator=seeded(1)), torch.zeros(4, 6, dtype=torch.bool)
+    given[1], given[0, 2] = True, True
+    loss = objective(network, x, given=given, generator=seeded(0))
+    assert loss.nelbo[1] == 0 and loss.nelbo.sum() > 0 and loss.loss.isfinite()
+    loss.loss.backward()
+    learned = [*network.parameters(), *schedule.parameters()]
+    assert all(p.grad is None or p.grad.isfinite().all() for p in learned)

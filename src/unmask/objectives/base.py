@@ -63,5 +63,8 @@ class Objective(ABC):
 
 
 def length_without_given(x: Tokens, given: Where | None) -> int | Int[Tensor, " batch"]:
-    """Return L, the number of tokens that are not given; one number per example if some are."""
-    return x[0].numel() if given is None else (~given).flatten(1).sum(1)
+    """Return L, the number of tokens that are not given; one number per example if some are.
+
+    It is 1 for an example of which every token is given: nothing of it can be masked, and it adds nothing to a loss.
+    """
+    return x[0].numel() if given is None else (~given).flatten(1).sum(1).clamp(min=1)

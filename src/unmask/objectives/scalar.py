@@ -152,6 +152,7 @@ class TimeFreeELBO(Objective):
         v = v if given is None else v.masked_fill(given.flatten(1), math.inf)
         largest_hidden = v.sort(dim=1).values.gather(1, n[:, None] - 1)
         masked = (v <= largest_hidden).view_as(x)
+        masked = masked if given is None else masked & ~given
         shared = generator is None or isinstance(generator, torch.Generator)
         constant = isinstance(length, int) and shared and len(x) % 2 == 0  # see `sample_counts`
         total = len(x) // 2 * (x[0].numel() + 1) if constant else None

@@ -86,7 +86,7 @@ class TokenELBO(Objective):
             g = w_x.expand_as(masked)[masked] * (nll - 1) + expected_w
             return g.new_zeros(masked.shape).masked_scatter(masked, g)
 
-        scale = length / torch.where(masked, w_x.detach(), 0).sum(-1)
+        scale = length / torch.where(masked, w_x.detach(), 0).sum(-1).clamp(min=torch.finfo(w_x.dtype).tiny)
         parts = scale.unsqueeze(-1) * integrand(nll, p, w.detach(), w_x.detach())
         nelbo = parts.sum(-1)
         loss = (nelbo * masked.double().mean(-1) ** (1 - self.power)).mean()
@@ -124,7 +124,10 @@ def draw_time_and_masks(
     log_tau = u.transpose(0, 1).contiguous().log() / w_x
     log_tau = log_tau if given is None else log_tau.masked_fill(given, math.inf)
     log_t, position = (part.gather(1, n[:, None] - 1) for part in log_tau[0].sort(dim=1))
-    return log_t.squeeze(1), (log_tau <= log_t).scatter(2, position.expand(masks, -1, -1), True)
+    masked = (log_tau <= log_t).scatter(2, position.expand(masks, -1, -1), True)
+    if given is not None:  # where every token is, none is masked, at any time
+        masked, log_t = masked & ~given, log_t.clamp(max=0)
+    return log_t.squeeze(1), masked
 
 
 def reinforce_pairs(
@@ -159,6 +162,6 @@ def reinforce_pairs(
     weight = (w_x.log() - log_rate).detach()
     terms = []
     for a, b in itertools.combinations(range(len(masked)), 2):
-        shared = weight.masked_fill(~(masked[a] & masked[b]), -math.inf).softmax(-1)
+        shared = weight.masked_fill(~(masked[a] & masked[b]), -math.inf).softmax(-1).nan_to_num()  # NaN: all is given
         terms.append(length * (shared * (h[a] - h[b])).sum(-1) * (log_p[a] - log_p[b]) / 2)
     return torch.stack(terms)

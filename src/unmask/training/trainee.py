@@ -63,7 +63,7 @@ class Trainee(LightningModule):
             given, x = x < 0, clean_tokens(x)
             given = given | torch.isin(x, self.never) if len(self.never) else given
         loss, nelbo, _ = self.objective(network, x, label, given=given, generator=generator)
-        length = self.length if given is None else (~given).sum() / len(x)
+        length = self.length if given is None else (~given).sum().clamp(min=1) / len(x)
         self.log("loss", loss / length, prog_bar=True)
         self.log("bits", nelbo.mean() / (length * math.log(2)), prog_bar=True)
         return loss / length  # per token, so that learning rates and clipping do not depend on the length
