@@ -95,8 +95,7 @@ class Arrays(DataSet):
         """
         if key not in arrays:
             raise ValueError(f"{self.path}: no array named {key!r}, only {', '.join(sorted(arrays))}")
-        x, labels, given, lengths = (arrays.get(name) for name in (key, *(f"{prefix}{one}" for one in BESIDE)))
-        assert x is not None
+        x, (labels, given, lengths) = arrays[key], (arrays.get(f"{prefix}{one}") for one in BESIDE)
         if x.ndim < 2:
             raise ValueError(f"{self.path}: {key} must have the shape (examples, *dims), got {x.shape}")
         if lengths is not None:
@@ -144,8 +143,7 @@ class Arrays(DataSet):
         train = self._parts.get("train")
         if not isinstance(train, Conditioned) or train.lengths is None:
             return None
-        n, labels = (None if one is None else one[train.chosen] for one in (train.lengths, train.labels))
-        assert n is not None
+        n, labels = train.lengths[train.chosen], None if train.labels is None else train.labels[train.chosen]
         return Lengths.of(n, self.shape[0], self._symbols, labels=labels, classes=self.classes, apart=True)
 
     @property

@@ -3,10 +3,10 @@
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -93,6 +93,9 @@ class Split(Dataset[tuple[Tensor, Tensor | None]], ABC):
         indices = self.spread(limit)
         for start in range(0, len(indices), size):
             yield self[indices[start : start + size]]
+
+
+S = TypeVar("S", bound=Split)
 
 
 class Examples(Split):
@@ -253,6 +256,22 @@ class DataSet(ABC):
     def resolved(self) -> "DataSet":
         """Return the same settings with those that were found from the data written out."""
         return self
+
+
+def whole_of(parts: Mapping[str, Split], files: Collection[str]) -> Split:
+    """Return every example of data of which some parts have a file of their own, and `whole` is that of the first."""
+    each = [parts["whole"], *(parts[name] for name in ("valid", "test") if name in files)]
+    return each[0] if len(each) == 1 else Joined(each)
+
+
+def named_part(parts: Mapping[str, S], part: str, path: str, fewest: int, what: str) -> S:
+    """Return a part of data; raise a ValueError where there were fewer examples than make three parts."""
+    if part not in parts:
+        raise ValueError(
+            f"{path}: at least {fewest} {what} are needed for three parts, got {len(parts['whole'])}; name files for "
+            "the others (--data.valid_path, --data.test_path); the part all is there"
+        )
+    return parts[part]
 
 
 def shuffled_parts(count: int, valid: int, test: int, seed: int = 0) -> dict[str, Integer[np.ndarray, " indices"]]:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from unmask.codecs.table import Table
-from unmask.data.base import DataSet, Joined, Part, Split, shuffled_parts
+from unmask.data.base import DataSet, Part, Split, named_part, shuffled_parts, whole_of
 from unmask.data.conditioned import Conditioned
 from unmask.data.formats import Format, check_format, find_format
 from unmask.data.rows import BadRowError, Row, column_names, field_of, rows_of
@@ -201,16 +201,9 @@ class Categories(DataSet):
         return self.missing == "given"
 
     def split(self, part: Part) -> Split:
-        parts = self._parts
         if part == "all":
-            files = [parts["whole"], *(parts[name] for name in PARTS[1:] if name in self._files)]
-            return files[0] if len(files) == 1 else Joined(files)
-        if part not in parts:
-            raise ValueError(
-                f"{self.path}: at least {FEWEST} rows are needed for three parts, got {len(parts['whole'])}; name "
-                "files for the others (--data.valid_path, --data.test_path); the part all is there"
-            )
-        return parts[part]
+            return whole_of(self._parts, self._files)
+        return named_part(self._parts, part, self.path, FEWEST, "rows")
 
     def resolved(self) -> "Categories":
         return replace(self, columns=csv_line(self._names), values=self.codec.values)

@@ -49,9 +49,8 @@ class Conditioned(Examples):
 
     def _chunks(self) -> Iterator[bytes]:
         yield from super()._chunks()
-        for what in (self.given, self.lengths):
-            for start in range(0, len(self) if what is not None else 0, 1 << 12):
-                assert what is not None
+        for what in [part for part in (self.given, self.lengths) if part is not None]:
+            for start in range(0, len(self), 1 << 12):
                 yield np.ascontiguousarray(what[self.chosen[start : start + (1 << 12)]]).astype("<i8").tobytes()
 
 

@@ -15,7 +15,7 @@ from unmask.codecs.base import Codec
 from unmask.codecs.ended import Ended, find_end
 from unmask.codecs.named import FROM_TEXTS, named_codec, written_name
 from unmask.codecs.text import Bytes, NoTextError, Text
-from unmask.data.base import DataSet, Joined, Part, Split, shuffled_parts
+from unmask.data.base import DataSet, Part, Split, named_part, shuffled_parts, whole_of
 from unmask.data.encoding import EncodedExamples, Example, encoded_examples
 from unmask.data.ragged import DIGEST, Layout, Ragged, sizes
 from unmask.data.reading import check_file
@@ -246,24 +246,17 @@ class Sequences(DataSet):
     def lengths(self) -> Lengths | None:
         if self.packing != "padded":
             return None
-        part = self.split("train")
-        assert isinstance(part, Ragged)
+        part = self._part("train")
         n = part.learned() if self.conditional else part.inside()
         fill, ended = self.layout.fill, self.layout.end == self.layout.fill
         apart = not ended and fill in (self.codec.padding, find_end(self.codec))
         return Lengths.of(n, self.length, fill, targets=self.conditional, ended=ended, apart=apart)
 
     def split(self, part: Part) -> Split:
-        parts = self._parts
-        if part == "all":
-            files = [parts["whole"], *(parts[name] for name in PARTS[1:] if name in self._files)]
-            return files[0] if len(files) == 1 else Joined(files)
-        if part not in parts:
-            raise ValueError(
-                f"{self.path}: at least {FEWEST} examples are needed for three parts, got {len(parts['whole'])}; name "
-                "files for the others (--data.valid_path, --data.test_path); the part all is there"
-            )
-        return parts[part]
+        return whole_of(self._parts, self._files) if part == "all" else self._part(part)
+
+    def _part(self, part: str) -> Ragged:
+        return named_part(self._parts, part, self.path, FEWEST, "examples")
 
     def resolved(self) -> "Sequences":
         return replace(self, tokenizer=written_name(self.codec) or self.tokenizer)
