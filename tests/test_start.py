@@ -416,3 +416,21 @@ def test_what_is_trained_of_weights_in_half_precision_is_float32(home: Path, tmp
     types = {parameter.requires_grad: parameter.dtype for parameter in network.parameters()}
     assert types == {True: torch.float32, False: torch.bfloat16}
     assert next(base.network.parameters()).dtype == torch.bfloat16
+
+
+def test_weights_that_are_not_those_of_the_model_are_not_taken(home: Path, tmp_path: Path) -> None:
+    train(home, tmp_path / "a", lora=2, steps=2)
+    for model in (unmask.load(home / "base", device="cpu"), unmask.load(tmp_path / "a", device="cpu")):
+        whole = model.own_tensors()
+        name = next(iter(whole))
+        for wrong in ({n: t for n, t in whole.items() if n != name}, whole | {"network.other": whole[name]}):
+            with pytest.raises(RuntimeError, match="Missing key|Unexpected key"):
+                model.load_own_tensors(wrong)
+        model.load_own_tensors(whole)
+
+
+def test_a_resumed_run_keeps_the_best_from_then_on_if_it_was_not_kept_before(home: Path, tmp_path: Path) -> None:
+    train(home, tmp_path / "r", steps=4, lr=1.0, patience=9)
+    assert not (tmp_path / "r/checkpoints/best.safetensors").exists()
+    model = train(home, tmp_path / "r", steps=8, lr=1.0, patience=9, keep_best=True, resume=True)
+    assert model.about["weights_of_step"] in (6, 8)

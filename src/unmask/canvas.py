@@ -2,7 +2,9 @@
 
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +157,28 @@ def answer(codec: Codec, tokens: Int[Tensor, " length"]) -> str:
     return codec.decode(tokens[: int(ends[0]) if len(ends) else len(tokens)].unsqueeze(0))[0].strip()
 
 
+_notes: ContextVar[list[str] | None] = ContextVar("notes", default=None)
+
+
+@contextmanager
+def kept_notes() -> Iterator[list[str]]:
+    """Keep what `around_holes` has to say of texts in the list that this yields, off standard error."""
+    notes: list[str] = []
+    token = _notes.set(notes)
+    try:
+        yield notes
+    finally:
+        _notes.reset(token)
+
+
+def _note(text: str) -> None:
+    notes = _notes.get()
+    if notes is None:
+        print(f"unmask: note: {text}", file=sys.stderr)
+    else:
+        notes.append(text)
+
+
 def around_holes(codec: Codec, pieces: Sequence[tuple[str, int]], length: int | None) -> Canvas:
     """Return the tokens of some texts, each followed by a number of unknown tokens; see `text_canvas`.
 
@@ -177,7 +201,7 @@ def around_holes(codec: Codec, pieces: Sequence[tuple[str, int]], length: int | 
     inside = torch.cat([part for known, count in parts for part in (known, torch.full((count,), codec.vocab_size))])
     whole = "".join(known + HOLE * count for known, count in pieces)
     if (shown := codec.decode(inside.unsqueeze(0), HOLE)[0]) != whole:
-        print(f"unmask: note: the tokenizer does not keep the form of this text: it reads {shown!r}", file=sys.stderr)
+        _note(f"the tokenizer does not keep the form of this text: it reads {shown!r}")
     return codec.wrapped(inside)
 
 

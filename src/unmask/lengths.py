@@ -174,7 +174,7 @@ def _smoothed(counts: tuple[int, ...]) -> Float64[Tensor, " length"]:
     if not total:
         return torch.full((length,), 1 / length, dtype=torch.float64)
     n = np.arange(length)
-    best: tuple[float, np.ndarray] | None = None
+    best, highest = c, -np.inf
     for half in (0, *(2**i for i in range(max(1, length // 4).bit_length()))):
         first, last = np.maximum(n - half, 0), np.minimum(n + half, length - 1)
         share = 1 / (last - first + 1)
@@ -182,7 +182,6 @@ def _smoothed(counts: tuple[int, ...]) -> Float64[Tensor, " length"]:
         spread = cumulative[last + 1] - cumulative[first]
         without = np.maximum(spread - share, 0)[c > 0] + 1 / length
         score = float((c[c > 0] * np.log(without / total)).sum())
-        if best is None or score > best[0] + 1e-9:
-            best = score, spread
-    assert best is not None
-    return torch.from_numpy((best[1] + 1 / length) / (total + 1))
+        if score > highest + 1e-9:
+            best, highest = spread, score
+    return torch.from_numpy((best + 1 / length) / (total + 1))

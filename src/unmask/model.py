@@ -14,7 +14,6 @@ from unmask.given import mark_given
 from unmask.labels import find_labels
 from unmask.lengths import Lengths
 from unmask.loading import read_model
-from unmask.networks.adapters import has_adapter
 from unmask.networks.base import Network, check_tokens
 from unmask.networks.constrained import Constrained
 from unmask.networks.padded import Padded
@@ -381,9 +380,7 @@ class MaskedDiffusion(Saved):
         model = cls(found.network, found.codec, found.schedule, found.about)
         if found.weights is not None:
             try:
-                model.load_state_dict(
-                    model.state_dict() | found.weights if has_adapter(model) else found.weights, assign=True
-                )
+                model.load_own_tensors(found.weights, assign=True)
                 if isinstance(model.schedule, TokenPolynomial):
                     model.schedule.check()
             except ValueError as error:

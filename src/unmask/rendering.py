@@ -81,9 +81,9 @@ def render(
 
 
 def joined(model: MaskedDiffusion, each: Sequence[Tensor]) -> Tokens:
-    """Return examples as one batch; texts are filled up to the longest as the model's examples are.
+    """Return examples as one batch; texts of several lengths are filled up as the model's examples are.
 
-    Where these are not, the token that ends a text fills them up, or V if there is none.
+    Where these are not, they are filled up to the longest with the token that ends a text, or V if there is none.
     """
     if len({one.shape for one in each}) == 1:
         return torch.stack([*each])

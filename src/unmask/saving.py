@@ -1,6 +1,7 @@
 """Writing a model: its folder, its card, and the Hub."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,19 @@ class Saved(
         if not has_adapter(self.network):
             return state
         return {name: tensor for name, tensor in state.items() if LORA in name or not name.startswith("network.")}
+
+    def load_own_tensors(self, tensors: Mapping[str, Tensor], assign: bool = False) -> None:
+        """Load what `own_tensors` returns; the tensors that it leaves out stay as they are.
+
+        Args:
+            tensors: by name.
+            assign: whether the tensors become those of the model, not copies of them.
+
+        Raises:
+            RuntimeError: one is missing, unknown or of a wrong shape; says which.
+        """
+        others = {name: tensor for name, tensor in self.state_dict().items() if name not in self.own_tensors()}
+        self.load_state_dict(others | dict(tensors), assign=assign)
 
     def save_pretrained(self, save_directory: Path | str, **kwargs: Any) -> str | None:
         """Write config.json, model.safetensors and a model card; an error leaves what was there before.

@@ -1,11 +1,9 @@
 """Holes of unknown length: how many tokens a hole of a text has, as far as the text around it says."""
 
-import io
 import itertools
 import math
 import re
 from collections.abc import Sequence
-from contextlib import redirect_stderr
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -14,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from unmask.canvas import Canvas, text_canvas
+from unmask.canvas import Canvas, kept_notes, text_canvas
 from unmask.checks import check_choice, check_whole
 from unmask.evaluation.known_text import known_text_nats
 from unmask.evaluation.protocol import evaluation_mode
@@ -156,7 +154,7 @@ def length_posterior(
     check_label(label, model.network.classes, 1)
     ranges, log_prior = _check_holes(model, text, prior)
     combinations = list(itertools.product(*ranges))
-    with redirect_stderr(io.StringIO()):  # what there is to say of the text is said when it is completed
+    with kept_notes():  # what there is to say of the text is said when it is completed
         canvases = [text_canvas(model.codec, _filled_in(text, k), model.shape[0]) for k in combinations]
     with evaluation_mode(model):
         drawn = torch.stack(

@@ -1,15 +1,14 @@
 """Checking all inputs before anything is drawn, and putting those together that make a batch."""
 
 import hashlib
-import io
 import math
 import sys
 from collections.abc import Iterator
-from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
+from unmask.canvas import kept_notes
 from unmask.infilling.journal import as_line
 from unmask.infilling.requests import Reader, Rule, filled_up
 from unmask.infilling.sources import Source
@@ -46,9 +45,8 @@ def check_inputs(inputs: Source, reader: Reader, skip_bad: bool) -> Checked:
     """
     found, digest, notes = Checked(), hashlib.sha256(), []
     for index in tqdm(range(len(inputs)), desc="checking", unit="input", delay=2):
-        said = io.StringIO()
         try:
-            with redirect_stderr(said):
+            with kept_notes() as said:
                 fields = inputs.fields(index)
                 request = reader.read(fields)
             kept = as_line(request.kept | {"label": request.label})
@@ -63,10 +61,10 @@ def check_inputs(inputs: Source, reader: Reader, skip_bad: bool) -> Checked:
         found.good.setdefault((tuple(canvas.shape), request.rule), []).append(index)
         found.unknown[index] = int((canvas == reader.model.network.mask_id).sum())
         digest.update(kept + canvas.numpy().tobytes())
-        notes += [(index, said.getvalue().strip())] if said.getvalue() else []
+        notes += [(index, said[0])] if said else []
     if notes:
         more = f" (and {len(notes) - 1:,} others)" if len(notes) > 1 else ""
-        print(f"{notes[0][1]}: {inputs.where(notes[0][0])}{more}", file=sys.stderr)
+        print(f"unmask: note: {notes[0][1]}: {inputs.where(notes[0][0])}{more}", file=sys.stderr)
     if not found.good:
         raise ValueError(f"{inputs.path}: every input is bad; the first: {found.bad[0]}")
     found.sha256 = digest.hexdigest()

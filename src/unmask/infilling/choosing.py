@@ -1,15 +1,13 @@
 """How much is unknown: the canvases of the alternatives of an input, each of its own length where that is drawn."""
 
-import io
 from collections.abc import Sequence
-from contextlib import redirect_stderr
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from unmask.canvas import text_canvas
+from unmask.canvas import kept_notes, text_canvas
 from unmask.evaluation.unknown_length import Choice, LengthPosterior, Prior, length_posterior
 from unmask.infilling.requests import Request
 from unmask.model import MaskedDiffusion
@@ -71,7 +69,7 @@ def find_alternatives(
     """
     label = None if request.label is None else torch.tensor([request.label], device=model.device)
     fixed = [(0.0, 0.0)] * len(numbers)
-    with redirect_stderr(io.StringIO()):  # what there is to say of the text was said when it was checked
+    with kept_notes():  # what there is to say of the text was said when it was checked
         if request.prompt is not None:
             generator = [seeded(seed, *number, LENGTHS) for number in numbers]
             labels = None if label is None else label.expand(len(numbers))
@@ -84,7 +82,7 @@ def find_alternatives(
     measured = {"evaluations": how.evaluations, "seed": seed, "batch_size": batch_size}
     posterior = length_posterior(model, request.holes, prior=how.prior, label=label, **measured)
     k = [posterior.choose(how.choose, seed, *number) for number in numbers]
-    with redirect_stderr(io.StringIO()):
+    with kept_notes():
         canvases = [text_canvas(model.codec, posterior.filled_in(one), model.shape[0]) for one in k]
     drawn = [posterior.log_p(one) for one in k] if how.choose == "draw" else fixed
     return Alternatives(canvases, drawn, k, posterior)

@@ -1,8 +1,6 @@
 """Completing some inputs in one batch, each as if it were alone."""
 
-import io
 import math
-from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm import tqdm
 
-from unmask.canvas import Canvas, by_shape
+from unmask.canvas import Canvas, by_shape, kept_notes
 from unmask.evaluation.alternatives import bound_completions
 from unmask.infilling.checking import Checked
 from unmask.infilling.choosing import Alternatives, HowLong, find_alternatives
@@ -71,7 +69,7 @@ class Work:
 
     def complete(self, batch: list[int], batch_size: int) -> list[dict[str, Any]]:
         """Return the results of inputs that share a rule, and the shape of their longest canvases."""
-        with redirect_stderr(io.StringIO()):  # what there is to say was said when they were checked
+        with kept_notes():  # what there is to say was said when they were checked
             requests = [self.reader.read(self.inputs.fields(index)) for index in batch]
         own = [[(self.inputs.number(index), k) for k in range(self.samples)] for index in batch]
         settings = {"seed": self.seed, "batch_size": batch_size}

@@ -115,6 +115,9 @@ def _model(description: dict[str, Any], folder: Path) -> dict[str, Any]:
     facts |= {title: _plain(about[key]) for title, key in known.items() if about.get(key) is not None}
     if run := about.get("run"):
         facts["settings"] = _plain({key: value for key, value in run.items() if key != "out"})
+    for title, key in (("adapter_of", "adapter"), ("started_from", "start")):
+        if isinstance(origin := about.get(key), dict):
+            facts[title] = origin.get("base") or origin.get("name")
     if about.get("layout"):
         facts["converted_from"] = f"{about.get('source')} (layout {about['layout']})"
     return facts

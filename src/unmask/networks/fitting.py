@@ -42,7 +42,9 @@ def fit_network(network: Network, shape: tuple[int, ...], **settings: Any) -> Ne
         fitted = build(Network, described | {"shape": tuple(shape)} | settings, "network", (type(network).__module__,))
     try:
         fitted.load_state_dict(network.state_dict(), assign=True)
-    except RuntimeError:
+    except RuntimeError as error:
+        if tuple(shape) == network.shape:
+            raise ValueError(f"the weights do not fit these settings: {' '.join(str(error).split())}") from error
         raise ValueError(
             f"the data have examples of shape {shape}, but the weights are for shape {network.shape}: their positions "
             "are learned, so that the shape must be the same (rotary positions take any length)"

@@ -82,14 +82,14 @@ class Past:
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Keep those of the next positions (batch, heads, n, head), and return those of all until then."""
-        if self.kept is None:
-            self.kept = tuple(x.new_zeros(*x.shape[:2], self.length, x.shape[3]) for x in (k, v))  # type: ignore[assignment]
-        assert self.kept is not None
-        stop = self.read + k.shape[2]
-        for all_of_them, new in zip(self.kept, (k, v), strict=True):
-            all_of_them[:, :, self.read : stop] = new
-        self.read = stop
-        return self.kept[0][:, :, :stop], self.kept[1][:, :, :stop]
+        keys, values = self.kept or (self._room(k), self._room(v))
+        start, stop = self.read, self.read + k.shape[2]
+        keys[:, :, start:stop], values[:, :, start:stop] = k, v
+        self.kept, self.read = (keys, values), stop
+        return keys[:, :, :stop], values[:, :, :stop]
+
+    def _room(self, x: Tensor) -> Tensor:
+        return x.new_zeros(*x.shape[:2], self.length, x.shape[3])
 
     def select(self, rows: Tensor) -> None:
         """Go on with some of the examples."""

@@ -106,11 +106,13 @@ class Best(Callback):
         self.bits, self.step, self.since = (state_dict[name] for name in ("bits", "step", "since"))
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if self.path is not None and not trainer.strategy.broadcast(self.path.is_file()):
+            self.bits, self.since = math.inf, 0  # the best until now was not kept
         self._stop_if_due(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         bits = float(trainer.callback_metrics["valid_bits"])
-        if bits < self.bits or (self.path is not None and not self.path.is_file()):  # it may not have been kept before
+        if bits < self.bits:
             self.bits, self.step, self.since = bits, trainer.global_step, 0
             if self.path is not None and trainer.is_global_zero:
                 state = {f"model.{name}": tensor for name, tensor in self.averages.model.own_tensors().items()}

@@ -125,7 +125,7 @@ def plan_training(
 def take_weights(model: MaskedDiffusion, path: Path) -> int:
     """Give a model the averaged weights of a checkpoint, and return the step that they are of."""
     weights, step = averaged_weights(path)
-    model.load_state_dict({**model.state_dict(), **weights})
+    model.load_own_tensors(weights)
     return step
 
 

@@ -148,9 +148,12 @@ def check_same(before: dict[str, Any], now: dict[str, Any], where: Path, step: i
         raise ValueError(f"cannot resume with other settings than {where}: {said}")
     for part in ("start", "adapter"):
         if before.get(part) != now.get(part):
-            raise ValueError(
-                f"cannot resume from another {part} than {where}: it was {before.get(part)}, is {now.get(part)}"
+            what = "; ".join(
+                f"{name} was {(before.get(part) or {}).get(name)}, is {(now.get(part) or {}).get(name)}"
+                for name in sorted((before.get(part) or {}).keys() | (now.get(part) or {}).keys())
+                if (before.get(part) or {}).get(name) != (now.get(part) or {}).get(name)
             )
+            raise ValueError(f"cannot resume from another {part} than {where} names: {what}")
     if before.get("data_sha256") != now["data_sha256"]:
         name = now["data"]["class"]
         raise ValueError(f"cannot resume on other data: {name} is not what it was when the run began ({where})")

@@ -276,7 +276,8 @@ def _say_the_end(task: Task, steps: int, best: int | None) -> None:
     curve = f", {out}/loss.png its loss curve" if Path(out, "loss.png").is_file() else ""
     print(f"{out}/model holds the model{curve}. Next:")
     prompted = getattr(task.data, "conditional", False)  # it has never seen an empty prompt
-    following = f"infill {out} --prefix PROMPT" if prompted else f"sample {out}"
+    how = "prefix PROMPT" if getattr(task.data, "messages", None) is None else "chat QUESTION"
+    following = f"infill {out} --{how}" if prompted else f"sample {out}"
     print(f"  unmask evaluate {out}{own}\n  unmask {following}{own}", flush=True)
 
 
