@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from safetensors.torch import load_file
 
 import unmask
@@ -22,7 +23,10 @@ from unmask.networks.adapters import Adapter, add_adapter, merge_adapter
 from unmask.networks.fitting import fit_network
 from unmask.randomness import seeded
 from unmask.training.beginning import begin
+from unmask.training.callbacks import MovingAverage
+from unmask.training.optimizer import parameter_groups
 from unmask.training.trained import freeze_weights
+from unmask.training.trainee import Trainee
 
 TEXT = "the cat sat on the mat and the dog ran to the cat. " * 60
 OTHERS = {"trainer.accelerator": "cpu", "trainer.enable_progress_bar": "false", "batch_size": "8", "ema": "0.5"}
@@ -434,3 +438,38 @@ def test_a_resumed_run_keeps_the_best_from_then_on_if_it_was_not_kept_before(hom
     assert not (tmp_path / "r/checkpoints/best.safetensors").exists()
     model = train(home, tmp_path / "r", steps=8, lr=1.0, patience=9, keep_best=True, resume=True)
     assert model.about["weights_of_step"] in (6, 8)
+
+
+def test_frozen_weights_are_held_once_and_tied_embeddings_do_not_decay() -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    body = {"model_type": "bert", "vocab_size": 5, "max_position_embeddings": 16} | sizes
+    network = unmask.Pretrained(5, (8,), body=body, mask=4)
+    assert network.tied
+    freeze_weights(network, None, "*attention*")
+    model = MaskedDiffusion(network, Symbols(5))
+    trainee, averages = Trainee(model, TimeFreeELBO(), Optimizer(weight_decay=0.1), 0, 0.0), MovingAverage(0.9)
+    averages.setup(Trainer(accelerator="cpu", logger=False, enable_checkpointing=False), trainee, "fit")
+    pairs = zip(averages.model.parameters(), model.parameters(), strict=True)
+    held_once = {current.requires_grad: average.data_ptr() == current.data_ptr() for average, current in pairs}
+    assert held_once == {True: False, False: True}
+    decaying, others = parameter_groups(model, Optimizer(weight_decay=0.1))
+    assert decaying["weight_decay"] == 0.1 and others["weight_decay"] == 0
+    embedding = network.head.linear.weight
+    assert any(p is embedding for p in others["params"]) and not any(p is embedding for p in decaying["params"])
+    assert all(p.requires_grad for group in (decaying, others) for p in group["params"])
+
+
+def test_an_adapter_is_seen_wherever_logits_are_asked_for() -> None:
+    torch.manual_seed(0)
+    network = Transformer(5, (16,), width=16, depth=2, heads=2).double()
+    torch.nn.init.normal_(network.head.weight)
+    x = torch.randint(0, 6, (3, 16), generator=seeded(0))
+    before = network(x)
+    add_adapter(network, Adapter(2, targets=("*qkv",)))
+    for name, parameter in network.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    whole, few = network(x), torch.zeros(3, 16, dtype=torch.bool)
+    few[:, ::7] = True
+    torch.testing.assert_close(network(x, at=few), whole[few], rtol=1e-10, atol=1e-10)
+    assert (whole - before).abs().max() > 0.1

@@ -226,3 +226,13 @@ def test_a_judge_reads_the_text_alone(bert: Tokenizer) -> None:
     assert retokenise(x, bert, bert) == [[THE, CAT, SEP, SAT]]
     bare = Tokenizer(bert.source, end_token="[SEP]", padding_token="[SEP]")  # an end of a text, whatever it fills up
     assert retokenise(torch.tensor([[THE, CAT, SEP, SEP]]), bare, bert) == [[THE, CAT, SEP, SEP]]
+
+
+def test_what_a_tokenizer_alters_in_a_file_is_said_once(
+    bert: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = ["the [1] sat", "THE CAT [1]", "The [1]"]
+    (tmp_path / "in.jsonl").write_text("".join(f'{{"text": "{text}"}}\n' for text in texts))
+    unmask.infill_file(model_of(bert, 8), tmp_path / "in.jsonl", tmp_path / "out.jsonl", score=0)
+    notes = [line for line in capsys.readouterr().err.splitlines() if "does not keep the form" in line]
+    assert len(notes) == 1 and "in.jsonl" in notes[0] and "line 2" in notes[0] and "(and 1 others)" in notes[0]
