@@ -189,7 +189,7 @@ def test_as_many_tokens_are_due_as_published() -> None:
             for step in range(steps):
                 base = n if grid == "llada" else left
                 expected = [due(masks, step, steps) for masks in base.tolist()]
-                found = sampler._revealed(n, left, step)
+                found = sampler.revealed(n, left, step)
                 assert found.tolist() == expected, (grid, steps, step)
                 left = left - found
             assert (left == 0).all()

@@ -28,6 +28,7 @@ from unmask.samplers.first_hitting import FirstHitting
 from unmask.samplers.ordered import InOrder
 from unmask.samplers.presets import dream, llada
 from unmask.samplers.remasking import Remasking
+from unmask.samplers.rows import Failures, Rows
 from unmask.samplers.unmasking import Span
 from unmask.schedules import Cosine, Geometric, Linear, Polynomial, Schedule
 
@@ -347,8 +348,9 @@ def test_corrections_leave_the_distribution_of_a_partly_masked_state_unchanged()
     state = State(x_t, torch.ones(n, dtype=torch.float64), torch.zeros(n, dtype=torch.long))
     everything = torch.ones_like(x, dtype=torch.bool)
     noise = torch.full((n,), 0.3, dtype=torch.float64)
-    span = Span(everything, everything, torch.zeros(n, 1, dtype=torch.float64), 0)
-    after = FirstHitting(corrections=1).correct(oracle, state, span, everything[:, 0], noise, None, seeded(1), 1).x
+    span = Span(everything, everything, torch.zeros(n, 1, dtype=torch.float64), 0, Failures(x.device))
+    rows = Rows.of([True] * n, x.device)
+    after = FirstHitting(corrections=1).correct(oracle, state, span, rows, noise, None, seeded(1), 1).x
     assert ((after != x_t).sum(1) <= 1).all() and (after != x_t).any()
     assert torch.equal(after == oracle.mask_id, x_t == oracle.mask_id)
     cube = oracle.p.view(3, 3, 3)
@@ -695,7 +697,7 @@ class Waits(TorchDispatchMode):
 def test_planned_samplers_do_not_wait_for_the_device_in_their_loop(
     sampler: Sampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("unmask.samplers.unmasking.raise_if_failed", lambda step: None)  # at each step on a CPU alone
+    monkeypatch.setattr("unmask.samplers.rows.Failures.check", lambda self: None)  # at each step on a CPU alone
     waits = []
     for length in (8, 24):
         network = Transformer(5, (24,), classes=2, width=16, depth=2, heads=2, time_conditioning=True).eval()

@@ -1,6 +1,7 @@
-"""Devices by name."""
+"""Devices by name, and copies to them."""
 
 import torch
+from torch import Tensor
 
 
 def find_device(device: str | None = None) -> torch.device:
@@ -19,3 +20,11 @@ def find_device(device: str | None = None) -> torch.device:
     if target.type not in ("cpu", "cuda"):
         raise ValueError(f"device {device!r}: cpu and cuda are supported (exact draws need float64)")
     return target
+
+
+def send(x: Tensor, device: torch.device | str) -> Tensor:
+    """Copy a tensor to a device without waiting for it; the tensor must not be changed afterwards."""
+    device = torch.device(device)
+    if x.device.type != "cpu" or device.type == "cpu":
+        return x.to(device)
+    return (x.pin_memory() if device.type == "cuda" else x).to(device, non_blocking=True)

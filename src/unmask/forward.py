@@ -1,5 +1,7 @@
 """The forward process: masking data, and drawing the times and numbers of masks."""
 
+import math
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -33,6 +35,26 @@ def mask(
     rate = schedule.mask_rate(t.double()).view(-1, *[1] * (x.dim() - 1))
     masked = uniform(tuple(x.shape), generator, x.device) < rate
     return torch.where(masked if given is None else masked & ~given, mask_id, x)
+
+
+def most_masked(batch: int, length: int, mean_rate: float) -> int:
+    """Return a number of tokens that `mask` at `sample_times` exceeds with a probability below 2⁻⁵³, if at all.
+
+    The times of one generator are two lattices, and the mask rate r grows with the time, so
+
+        Σᵢ r(tᵢ) ≤ (batch + 1) ∫ r(t) dt + 2.
+
+    By Hoeffding's inequality the number of masked tokens is above its mean by s with a probability of at most
+    exp(−2 s² / (batch · length)).
+
+    Args:
+        batch: number of examples.
+        length: tokens of each, all of which may be masked.
+        mean_rate: ∫ r(t) dt over [0, 1], or more.
+    """
+    mean = length * ((batch + 1) * mean_rate + 2)
+    spread = math.sqrt(53 * math.log(2) / 2 * batch * length)
+    return min(batch * length, math.ceil(mean + spread))
 
 
 def all_masked(batch: int, dims: tuple[int, ...], mask_id: int, *, device: torch.device | str | None = None) -> Tokens:

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unmask.devices import send
+
 Generators = torch.Generator | Sequence[torch.Generator] | None
 """One generator for the whole batch; or one per example, so that an example does not depend on the others."""
 
@@ -61,7 +63,7 @@ def uniform(shape: tuple[int, ...], generator: Generators, device: torch.device)
     Args:
         shape: (batch, ...).
         generator: see `Generators`; None uses torch's global generator.
-        device: of the result; numbers from a generator on another device are copied.
+        device: of the result; numbers from a generator on another device are copied, from the CPU without waiting.
 
     Raises:
         ValueError: if the number of generators is not the batch size.
@@ -69,8 +71,8 @@ def uniform(shape: tuple[int, ...], generator: Generators, device: torch.device)
     if generator is None:
         return torch.rand(shape, dtype=torch.float64, device=device)
     if isinstance(generator, torch.Generator):
-        return torch.rand(shape, dtype=torch.float64, generator=generator, device=generator.device).to(device)
+        return send(torch.rand(shape, dtype=torch.float64, generator=generator, device=generator.device), device)
     if len(generator) != shape[0]:
         raise ValueError(f"one generator per example is needed: got {len(generator)} for a batch of {shape[0]}")
     rows = [torch.rand(shape[1:], dtype=torch.float64, generator=g, device=g.device) for g in generator]
-    return torch.stack(rows).to(device)
+    return send(torch.stack(rows), device)

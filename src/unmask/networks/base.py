@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from unmask.devices import send
 from unmask.types import Labels, Logits, Times, Tokens, Where
 
 
@@ -31,30 +32,50 @@ class Positions:
     kept: Int[Tensor, " kept"] | None = None
 
     @classmethod
-    def of(cls, at: "Where | Positions", count: int | None = None) -> "Positions":
+    def of(cls, at: "Where | Positions", count: int | None = None, most: int | None = None) -> "Positions":
         """Convert flags (batch, *dims) to positions; `Positions` are returned unchanged.
 
         Args:
             at: flags, or positions.
             count: number of set flags, if known, which avoids counting them.
+            most: with `count`: the largest number of set flags of an example; None: positions are not packed.
         """
         if isinstance(at, Positions):
             return at
         flags = at.flatten(1)
         batch, length = flags.shape
-        if count is not None:
-            rows = torch.nonzero_static(flags.flatten(), size=count).squeeze(1)
-            return cls(rows // length, rows % length)
-        rows = flags.flatten().nonzero().squeeze(1)
-        example, position = rows // length, rows % length
         per_example = flags.sum(1)
-        most = int(per_example.max()) if batch else 0
-        if 2 * most > length:
+        if count is None:
+            rows = flags.flatten().nonzero().squeeze(1)
+            most = int(per_example.max()) if batch else 0
+        else:
+            rows = torch.nonzero_static(flags.flatten(), size=count, fill_value=0).squeeze(1)
+        example, position = rows // length, rows % length
+        if most is None or 2 * most > length:
             return cls(example, position)
         first = (per_example.cumsum(0) - per_example)[example]
         kept = torch.arange(len(rows), device=rows.device) - first + example * most
         index = position.new_zeros(batch * most).scatter(0, kept, position).view(batch, most)
         return cls(example, position, index, kept)
+
+    @classmethod
+    def covering(cls, flags: Where, count: int) -> "Positions":
+        """Return `count` positions that include those of all set flags, of which there are no more, without waiting."""
+        flat, length = flags.flatten(), flags[0].numel()
+        spare = count - flat.sum()
+        chosen = flat | ((~flat).cumsum(0) <= spare)
+        return cls.of(chosen.view(-1, length), min(count, flat.numel()))
+
+    @classmethod
+    def one_each(cls, flags: Where) -> "Positions":
+        """Return the position of the set flag of each example, of which there is one, without waiting."""
+        position = flags.flatten(1).int().argmax(1)
+        index = position.unsqueeze(1) if flags[0].numel() > 1 else None
+        return cls(torch.arange(len(flags), device=flags.device), position, index)
+
+    def to(self, device: torch.device) -> "Positions":
+        """Copy them to a device without waiting for it."""
+        return Positions(*(None if part is None else send(part, device) for part in vars(self).values()))
 
     def repeat(self, times: int, batch: int) -> "Positions":
         """Return the positions of a batch that is repeated `times` times."""
@@ -73,8 +94,12 @@ class Positions:
 
     def put(self, x: Tensor, batch: int, length: int) -> Tensor:
         """Scatter values (N,) to their positions, the inverse of `pick`: (batch, length), 0 elsewhere."""
-        rows = self.example * length + self.position
-        return x.new_zeros(batch * length).scatter(0, rows, x).view(batch, length)
+        return self.replace(x.new_zeros(batch, length), x)
+
+    def replace(self, x: Tensor, values: Tensor) -> Tensor:
+        """Return x (batch, *dims) with other values (N,) at the positions."""
+        rows = self.example * x[0].numel() + self.position
+        return x.flatten().scatter(0, rows, values).view_as(x)
 
 
 At = Where | Positions
@@ -164,7 +189,12 @@ class Network(nn.Module, ABC):
         logits = self(x_t, noise, label, at=at)
         logits = logits if logits.dtype.itemsize >= 4 else logits.float()
         nll = F.cross_entropy(logits, at.pick(x.flatten(1)), reduction="none")
-        return (weight.detach() * nll).sum(), nll.detach()
+        return weighted_sum(weight.detach(), nll), nll.detach()
+
+
+def weighted_sum(weight: Float[Tensor, " n"], nll: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+    """Return Σ weight · nll, to which a weight of 0 adds nothing, even where the nll is infinite."""
+    return torch.where(weight == 0, 0, weight * nll).sum()
 
 
 def check_tokens(x: object, count: int, name: str = "tokens") -> None:

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from unmask.networks.base import At, Network, Positions
+from unmask.networks.base import At, Network, Positions, weighted_sum
 from unmask.types import Labels, Logits, Times, Tokens
 
 LOGITS_PER_PRODUCT = 2**25
@@ -92,7 +92,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     grad_matrix += logits.T @ x
         ctx.grads = [None if grad is None else grad.to(h.dtype) for grad in (grad_h, grad_matrix, grad_bias)]
         ctx.mark_non_differentiable(nll)
-        return (weight.double() * nll).sum(), nll
+        return weighted_sum(weight.double(), nll), nll
 
     @staticmethod
     @once_differentiable

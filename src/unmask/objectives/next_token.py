@@ -6,7 +6,7 @@ import torch
 
 from unmask.networks.base import Network, Positions
 from unmask.objectives.base import Loss, Objective
-from unmask.objectives.scalar import masked_cross_entropy
+from unmask.objectives.scalar import masked_cross_entropy, positions_to_predict
 from unmask.randomness import Generators
 from unmask.types import Labels, Tokens, Where
 
@@ -43,9 +43,9 @@ class NextToken(Objective):
     ) -> Loss:
         check_objective(self, network)
         counted = torch.ones_like(x, dtype=torch.bool) if given is None else ~given
-        at = Positions.of(counted, x.numel() if given is None else None)
+        at, some = (Positions.of(counted, x.numel()), None) if given is None else positions_to_predict(counted)
         one = torch.ones(len(x), dtype=torch.float64, device=x.device)
-        return masked_cross_entropy(network, x, x, torch.zeros_like(one), label, at=at, weight=one)
+        return masked_cross_entropy(network, x, x, torch.zeros_like(one), label, at=at, weight=one, counted=some)
 
 
 def check_objective(objective: Objective, network: Network) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from unmask.forward import mask, sample_counts, sample_times
+from unmask.forward import mask, most_masked, sample_counts, sample_times
 from unmask.networks.base import Network, Positions
 from unmask.objectives.base import Loss, Objective, length_without_given
 from unmask.randomness import Generators, uniform
@@ -23,6 +23,7 @@ def masked_cross_entropy(
     at: Positions,
     weight: Times,
     power: float = 1.0,
+    counted: Where | None = None,
 ) -> Loss:
     """Return weight · Σ_{i masked} −log p(x_i | x_t) for each example, which all scalar objectives consist of.
 
@@ -32,14 +33,43 @@ def masked_cross_entropy(
         x: clean tokens.
         noise: mask rate, passed to the network.
         label: class of each example.
-        at: the masked positions.
+        at: the masked positions; with `counted`, perhaps others too.
         weight: weight of each example in the bound; weight ** power in the loss.
         power: see `TimeFreeELBO`.
+        counted: which tokens count; None: those at `at`.
     """
     batch, length = len(x), x[0].numel()
-    loss, nll = network.cross_entropy(x_t, x, noise, label, at=at, weight=at.spread(weight**power / batch))
+    each = at.spread(weight**power / batch)
+    if counted is not None:
+        each = each * at.pick(counted.flatten(1))
+    loss, nll = network.cross_entropy(x_t, x, noise, label, at=at, weight=each)
     parts = weight.unsqueeze(1) * at.put(nll, batch, length)
+    if counted is not None:
+        parts = torch.where(counted.flatten(1), parts, 0)
     return Loss(loss, parts.sum(1), parts)
+
+
+def positions_to_predict(masked: Where, most: int | None = None) -> tuple[Positions, Where | None]:
+    """Return the positions to be predicted, and which tokens count, where there are positions of others among them.
+
+    On a CPU these are the masked ones. A GPU would have to be waited for in order to count these: there some more are
+    predicted, which do not count.
+
+    Args:
+        masked: the masked tokens.
+        most: how many there are at most; None: all.
+    """
+    if masked.device.type == "cpu":
+        return Positions.of(masked), None
+    return Positions.covering(masked, masked.numel() if most is None else most), masked
+
+
+def _most_at_times(schedule: Schedule, steps: int, x: Tokens, generator: Generators) -> int | None:
+    """Return how many tokens are masked at most at times that are rounded up to i / steps (`most_masked`)."""
+    if x.device.type == "cpu" or not (generator is None or isinstance(generator, torch.Generator)):
+        return None
+    times = torch.arange(1, steps + 1, dtype=torch.float64) / steps
+    return most_masked(len(x), x[0].numel(), schedule.mask_rate(times).mean().item())
 
 
 @dataclass(frozen=True)
@@ -72,8 +102,9 @@ class ContinuousELBO(Objective):
         t = sample_times(len(x), generator=generator, device=x.device)
         x_t = mask(x, t, self.schedule, network.mask_id, given=given, generator=generator)
         rate, weight = self.schedule.mask_rate(t), self.schedule.weight(t)
-        at = Positions.of(x_t == network.mask_id)
-        return masked_cross_entropy(network, x_t, x, rate, label, at=at, weight=weight)
+        most = _most_at_times(self.schedule, 1000, x, generator)
+        at, counted = positions_to_predict(x_t == network.mask_id, most)
+        return masked_cross_entropy(network, x_t, x, rate, label, at=at, weight=weight, counted=counted)
 
 
 @dataclass(frozen=True)
@@ -111,8 +142,11 @@ class DiscreteELBO(Objective):
         t, s = k / self.steps, (k - 1) / self.steps
         x_t = mask(x, t, self.schedule, network.mask_id, given=given, generator=generator)
         weight = self.steps * self.schedule.unmask_prob(t, s)
-        at = Positions.of(x_t == network.mask_id)
-        return masked_cross_entropy(network, x_t, x, self.schedule.mask_rate(t), label, at=at, weight=weight)
+        rate = self.schedule.mask_rate(t)
+        at, counted = positions_to_predict(
+            x_t == network.mask_id, _most_at_times(self.schedule, self.steps, x, generator)
+        )
+        return masked_cross_entropy(network, x_t, x, rate, label, at=at, weight=weight, counted=counted)
 
 
 @dataclass(frozen=True)
@@ -153,9 +187,13 @@ class TimeFreeELBO(Objective):
         largest_hidden = v.sort(dim=1).values.gather(1, n[:, None] - 1)
         masked = (v <= largest_hidden).view_as(x)
         masked = masked if given is None else masked & ~given
+        pairs, odd = divmod(len(x), 2)
         shared = generator is None or isinstance(generator, torch.Generator)
-        constant = isinstance(length, int) and shared and len(x) % 2 == 0  # see `sample_counts`
-        total = len(x) // 2 * (x[0].numel() + 1) if constant else None
-        at, rate = Positions.of(masked, total), n.double() / length
-        x_t = x.masked_fill(masked, network.mask_id)
-        return masked_cross_entropy(network, x_t, x, rate, label, at=at, weight=1 / rate, power=self.power)
+        most = pairs * (x[0].numel() + 1) + odd * x[0].numel() if shared else None  # see `sample_counts`
+        if isinstance(length, int) and shared and not odd:
+            at, counted = Positions.of(masked, most), None
+        else:
+            at, counted = positions_to_predict(masked, most)
+        rate, x_t = n.double() / length, x.masked_fill(masked, network.mask_id)
+        how = {"at": at, "weight": 1 / rate, "power": self.power, "counted": counted}
+        return masked_cross_entropy(network, x_t, x, rate, label, **how)

@@ -11,6 +11,7 @@ from torch import Tensor
 from unmask.forward import sample_counts
 from unmask.networks.base import Network
 from unmask.objectives.base import Loss, Objective, length_without_given
+from unmask.objectives.scalar import positions_to_predict
 from unmask.randomness import Generators, uniform
 from unmask.schedules import TokenPolynomial, check_kind, require_schedule
 from unmask.types import Labels, Tokens, Where
@@ -73,18 +74,21 @@ class TokenELBO(Objective):
         w_x = w[x.flatten(1)]
         length, given = length_without_given(x, given), None if given is None else given.flatten(1)
         log_t, masked = draw_time_and_masks(w_x.detach(), masks, length, given, generator)
-        at = masked.view(masks * len(x), *x.shape[1:])
+        hidden = masked.view(masks * len(x), *x.shape[1:])
+        at, counted = positions_to_predict(hidden)
         x = x.repeat(masks, *[1] * (x.dim() - 1))
         label = None if label is None else label.repeat(masks)
-        logits = network(x.masked_fill(at, network.mask_id), log_t.exp().repeat(masks), label, at=at)
+        logits = network(x.masked_fill(hidden, network.mask_id), log_t.exp().repeat(masks), label, at=at)
         log_p = (logits if logits.dtype.itemsize >= 4 else logits.float()).log_softmax(-1)
-        nll, p = -log_p.gather(1, x[at].unsqueeze(1)).squeeze(1), log_p.exp()
+        nll, p = -log_p.gather(1, at.pick(x.flatten(1)).unsqueeze(1)).squeeze(1), log_p.exp()
+        nll = nll if counted is None else torch.where(at.pick(counted.flatten(1)), nll, 0)
 
         def integrand(nll: Tensor, p: Tensor, w: Tensor, w_x: Tensor) -> Float[Tensor, "masks batch length"]:
             """Return g where masked, else 0."""
             expected_w = (p * w.to(p.dtype)).sum(-1)  # not p @ w, which autocast would round
-            g = w_x.expand_as(masked)[masked] * (nll - 1) + expected_w
-            return g.new_zeros(masked.shape).masked_scatter(masked, g)
+            g = at.pick(w_x.repeat(masks, 1)) * (nll - 1) + expected_w
+            g = at.put(g, masks * len(w_x), w_x.shape[1]).view(masked.shape)
+            return g if counted is None else torch.where(masked, g, 0)
 
         scale = length / torch.where(masked, w_x.detach(), 0).sum(-1).clamp(min=torch.finfo(w_x.dtype).tiny)
         parts = scale.unsqueeze(-1) * integrand(nll, p, w.detach(), w_x.detach())

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unmask.checks import check_whole
+from unmask.devices import send
 from unmask.samplers.unmasking import Plan, Planned
 from unmask.schedules import Linear, Schedule, check_kind
 from unmask.types import Times, Where
@@ -29,7 +30,7 @@ def grid_times(steps: int, grid: Grid, device: torch.device | str = "cpu") -> Fl
     """Return the steps + 1 times of a grid, from exactly 1 down to exactly 0."""
     if grid == "dream":  # in float32, which decides how many tokens are revealed where that is close to a whole number
         t = torch.linspace(1, 1e-3, steps + 1)
-        return torch.cat((t[:-1], torch.zeros(1))).to(device, torch.float64)
+        return send(torch.cat((t[:-1], torch.zeros(1))).double(), device)
     t = torch.arange(steps, -1, -1, dtype=torch.float64, device=device) / steps
     return torch.sin(math.pi / 2 * t) if grid == "cosine" else t
 

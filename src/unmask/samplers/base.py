@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from unmask.categorical import check_filters, filter_logits
 from unmask.networks.base import At, Network, Positions, check_label, check_tokens
-from unmask.randomness import Generators, uniform
+from unmask.randomness import Generators
 from unmask.types import Labels, Logits, Times, Tokens, Where
 
 
@@ -121,20 +121,6 @@ class Sampler(ABC):
     def token_logits(self, network: Network, x: Tokens, noise: Times, label: Labels | None, at: At) -> Logits:
         """Return the logits from which tokens are drawn at `at`: after guidance, temperature, top-k and top-p."""
         return filter_logits(self.predict(network, x, noise, label, at), self.temperature, self.top_k, self.top_p)
-
-
-def check_drawn(token: Tensor, invalid: int, step: int) -> None:
-    """Raise a FloatingPointError if `categorical` returned `invalid`, the value for logits without a distribution."""
-    if (token == invalid).any():
-        raise FloatingPointError(f"step {step}: the network's logits are NaN, infinite, or all -inf")
-
-
-def uniform_rows(shape: tuple[int, ...], rows: Bool[Tensor, " batch"], generator: Generators) -> Tensor:
-    """Draw uniform numbers (n, *shape) for the n examples selected by `rows`, from their own generators if any."""
-    if isinstance(generator, torch.Generator) or generator is None:
-        return uniform((int(rows.sum()), *shape), generator, rows.device)
-    selected = [one for one, flag in zip(generator, rows.tolist(), strict=True) if flag]
-    return uniform((len(selected), *shape), selected, rows.device)
 
 
 def flag_of_rank(flags: Where, rank: Int[Tensor, " batch"]) -> Where:

@@ -11,12 +11,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unmask.categorical import categorical, filter_logits
-from unmask.networks.base import Network
+from unmask.networks.base import Network, Positions
 from unmask.randomness import Generators
 from unmask.samplers.ancestral import check_grid, grid_times
-from unmask.samplers.base import State, check_drawn, uniform_rows
+from unmask.samplers.base import State
+from unmask.samplers.rows import Rows
 from unmask.samplers.unmasking import Span, Unmasking
-from unmask.types import Labels, Where
+from unmask.types import Labels, Times, Tokens, Where
 
 Measure = Literal["confidence", "margin", "entropy"]
 Order = Literal["confidence", "margin", "entropy", "random"]
@@ -51,7 +52,8 @@ class DrawnTokens(NamedTuple):
     """The predictions of one network call, and a token drawn from each.
 
     Attributes:
-        at: the masked positions, n in all.
+        at: the masked positions, n in all, as flags.
+        positions: the same as indices.
         logits: before temperature, top-k and top-p.
         filtered: the logits after these.
         token: drawn from the filtered logits.
@@ -59,6 +61,7 @@ class DrawnTokens(NamedTuple):
     """
 
     at: Where
+    positions: Positions
     logits: Float[Tensor, "n vocab"]
     filtered: Float[Tensor, "n vocab"]
     token: Int[Tensor, " n"]
@@ -78,7 +81,19 @@ class SurestFirst(Unmasking):
     def active_examples(
         self, n: Int[Tensor, " batch"], masked: Int[Tensor, " batch"], step: int
     ) -> Bool[Tensor, " batch"]:
-        """Return which examples reveal something in step 0, 1, ..., when `masked` of n positions are still masked."""
+        """Return which examples reveal something in step 0, 1, ..., when `masked` of n positions are still masked.
+
+        What is given and returned is on the host.
+        """
+
+    def revealed(
+        self, n: Int[Tensor, " batch"], masked: Int[Tensor, " batch"], step: int
+    ) -> Int[Tensor, " batch"] | None:
+        """Return how many positions a step reveals, if that does not depend on predictions; see `active_examples`.
+
+        None: it depends on them, and the host waits for the device after each step in order to know.
+        """
+        return None
 
     @abstractmethod
     def choose(self, drawn: DrawnTokens, n: Int[Tensor, " batch"], step: int) -> Where:
@@ -91,31 +106,49 @@ class SurestFirst(Unmasking):
         x, _, calls = state
         masked = span.wanted
         n = left = masked.flatten(1).sum(1)
+        known = there = n.cpu()  # how many are masked, for the host: at the start, and now
         step = 0
-        while left.any():
-            rows = self.active_examples(n, left, step)
-            examples = rows.nonzero().squeeze(1)
-            if len(examples):
-                u, u_token = uniform_rows((2, *x.shape[1:]), rows, generator).unbind(1)
-                at, here = masked[examples], x[examples]
-                noise = span.noise((left.double() / n.clamp(min=1)).unsqueeze(1))[examples, 0]
-                logits = self.predict(network, here, noise, None if label is None else label[examples], at)
-                filtered = filter_logits(logits, self.temperature, self.top_k, self.top_p)
-                token = categorical(filtered, u_token[at])
-                check_drawn(token, network.mask_id, span.steps_before + step + 1)
-                chosen = self.choose(DrawnTokens(at, logits, filtered, token, u), n[examples], step)
-                here = torch.where(chosen, here.masked_scatter(at, token), here)
-                x = x.index_put((examples,), here)
+        while there.any():
+            number = span.steps_before + step + 1
+            rows = Rows.of(self.active_examples(known, there, step).tolist(), x.device)
+            if len(rows):
+                noise, counts = span.left(left, n), there[list(rows.numbers)]
+                drawn = self._draw(network, x, masked, noise, label, generator, rows, counts)
+                span.failures.note(drawn.token == network.mask_id, number)
+                here, chosen = rows.pick(x), self.choose(drawn, rows.pick(n), step)
+                x = rows.put(x, torch.where(chosen, drawn.positions.replace(here, drawn.token), here))
                 masked = span.wanted & (x == network.mask_id)
-                left = masked.flatten(1).sum(1)
-                calls = calls + self.evaluations * rows
-            noise = span.noise((left.double() / n.clamp(min=1)).unsqueeze(1)).squeeze(1)
+                left, calls = masked.flatten(1).sum(1), rows.count(calls, self.evaluations)
+                gone = self.revealed(known, there, step)
+                there = torch.tensor(span.failures.check_with(left)) if gone is None else there - gone
+            noise = span.left(left, n)
             state = State(x, self.clock(noise), calls)
-            if self.corrections and len(examples):
-                state = self.correct(network, state, span, rows, noise, label, generator, span.steps_before + step + 1)
+            if self.corrections and len(rows):
+                state = self.correct(network, state, span, rows, noise, label, generator, number)
                 x, _, calls = state
             yield state
             step += 1
+
+    def _draw(
+        self,
+        network: Network,
+        x: Tokens,
+        masked: Where,
+        noise: Times,
+        label: Labels | None,
+        generator: Generators,
+        rows: Rows,
+        counts: Int[Tensor, " rows"],
+    ) -> DrawnTokens:
+        """Draw a token for every masked position of some examples, which have `counts` of them."""
+        u, u_token = rows.uniform((2, *x.shape[1:]), generator).unbind(1)
+        flags = rows.pick(masked)
+        at = Positions.of(flags, int(counts.sum()), int(counts.max()))
+        labels = None if label is None else rows.pick(label)
+        logits = self.predict(network, rows.pick(x), rows.pick(noise), labels, at)
+        filtered = filter_logits(logits, self.temperature, self.top_k, self.top_p)
+        token = categorical(filtered, at.pick(u_token.flatten(1)))
+        return DrawnTokens(flags, at, logits, filtered, token, u)
 
 
 @dataclass(frozen=True)
@@ -151,8 +184,8 @@ class MostConfident(SurestFirst):
         if not 0 <= self.noise < math.inf:
             raise ValueError(f"noise must be at least 0 and finite, got {self.noise}")
 
-    def _revealed(self, n: Int[Tensor, " batch"], masked: Int[Tensor, " batch"], step: int) -> Int[Tensor, " batch"]:
-        """Return how many of n positions a step reveals, when `masked` of them are still masked."""
+    def revealed(self, n: Int[Tensor, " batch"], masked: Int[Tensor, " batch"], step: int) -> Int[Tensor, " batch"]:
+        """See `SurestFirst.revealed`."""
         if self.grid == "llada":
             return n // self.steps + (step < n % self.steps)
         if self.grid == "dream":
@@ -174,19 +207,19 @@ class MostConfident(SurestFirst):
         self, n: Int[Tensor, " batch"], masked: Int[Tensor, " batch"], step: int
     ) -> Bool[Tensor, " batch"]:
         """See `SurestFirst.active_examples`."""
-        return self._revealed(n, masked, step) > 0
+        return self.revealed(n, masked, step) > 0
 
     def choose(self, drawn: DrawnTokens, n: Int[Tensor, " batch"], step: int) -> Where:
         """See `SurestFirst.choose`."""
-        at, u = drawn.at, drawn.u
+        at, u = drawn.at, drawn.positions.pick(drawn.u.flatten(1))
         if self.measure == "random":
-            score = u[at]
+            score = u
         else:
             score = sureness(self._measured_logits(drawn), drawn.token, self.measure).clamp(min=-1e300)
         if self.noise:
-            score = score - self.noise * self._mask_rate_after(step) * (-u[at].clamp(min=1e-300).log()).log()
-        n_revealed = self._revealed(n, at.flatten(1).sum(1), step)
-        table = torch.full_like(u, -math.inf).masked_scatter(at, score).flatten(1)
+            score = score - self.noise * self._mask_rate_after(step) * (-u.clamp(min=1e-300).log()).log()
+        n_revealed = self.revealed(n, at.flatten(1).sum(1), step)
+        table = drawn.positions.replace(torch.full_like(drawn.u, -math.inf), score).flatten(1)
         rank = table.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
         return (rank < n_revealed.unsqueeze(1)).view_as(at)
 
@@ -228,7 +261,8 @@ class EntropyBounded(SurestFirst):
 
     def choose(self, drawn: DrawnTokens, n: Int[Tensor, " batch"], step: int) -> Where:
         """See `SurestFirst.choose`."""
-        table = torch.full_like(drawn.u, math.inf).masked_scatter(drawn.at, entropy(drawn.logits.double())).flatten(1)
+        table = torch.full_like(drawn.u, math.inf)
+        table = drawn.positions.replace(table, entropy(drawn.logits.double())).flatten(1)
         increasing, position = table.sort(dim=1)
         before = increasing.cumsum(1).roll(1, 1)
         before[:, 0] = 0  # the most certain one is always revealed

@@ -13,7 +13,7 @@ from unmask.networks.base import Network
 from unmask.networks.reading import Reading, start_reading
 from unmask.randomness import Generators, uniform
 from unmask.samplers.base import Sampler, State
-from unmask.samplers.unmasking import raise_if_failed
+from unmask.samplers.rows import Failures
 from unmask.types import Labels, Logits, Tokens, Where
 
 
@@ -71,13 +71,13 @@ class LeftToRight(Sampler):
         hidden, position = flat == network.mask_id, torch.arange(flat.shape[1], device=x.device)
         ends = torch.tensor(self.ends, dtype=x.dtype, device=x.device)
         left = total = hidden.sum(1)
-        calls, failed = torch.zeros_like(total), torch.zeros((), dtype=torch.long, device=x.device)
+        calls, failures = torch.zeros_like(total), Failures(x.device)
         yield State(x, left / total.clamp(min=1).double(), calls)
         reading, alive = self._begin(network, x, label), [*range(len(x))]
         rows = torch.arange(len(x), device=x.device)
         for i in range(start, max(stops)):
             if i > start and (i - start) % self.block_length == 0:
-                raise_if_failed(failed)
+                failures.check()
                 over = (left == 0).tolist() if self.ends else [i >= stop for stop in stops]  # the wait of a block
                 kept = [place for place, row in enumerate(alive) if not over[row]]
                 if not kept:
@@ -91,10 +91,7 @@ class LeftToRight(Sampler):
             token = categorical(logits, u[:, i].index_select(0, rows))
             drawn = hidden[:, i]
             column = torch.where(drawn, flat[:, i].index_copy(0, rows, token), flat[:, i])
-            unusable = (drawn & (column == network.mask_id)).any()
-            failed = torch.where(failed == 0, (i - start + 1) * unusable, failed)
-            if x.device.type == "cpu":
-                raise_if_failed(failed)
+            failures.note(drawn & (column == network.mask_id), i - start + 1)
             flat = torch.where(position == i, column.unsqueeze(1), flat)
             calls, left = calls + self.evaluations * drawn, left - drawn.long()
             if self.ends:
@@ -102,7 +99,7 @@ class LeftToRight(Sampler):
                 rest = hidden & done.unsqueeze(1) & (position > i)
                 flat, hidden, left = torch.where(rest, ends[0], flat), hidden & ~rest, left.masked_fill(done, 0)
             yield State(flat.view_as(x), left / total.clamp(min=1).double(), calls)
-        raise_if_failed(failed)
+        failures.check()
 
     def check(self, network: Network, x: Tokens, label: Labels | None) -> Where:
         """See `Sampler.check`; a ValueError, too, where a known token stands after an unknown one, or for `stop_at`."""

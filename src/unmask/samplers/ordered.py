@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unmask.checks import check_whole
+from unmask.devices import send
 from unmask.samplers.first_hitting import plan_by_rank, sort_descending
 from unmask.samplers.unmasking import Plan, Planned
 from unmask.types import Where
@@ -41,7 +42,7 @@ class InOrder(Planned):
         size = wanted[0].numel()
         if self.order is not None and len(self.order) != size:
             raise ValueError(f"order has {len(self.order)} positions, the canvas {size}")
-        order = torch.arange(size, device=v.device) if self.order is None else torch.tensor(self.order, device=v.device)
+        order = torch.arange(size, device=v.device) if self.order is None else send(torch.tensor(self.order), v.device)
         priority = -order.argsort().to(v).view(wanted.shape[1:]).expand_as(v) + size
         rank = sort_descending(priority, wanted)[1]
         n = wanted.flatten(1).sum(1, keepdim=True)

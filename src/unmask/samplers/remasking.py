@@ -10,10 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unmask.categorical import categorical
+from unmask.devices import send
 from unmask.networks.base import Network
 from unmask.randomness import Generators, uniform
 from unmask.samplers.ancestral import Grid, check_grid, grid_times
-from unmask.samplers.base import Sampler, State, check_drawn
+from unmask.samplers.base import Sampler, State
+from unmask.samplers.rows import Failures, Rows, known_positions
 from unmask.schedules import Linear, Schedule, check_kind
 from unmask.types import Labels, Tokens, Where
 
@@ -77,7 +79,7 @@ class Remasking(Sampler):
             rate = self.schedule.mask_rate(t)
         else:
             t_on, t_off, alpha_on = self.loop
-            middle = self.schedule.inverse(torch.tensor(alpha_on, dtype=t.dtype, device=device))
+            middle = self.schedule.inverse(torch.full((), alpha_on, dtype=t.dtype, device=device))
             late = 1 - (1 - t) / (1 - t_on) * (1 - middle)
             warped = torch.where(t > t_on, late, torch.where(t > t_off, middle, t / t_off * middle))
             rate = self.schedule.mask_rate(warped)
@@ -90,33 +92,43 @@ class Remasking(Sampler):
     def trajectory(
         self, network: Network, x: Tokens, label: Labels | None = None, *, generator: Generators = None
     ) -> Iterator[State]:
-        """See `Sampler.trajectory`."""
+        """See `Sampler.trajectory`.
+
+        Without `confidence`, what is masked does not depend on tokens, and is decided on the host. With it the host
+        waits for the device once in each step.
+        """
         wanted = self.check(network, x, label)
-        rate, sigma = self.mask_rates_and_sigma(x.device)
-        t = self.schedule.inverse(1 - rate)
-        calls = torch.zeros(len(x), dtype=torch.long, device=x.device)
-        token_p = torch.zeros(x.shape, dtype=torch.float64, device=x.device)  # of each token when it was drawn
+        place = x.device if self.confidence else torch.device("cpu")
+        rates, _ = self.mask_rates_and_sigma(x.device)
+        t = self.schedule.inverse(1 - rates)
+        rate, sigma = self.mask_rates_and_sigma(place)
+        calls, failures = torch.zeros(len(x), dtype=torch.long, device=x.device), Failures(x.device)
+        token_p = torch.zeros(x.shape, dtype=torch.float64, device=place)  # of each token when it was drawn
+        masked = wanted = wanted.to(place)
         yield State(x, t[:1].expand(len(x)), calls)
         for k in range(self.steps):
-            u_position, u_token = uniform((len(x), 2, *x.shape[1:]), generator, x.device).unbind(1)
-            masked = wanted & (x == network.mask_id)
+            u_position, u_token = uniform((len(x), 2, *x.shape[1:]), generator, place).unbind(1)
             remask, mean = self._remasking_probability(sigma[k], wanted & ~masked, token_p)
             reveal = 1 - (rate[k + 1] - mean * (1 - rate[k])) / rate[k]
-            at = masked & (u_position < reveal.view(-1, *[1] * (x.dim() - 1)))
+            drawn = masked & (u_position < reveal.view(-1, *[1] * (x.dim() - 1)))
             masked_again = wanted & ~masked & (u_position < remask)
-            rows = at.flatten(1).any(1)
-            examples = rows.nonzero().squeeze(1)
-            if len(examples):
-                noise, labels = rate[k].expand(len(examples)), None if label is None else label[examples]
-                logits = self.token_logits(network, x[examples], noise, labels, at[examples])
-                token = categorical(logits, u_token[at])
-                check_drawn(token, network.mask_id, k + 1)
-                x = x.masked_scatter(at, token)
-                p = logits.softmax(-1, dtype=torch.float64).gather(1, token.unsqueeze(1)).squeeze(1)
-                token_p = token_p.masked_scatter(at, p)
-                calls = calls + self.evaluations * rows
-            x = x.masked_fill(masked_again, network.mask_id)
+            masked = (masked & ~drawn) | masked_again
+            flags = drawn.cpu()
+            rows = Rows.of(flags.flatten(1).any(1).tolist(), x.device)
+            if len(rows):
+                at, here = known_positions(flags, rows, x.device), rows.pick(x)
+                labels = None if label is None else rows.pick(label)
+                logits = self.token_logits(network, here, rates[k].expand(len(rows)), labels, at)
+                token = categorical(logits, at.pick(rows.pick(send(u_token, x.device)).flatten(1)))
+                failures.note(token == network.mask_id, k + 1)
+                x, calls = rows.put(x, at.replace(here, token)), rows.count(calls, self.evaluations)
+                if self.confidence:
+                    likely = logits.softmax(-1, dtype=torch.float64)
+                    p = likely.gather(1, token.clamp(max=network.mask_id - 1).unsqueeze(1)).squeeze(1)
+                    token_p = rows.put(token_p, at.replace(rows.pick(token_p), p))
+            x = x.masked_fill(send(masked_again, x.device), network.mask_id)
             yield State(x, t[k + 1].expand(len(x)), calls)
+        failures.check()
 
     def _remasking_probability(self, sigma: Tensor, visible: Where, token_p: Tensor) -> tuple[Tensor, Tensor]:
         """Return the probability that each visible token is masked, and its average over each example."""

@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from unmask.categorical import categorical
-from unmask.networks.base import Network
+from unmask.networks.base import Network, Positions
 from unmask.randomness import Generators, uniform
 from unmask.samplers.ancestral import Grid, check_grid, grid_times
-from unmask.samplers.base import Sampler, State, check_drawn, flag_of_rank
+from unmask.samplers.base import Sampler, State, flag_of_rank
+from unmask.samplers.rows import Failures, Rows, known_positions
 from unmask.schedules import TokenPolynomial, check_kind, require_schedule
-from unmask.types import Labels, Tokens
+from unmask.types import Labels, Times, Tokens
 
 
 @dataclass(frozen=True)
@@ -76,24 +77,25 @@ class TokenAncestral(TokenSampler):
         masked = self.check(network, x, label)
         w = self.powers(network)
         t = grid_times(self.steps, self.grid, x.device) ** (1 / w.mean())
-        calls = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        calls, failures = torch.zeros(len(x), dtype=torch.long, device=x.device), Failures(x.device)
         yield State(x, t[:1].expand(len(x)), calls)
         for k in range(self.steps):
-            rows = masked.flatten(1).any(1)
-            examples = rows.nonzero().squeeze(1)
             u = uniform(tuple(x.shape), generator, x.device)
-            if len(examples):
-                noise, labels = t[k].expand(len(examples)), None if label is None else label[examples]
-                logits = self.token_logits(network, x[examples], noise, labels, masked[examples])
+            flags = masked.cpu()  # the one wait of a step
+            rows = Rows.of(flags.flatten(1).any(1).tolist(), x.device)
+            if len(rows):
+                at, here = known_positions(flags, rows, x.device), rows.pick(x)
+                labels = None if label is None else rows.pick(label)
+                logits = self.token_logits(network, here, t[k].expand(len(rows)), labels, at)
                 p = logits.softmax(-1, dtype=torch.float64)
                 reveal = p * -torch.expm1(w * (t[k + 1] / t[k]).log())
                 stay = (1 - reveal.sum(1, keepdim=True)).clamp(min=0) * (t[k + 1] > 0)  # exactly 0 in the last step
-                token = categorical(torch.cat((reveal, stay), 1).log(), u[masked])
-                check_drawn(token, network.mask_id + 1, k + 1)
-                x = x.masked_scatter(masked, token)
-                masked = x == network.mask_id
-                calls = calls + self.evaluations * rows
+                token = categorical(torch.cat((reveal, stay), 1).log(), at.pick(rows.pick(u).flatten(1)))
+                failures.note(token > network.mask_id, k + 1)
+                x = rows.put(x, at.replace(here, token.clamp(max=network.mask_id)))
+                masked, calls = x == network.mask_id, rows.count(calls, self.evaluations)
             yield State(x, t[k + 1].expand(len(x)), calls)
+        failures.check()
 
 
 @dataclass(frozen=True)
@@ -139,70 +141,64 @@ class TokenFirstHitting(TokenSampler):
     ) -> Iterator[State]:
         """See `Sampler.trajectory`."""
         masked = self.check(network, x, label)
-        w = self.powers(network)
-        step_function = self._thinned_step if self.form == "thinned" else self._frozen_step
+        w, failures = self.powers(network), Failures(x.device)
         tau = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         calls = torch.zeros(len(x), dtype=torch.long, device=x.device)
         yield State(x, (-tau).exp(), calls)
-        step = 0
-        while (rows := masked.flatten(1).any(1)).any():
+        step, left = 0, masked.flatten(1).sum(1).tolist()
+        while any(left):
             step += 1
-            x, tau = step_function(network, x, tau, label, rows, w, generator, step)
-            masked = x == network.mask_id
-            calls = calls + self.evaluations * rows
+            rows = Rows.of([count > 0 for count in left], x.device)
+            some = rows.pick(x), rows.pick(tau), None if label is None else rows.pick(label)
+            if self.form == "thinned":
+                u = rows.pick(uniform((len(x), 4), generator, x.device))
+                here, clock, token = self._thinned_step(network, *some, u, w)
+            else:
+                u = rows.pick(uniform((len(x), 2, *x.shape[1:]), generator, x.device))
+                here, clock, token = self._frozen_step(network, *some, u, w, [count for count in left if count])
+            failures.note(token == network.mask_id, step)
+            x, tau, calls = rows.put(x, here), rows.put(tau, clock), rows.count(calls, self.evaluations)
+            if self.form == "thinned":  # a proposal may have been rejected: the one wait of a step
+                left = failures.check_with((x == network.mask_id).flatten(1).sum(1))
+            else:
+                left = [max(0, count - 1) for count in left]
             yield State(x, (-tau).exp(), calls)
+        failures.check()
 
     def _thinned_step(
         self,
         network: Network,
         x: Tokens,
-        tau: Tensor,
+        tau: Times,
         label: Labels | None,
-        rows: Tensor,
-        w: Tensor,
-        generator: Generators,
-        step: int,
-    ) -> tuple[Tensor, Tensor]:
-        """Propose one reveal in each of the unfinished examples `rows`, and accept or reject it."""
-        examples = rows.nonzero().squeeze(1)
-        wait, place, choice, accept = uniform((len(x), 4), generator, x.device)[examples].unbind(1)
-        masked = (x == network.mask_id).flatten(1)[examples]
-        n = masked.sum(1)
-        tau = tau.masked_scatter(rows, tau[examples] - torch.log1p(-wait) / (n * w.max()))
-        at = flag_of_rank(masked.view(-1, *x.shape[1:]), (place * n).long())
-        logits = self.token_logits(
-            network, x[examples], (-tau[examples]).exp(), None if label is None else label[examples], at
-        )
-        token = categorical(logits, choice)
-        check_drawn(token, network.mask_id, step)
-        token = torch.where(accept < w[token] / w.max(), token, network.mask_id)
-        return x.masked_scatter(rows.view(-1, *[1] * (x.dim() - 1)), x[examples].masked_scatter(at, token)), tau
+        u: Float[Tensor, "batch 4"],
+        w: Float[Tensor, " vocab"],
+    ) -> tuple[Tokens, Times, Int[Tensor, " batch"]]:
+        """Propose one reveal in each example, and accept or reject it: tokens, clocks, and what was proposed."""
+        wait, place, choice, accept = u.unbind(1)
+        masked = x == network.mask_id
+        n = masked.flatten(1).sum(1)
+        tau = tau - torch.log1p(-wait) / (n * w.max())
+        at = Positions.one_each(flag_of_rank(masked, (place * n).long()))
+        token = categorical(self.token_logits(network, x, (-tau).exp(), label, at), choice)
+        accepted = accept < w[token.clamp(max=len(w) - 1)] / w.max()
+        return at.replace(x, torch.where(accepted, token, network.mask_id)), tau, token
 
     def _frozen_step(
         self,
         network: Network,
         x: Tokens,
-        tau: Tensor,
+        tau: Times,
         label: Labels | None,
-        rows: Tensor,
-        w: Tensor,
-        generator: Generators,
-        step: int,
-    ) -> tuple[Tensor, Tensor]:
-        """Reveal in each of the unfinished examples `rows` the position of the shortest waiting time."""
-        examples = rows.nonzero().squeeze(1)
-        choice, wait = uniform((len(x), 2, *x.shape[1:]), generator, x.device)[examples].unbind(1)
-        here = x[examples]
-        at = here == network.mask_id
-        logits = self.token_logits(
-            network, here, (-tau[examples]).exp(), None if label is None else label[examples], at
-        )
-        token = categorical(logits, choice[at])
-        check_drawn(token, network.mask_id, step)
-        times = torch.full(at.shape, math.inf, dtype=torch.float64, device=x.device)
-        times = times.masked_scatter(at, -torch.log1p(-wait[at]) / w[token]).flatten(1)
-        first, winner = times.min(1)
-        found = here.masked_scatter(at, token).flatten(1).gather(1, winner.unsqueeze(1))
-        here = here.flatten(1).scatter(1, winner.unsqueeze(1), found).view_as(here)
-        spread = rows.view(-1, *[1] * (x.dim() - 1))
-        return x.masked_scatter(spread, here), tau.masked_scatter(rows, tau[examples] + first)
+        u: Float[Tensor, "batch 2 *dims"],
+        w: Float[Tensor, " vocab"],
+        left: list[int],
+    ) -> tuple[Tokens, Times, Int[Tensor, " n"]]:
+        """Reveal in each example, which has `left` masks, the position of the shortest waiting time."""
+        choice, wait = u.flatten(2).unbind(1)
+        at = Positions.of(x == network.mask_id, sum(left), max(left))
+        token = categorical(self.token_logits(network, x, (-tau).exp(), label, at), at.pick(choice))
+        waits = -torch.log1p(-at.pick(wait)) / w[token.clamp(max=len(w) - 1)]
+        first, winner = at.replace(torch.full_like(wait, math.inf), waits).min(1)
+        found = at.replace(x, token).flatten(1).gather(1, winner.unsqueeze(1))
+        return x.flatten(1).scatter(1, winner.unsqueeze(1), found).view_as(x), tau + first, token

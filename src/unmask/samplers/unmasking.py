@@ -7,15 +7,17 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from unmask.categorical import categorical
 from unmask.checks import check_whole
+from unmask.devices import send
 from unmask.networks.base import Network, Positions
 from unmask.randomness import Generators, uniform
-from unmask.samplers.base import Sampler, State, check_drawn, flag_of_rank, uniform_rows
+from unmask.samplers.base import Sampler, State, flag_of_rank
 from unmask.samplers.blocks import fill_ended, split_into_blocks
+from unmask.samplers.rows import Failures, Rows
 from unmask.types import Labels, Logits, Times, Tokens, Where
 
 
@@ -27,16 +29,22 @@ class Span(NamedTuple):
         wanted: the positions to reveal in this span.
         masked_later: number of masked positions in later spans.
         steps_before: number of steps in earlier spans.
+        failures: keeps the first step that failed.
     """
 
     masked: Where
     wanted: Where
     masked_later: Float[Tensor, "batch 1"]
     steps_before: int
+    failures: Failures
 
     def noise(self, rate: Float[Tensor, "batch steps"]) -> Float[Tensor, "batch steps"]:
         """Convert mask rates within the span to mask rates of the canvas, which started at 1."""
         return (rate * count_flags(self.wanted) + self.masked_later) / count_flags(self.masked).clamp(min=1)
+
+    def left(self, masked: Int[Tensor, " batch"], n: Int[Tensor, " batch"]) -> Times:
+        """Return the mask rate of the canvas when `masked` of the n positions of the span are masked."""
+        return self.noise((masked.double() / n.clamp(min=1)).unsqueeze(1)).squeeze(1)
 
 
 def count_flags(flags: Where) -> Float[Tensor, "batch 1"]:
@@ -109,27 +117,28 @@ class Unmasking(Sampler):
         one = torch.ones(len(x), dtype=torch.float64, device=x.device)
         state = State(x, one, torch.zeros_like(one, dtype=torch.long))
         yield state
-        steps = 0
+        steps, failures = 0, Failures(x.device)
         for wanted, later in split_into_blocks(masked, self.block_length, self.blocks_after_prompt):
             if ends is not None and steps:
                 stopped = fill_ended(network, state.x, masked, ends)
                 state = State(stopped.x, state.t.masked_fill(stopped.ended, 0), state.calls)
                 if not stopped.masked.any():  # the one wait of a block
                     yield state
-                    return
+                    break
                 wanted, later = wanted & stopped.masked, later & stopped.masked
-            span = Span(masked, wanted, count_flags(later), steps)
+            span = Span(masked, wanted, count_flags(later), steps, failures)
             for following in self.reveal(network, state, span, label, generator):
                 yield following
                 state = following
                 steps += 1
+        failures.check()
 
     def correct(
         self,
         network: Network,
         state: State,
         span: Span,
-        rows: Bool[Tensor, " batch"],
+        rows: Rows,
         noise: Times,
         label: Labels | None,
         generator: Generators,
@@ -141,25 +150,22 @@ class Unmasking(Sampler):
             network: predicts the token of the position that is masked again.
             state: at least one position in each of the `rows` must be revealed.
             span: positions are chosen among `span.masked`, never among those given in the canvas.
-            rows: the examples to correct.
+            rows: the examples to correct, at least one.
             noise: mask rate passed to the network.
             label: class of each example.
             generator: see `unmask.randomness`.
             step: number of the step, for error messages.
         """
         x, t, calls = state
-        examples = rows.nonzero().squeeze(1)
+        labels = None if label is None else rows.pick(label)
         for _ in range(self.corrections):
-            revealed = (span.masked & (x != network.mask_id))[examples]
-            place, u = uniform_rows((2,), rows, generator).unbind(1)
-            at = flag_of_rank(revealed, (place * revealed.flatten(1).sum(1)).long())
-            here = x[examples].masked_fill(at, network.mask_id)
-            labels = None if label is None else label[examples]
-            logits = self.token_logits(network, here, noise[examples], labels, at)
-            token = categorical(logits, u)
-            check_drawn(token, network.mask_id, step)
-            x = x.index_put((examples,), here.masked_scatter(at, token))
-            calls = calls + self.evaluations * rows
+            revealed = rows.pick(span.masked & (x != network.mask_id))
+            place, u = rows.uniform((2,), generator).unbind(1)
+            flags = flag_of_rank(revealed, (place * revealed.flatten(1).sum(1)).long())
+            at, here = Positions.one_each(flags), rows.pick(x).masked_fill(flags, network.mask_id)
+            token = categorical(self.token_logits(network, here, rows.pick(noise), labels, at), u)
+            span.failures.note(token == network.mask_id, step)
+            x, calls = rows.put(x, at.replace(here, token)), rows.count(calls, self.evaluations)
         return State(x, t, calls)
 
 
@@ -206,44 +212,32 @@ class Planned(Unmasking):
         plan = self.plan(v, span.wanted)
         noise, noise_after = span.noise(plan.rate), span.noise(plan.rate_after)
         previous: Tensor | None = None
-        failed = torch.zeros((), dtype=torch.long, device=x.device)
         steps = planned_steps(plan.step, noise.shape[1], look_ahead=plan.extrapolation is not None)
         for k, planned in enumerate(steps):
             if planned is not None:
                 rows = planned.examples
-                labels = None if label is None else label[rows]
-                logits = self.token_logits(network, x[rows], noise[rows, k], labels, planned.queried)
+                labels = None if label is None else rows.pick(label)
+                logits = self.token_logits(network, rows.pick(x), rows.pick(noise[:, k]), labels, planned.queried)
                 if plan.extrapolation is not None:
                     coefficient = plan.extrapolation.flatten()[planned.revealed]
                     logits, previous = extrapolate_predictions(logits, previous, coefficient, planned)
                 token = categorical(logits, u.flatten()[planned.revealed])
                 number = span.steps_before + k + 1
-                failed = torch.where(failed == 0, number * (token == network.mask_id).any(), failed)
-                if x.device.type == "cpu":
-                    raise_if_failed(failed)
+                span.failures.note(token == network.mask_id, number)
                 x = x.flatten().index_copy(0, planned.revealed, token).view_as(x)
-                calls = calls.index_add(0, rows, torch.full_like(rows, self.evaluations))
+                calls = rows.count(calls, self.evaluations)
             state = State(x, self.clock(noise_after[:, k]), calls)
             if self.corrections and planned is not None:
-                active = torch.zeros_like(calls, dtype=torch.bool).index_fill(0, planned.examples, True)
-                number = span.steps_before + k + 1
-                state = self.correct(network, state, span, active, noise_after[:, k], label, generator, number)
+                state = self.correct(network, state, span, rows, noise_after[:, k], label, generator, number)
                 x, _, calls = state
             yield state
-        raise_if_failed(failed)
-
-
-def raise_if_failed(step: Tensor) -> None:
-    """Raise a FloatingPointError unless `step`, the first step whose logits define no distribution, is 0."""
-    if step:
-        raise FloatingPointError(f"step {int(step)}: the network's logits are NaN, infinite, or all -inf")
 
 
 class PlannedStep(NamedTuple):
     """The positions of one step.
 
     Attributes:
-        examples: the examples in which the step reveals something.
+        examples: in which the step reveals something.
         queried: the positions in these whose logits are computed: those revealed in this step and, when looking ahead,
             those of the next step.
         revealed: the n revealed positions as increasing indices into the flattened batch.
@@ -251,7 +245,7 @@ class PlannedStep(NamedTuple):
         upcoming_rows: which of the logits belong to the next step.
     """
 
-    examples: Int[Tensor, " rows"]
+    examples: Rows
     queried: Positions
     revealed: Int[Tensor, " n"]
     revealed_rows: Int[Tensor, " n"]
@@ -264,29 +258,30 @@ def planned_steps(step: Int[Tensor, "batch *dims"], number_of_steps: int, look_a
     by_step = np.argsort(plan, axis=None, kind="stable")
     ends = np.cumsum(np.bincount(plan.ravel() + 1, minlength=number_of_steps + 2))
     arrays: list[np.ndarray] = []
-    widths: list[int] = []
+    known: list[tuple[tuple[int, ...], int]] = []
     for k in range(number_of_steps):
         revealed = by_step[ends[k] : ends[k + 1]]
         if revealed.size:
             queried = np.sort(by_step[ends[k] : ends[k + 2]]) if look_ahead else revealed
             now = plan.ravel()[queried] == k
-            packed, width = pack_positions(queried, length)
-            arrays += [*packed, revealed, now.nonzero()[0], (~now).nonzero()[0]]
-            widths.append(width)
+            examples, packed, width = pack_positions(queried, length)
+            arrays += [examples, *packed, revealed, now.nonzero()[0], (~now).nonzero()[0]]
+            known.append((tuple(examples.tolist()), width))
     if not arrays:
         return [None] * number_of_steps
-    tensors = torch.from_numpy(np.concatenate(arrays)).to(step.device).split([len(array) for array in arrays])
+    tensors = send(torch.from_numpy(np.concatenate(arrays)), step.device).split([len(array) for array in arrays])
     steps: list[PlannedStep | None] = [None] * number_of_steps
     for i, k in enumerate(k for k in range(number_of_steps) if ends[k] < ends[k + 1]):
         examples, example, position, index, kept, *rows = tensors[8 * i : 8 * i + 8]
+        numbers, width = known[i]
         full = len(kept) == len(index)
-        at = Positions(example, position, index.view(-1, widths[i]), None if full else kept)
-        steps[k] = PlannedStep(examples, at, *rows)
+        at = Positions(example, position, index.view(-1, width), None if full else kept)
+        steps[k] = PlannedStep(Rows(numbers, len(step), examples), at, *rows)
     return steps
 
 
-def pack_positions(flat: np.ndarray, length: int) -> tuple[list[np.ndarray], int]:
-    """Return the example numbers and the four flattened fields of `Positions`, and the width of its index.
+def pack_positions(flat: np.ndarray, length: int) -> tuple[np.ndarray, list[np.ndarray], int]:
+    """Return the example numbers, the four flattened fields of `Positions`, and the width of its index.
 
     Args:
         flat: increasing indices into the flattened batch.
@@ -298,7 +293,7 @@ def pack_positions(flat: np.ndarray, length: int) -> tuple[list[np.ndarray], int
     slot = np.arange(len(flat)) - np.repeat(first, per_example)
     index = np.zeros((len(examples), per_example.max()), dtype=np.int64)
     index[row, slot] = position
-    return [examples, row, position, index.ravel(), row * index.shape[1] + slot], index.shape[1]
+    return examples, [row, position, index.ravel(), row * index.shape[1] + slot], index.shape[1]
 
 
 def extrapolate_predictions(
