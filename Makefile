@@ -40,6 +40,7 @@ fuzz: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.sampling
+	$(BIN)/python -m benchmarks.low_precision
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.trainer
 	$(BIN)/python -m benchmarks.images

@@ -5,7 +5,17 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from benchmarks import images, left_to_right, sampler_quality, sampling, token_samplers, trainer, training
+import torch
+from benchmarks import (
+    images,
+    left_to_right,
+    low_precision,
+    sampler_quality,
+    sampling,
+    token_samplers,
+    trainer,
+    training,
+)
 from benchmarks.timing import interleaved
 
 
@@ -28,6 +38,14 @@ def test_left_to_right(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     monkeypatch.setattr("sys.argv", ["left_to_right", "--small"])
     left_to_right.main()
     assert "left to right, no cache, ratio" in capsys.readouterr().out
+
+
+def test_low_precision(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    threads = torch.get_num_threads()
+    monkeypatch.setattr("sys.argv", ["low_precision", "--small"])
+    low_precision.main()
+    torch.set_num_threads(threads)
+    assert "format: bf16-mixed  width: 16  total variation from float64: " in capsys.readouterr().out
 
 
 def test_training(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

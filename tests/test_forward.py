@@ -1,12 +1,14 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
 
-from unmask.forward import all_masked, mask, sample_counts, sample_times
+from unmask.forward import all_masked, mask, most_masked, sample_counts, sample_times
+from unmask.networks.base import Positions
 from unmask.randomness import generators, seeded, uniform
-from unmask.schedules import Cosine, Linear, Schedule
+from unmask.schedules import Cosine, Geometric, Linear, Polynomial, Schedule
 
 
 @pytest.mark.parametrize("schedule", [Linear(), Cosine()], ids=str)
@@ -73,3 +75,38 @@ def test_refusals() -> None:
         uniform((3,), generators(0, 2), torch.device("cpu"))
     with pytest.raises(ValueError, match="a seed must be at least 0, got -1"):
         seeded(-1)
+
+
+@pytest.mark.parametrize("schedule", [Linear(), Cosine(), Polynomial(0.3), Polynomial(9.0), Geometric()], ids=str)
+@pytest.mark.parametrize("batch", [1, 2, 5, 16])
+def test_more_tokens_than_the_bound_are_never_masked(schedule: Schedule, batch: int) -> None:
+    """The mask rates of a batch add up to no more than is assumed, and the tail is that of a binomial distribution."""
+    length, grid = 64, torch.arange(1, 1001, dtype=torch.float64) / 1000
+    mean_rate = schedule.mask_rate(grid).mean().item()
+    most = most_masked(batch, length, mean_rate)
+    t = torch.stack([sample_times(batch, generator=seeded(i)) for i in range(500)])
+    rates = schedule.mask_rate(t)
+    assert (rates.sum(1) <= (batch + 1) * mean_rate + 2).all()
+    for row in rates[:3].tolist():
+        p = np.ones(1)  # of each number of masked tokens
+        for rate in row:
+            p = np.convolve(p, stats.binom.pmf(np.arange(length + 1), length, rate))
+        assert p[most + 1 :].sum() <= 2**-53
+
+
+def test_positions_that_cover_flags() -> None:
+    flags = torch.rand(5, 2, 8, generator=seeded(0)) < 0.3
+    exact = Positions.of(flags)
+    for count in (len(exact.example), len(exact.example) + 1, 60, 80, 100):
+        found = Positions.covering(flags, count)
+        places = found.example * 16 + found.position
+        assert len(places) == min(count, 80) and (places.diff() > 0).all()
+        assert torch.isin(exact.example * 16 + exact.position, places).all()
+    known = Positions.of(flags, len(exact.example), int(flags.flatten(1).sum(1).max()))
+    for name, value in vars(exact).items():
+        other = getattr(known, name)
+        assert value is other is None or torch.equal(value, other)
+    one = torch.nn.functional.one_hot(torch.tensor([3, 0, 7]), 8).bool()
+    for name, value in vars(Positions.of(one)).items():
+        other = getattr(Positions.one_each(one), name)
+        assert torch.equal(torch.arange(3) if value is None else value, torch.arange(3) if other is None else other)

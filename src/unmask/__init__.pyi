@@ -53,6 +53,7 @@ from .codecs.symbols import Symbols
 from .data.base import DataSet, Examples, Split, Windows
 from .model import MaskedDiffusion
 from .opening import load
+from .acceleration import accelerate
 from .exporting import export
 from .report import Figure, Report
 from .prompts import prompt_canvas
@@ -116,6 +117,7 @@ __all__ = [
     "Windows",
     "MaskedDiffusion",
     "load",
+    "accelerate",
     "export",
     "prompt_canvas",
     "infill_one",

@@ -1,5 +1,7 @@
-"""Checks of constructor arguments."""
+"""Checks of constructor arguments, and of what a machine has."""
 
+import os
+import shutil
 from collections.abc import Iterable
 
 
@@ -15,6 +17,18 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
     known = list(choices)
     if value not in known:
         raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+
+
+def find_compiler() -> str | None:
+    """Return the C++ compiler of this machine, None where there is none."""
+    names = (os.environ.get("CXX"), "c++", "g++", "clang++")
+    return next((name for name in names if name and shutil.which(name)), None)
+
+
+def check_compiler() -> None:
+    """Raise a ValueError if no C++ compiler is here, which `torch.compile` needs."""
+    if find_compiler() is None:
+        raise ValueError("compile needs a C++ compiler: neither c++, g++ nor clang++ is here; install one, or omit it")
 
 
 def read_length(text: str) -> int | tuple[int, int]:

@@ -14,6 +14,7 @@ from unmask.given import mark_given
 from unmask.labels import find_labels
 from unmask.lengths import Lengths
 from unmask.loading import read_model
+from unmask.networks.accelerated import Accelerated
 from unmask.networks.base import Network, check_tokens
 from unmask.networks.constrained import Constrained
 from unmask.networks.padded import Padded
@@ -46,6 +47,7 @@ class MaskedDiffusion(Saved):
 
     Attributes:
         folder: that it was loaded from, None for a model that was not.
+        accelerated: the network that it is sampled with in place of its own, if any; see `unmask.accelerate`.
 
     Raises:
         ValueError: network and codec disagree about the vocabulary, or a causal network has a state-dependent schedule.
@@ -69,6 +71,7 @@ class MaskedDiffusion(Saved):
             require_schedule(schedule, network.vocab_size, "a model").check()
         self.network, self.codec, self.schedule, self.about = network, codec, schedule or Linear(), about or {}
         self.folder: Path | None = None
+        self.accelerated: tuple[Accelerated, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -258,7 +261,8 @@ class MaskedDiffusion(Saved):
             ValueError: tokens, labels or shapes do not fit the model, or a position is left with no allowed token.
         """
         self._check_examples(x, self.network.vocab_size + 1)
-        return self.fit_sampler(sampler)(self.network_for(x, allowed), x, label, generator=generator)
+        network = self.network_for(x, allowed, to_draw=True)
+        return self.fit_sampler(sampler)(network, x, label, generator=generator)
 
     def _check_examples(self, x: Tokens, count: int) -> None:
         """Raise a ValueError unless x holds examples of the model, or texts no longer than those."""
@@ -268,15 +272,17 @@ class MaskedDiffusion(Saved):
             hint = "; x.unsqueeze(0) makes a batch of one example" if x.shape == self.shape else ""
             raise ValueError(f"expected examples of shape (n, *{self.shape}), got {tuple(x.shape)}{hint}")
 
-    def network_for(self, x: Tokens, allowed: Allowed | None = None) -> Network:
+    def network_for(self, x: Tokens, allowed: Allowed | None = None, *, to_draw: bool = False) -> Network:
         """Return the network for a canvas: for texts shorter than the model's sequences one that takes them.
 
         With `allowed`, or a codec that allows some tokens alone, it is one that predicts these alone; see `infill`. The
-        token that examples are filled up with is not predicted inside them.
+        token that examples are filled up with is not predicted inside them. The one `to_draw` samples with may be
+        `accelerated`.
         """
-        network, lengths = self.network, self.lengths
+        network: Network = self.accelerated[0] if to_draw and self.accelerated else self.network
+        lengths = self.lengths
         if x.dim() == 2 and x.shape[1:] != self.shape:
-            seen = lengths is not None and getattr(network, "padding", None) != lengths.fill
+            seen = lengths is not None and getattr(self.network, "padding", None) != lengths.fill
             if not network.any_length or seen or self.filled:  # it learned from rows of one length
                 network = Padded(network, None if lengths is None else lengths.fill).eval()
         own = self.codec.allowed

@@ -58,7 +58,7 @@ def render(
         if live and not number:
             film.live = Live(codec, some[:batch_size], sys.stderr)
         drawn = draw(
-            model.network_for(some, allowed),
+            model.network_for(some, allowed, to_draw=True),
             some,
             None if label is None else label[here],
             sampler=model.fit_sampler(sampler),

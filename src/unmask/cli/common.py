@@ -12,7 +12,7 @@ from argparse import SUPPRESS, ArgumentError
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
@@ -47,6 +47,11 @@ Option = tuple[str, Any, Any, str]
 """Name, type, default and help of an option; a `bool` is a flag."""
 MODEL = "folder of a model or a run, or a name on the Hub"
 DEVICE: Option = ("device", str, None, "cpu, cuda, cuda:1, ...; a GPU where there is one if not given")
+SPEED: tuple[Option, ...] = (
+    ("precision", Literal["auto", "32-true", "bf16-mixed"], "auto", "of products; auto: bfloat16 where it is faster"),
+    ("compile", bool, False, "compile the network: faster after a minute or so"),
+)
+"""Of commands that sample; see `unmask.accelerate`."""
 
 
 class Choice(NamedTuple):
@@ -267,11 +272,17 @@ def first(arguments: list[str], what: str) -> str | None:
     raise ArgumentError(None, f"{what} comes first, before any option" + (f"; got {arguments[0]}" if arguments else ""))
 
 
-def load_model(path: str, device: str | None) -> MaskedDiffusion:
-    """Load a model onto a device, a GPU where there is one if none is named."""
+def load_model(path: str, device: str | None, settings: Namespace | None = None) -> MaskedDiffusion:
+    """Load a model onto a device; accelerate it if `SPEED` is among the settings of the command."""
+    from unmask.acceleration import accelerate
+    from unmask.checks import check_compiler
     from unmask.opening import load
 
-    return load(path, device=device)
+    speed = {name: settings[name] for name, *_ in SPEED} if settings and "compile" in settings else {}
+    if speed.get("compile"):
+        check_compiler()
+    model = load(path, device=device)
+    return accelerate(model, **speed) if speed else model
 
 
 def at_least(settings: Namespace, **least: int) -> None:

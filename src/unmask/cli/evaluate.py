@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jsonargparse import Namespace
 
-from unmask.cli.common import DEVICE, MODEL, Option, Parser, at_least, first, instantiate, load_model, parse
+from unmask.cli.common import DEVICE, MODEL, SPEED, Option, Parser, at_least, first, instantiate, load_model, parse
 from unmask.cli.plot import PICTURES
 from unmask.cli.sample import GUIDANCE, add_sampler, make_sampler
 from unmask.storage.files import check_writable, replacing
@@ -139,7 +139,7 @@ def run(arguments: list[str]) -> None:
     parser = make_parser(name, first(rest, "MODEL"))
     check_options(name, parser, rest)
     settings = parse(parser, rest, check=lambda plain: check(plain, measure))
-    model = load_model(settings.model, settings.device)
+    model = load_model(settings.model, settings.device, settings)
     report = call(measure, model, instantiate(parser, settings), settings)
     print(report)
     write(report, settings, measure.picture)
@@ -151,7 +151,7 @@ def make_parser(name: str, model: str | None) -> Parser:
     words = f"Other measures are words before MODEL: unmask evaluate [{'|'.join(MEASURES)}] MODEL."
     parser = Parser(f"evaluate {name}", description=f"Measure {measure.description}.", epilog=words)
     parser.add_argument("model", metavar="MODEL", help=MODEL)
-    parser.add_options(*measure.options, *COMMON)
+    parser.add_options(*measure.options, *COMMON, *(SPEED if SAMPLES in measure.options else ()))
     if measure.data:
         parser.choose("data", f"{measure.data}; by default the model's own", default=trained_with(model))
     for option, text in measure.objects:

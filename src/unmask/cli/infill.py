@@ -68,7 +68,7 @@ def run(arguments: list[str]) -> None:
     add_sampling_arguments(parser)
     settings = parse(parser, arguments, check=check)
     made = instantiate(parser, settings)
-    model = load_model(settings.model, settings.device)
+    model = load_model(settings.model, settings.device, settings)
     how = {name: settings[name] for name in COMMON}
     how |= {"sampler": make_sampler(model, made.sampler, settings), "out": settings.out}
     how["length"] = read_length(settings.length) if settings.length else None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from jsonargparse import Namespace
 
 from unmask.checks import read_length
-from unmask.cli.common import DEVICE, MODEL, Option, Parser, at_least, instantiate, load_model, parse
+from unmask.cli.common import DEVICE, MODEL, SPEED, Option, Parser, at_least, instantiate, load_model, parse
 from unmask.storage.files import check_writable
 from unmask.storage.hub import check_model
 
@@ -42,7 +42,7 @@ def run(arguments: list[str]) -> None:
     settings = parse(parser, arguments, check=check_sampling_arguments)
     length = read_length(settings.length) if settings.length else None
     made = instantiate(parser, settings)
-    model = load_model(settings.model, settings.device)
+    model = load_model(settings.model, settings.device, settings)
     sampler = make_sampler(model, made.sampler, settings)
     check_outputs(model, settings)
     label = model.labels(settings.label, settings.samples)
@@ -90,6 +90,7 @@ def add_sampling_arguments(parser: Parser) -> None:
         ("gif", str, None, "file for an animation of the unmasking (of the first batch)"),
         ("live", bool, False, "show the first examples in the terminal as they appear"),
         DEVICE,
+        *SPEED,
     )
 
 

@@ -7,6 +7,7 @@ from jsonargparse import Namespace
 from unmask.cli.common import (
     DEVICE,
     MODEL,
+    SPEED,
     Option,
     Parser,
     at_least,
@@ -31,6 +32,7 @@ OPTIONS: tuple[Option, ...] = (
     ("label", str, None, "class of all examples, or `all`: samples / classes of each"),
     ("guidance", float, 1.0, "scale of classifier-free guidance for a --label"),
     DEVICE,
+    *SPEED,
     ("json", str, None, "file for the report"),
 )
 
@@ -49,7 +51,7 @@ def run(arguments: list[str]) -> None:
     parser.add_options(*OPTIONS, steps if what == "precision" else length, out)
     parser.choose("data", "what trains the judge; by default the model's own", default=trained_with(path))
     settings = parse(parser, rest, check=check)
-    model = load_model(settings.model, settings.device)
+    model = load_model(settings.model, settings.device, settings)
     data = named_data(model, instantiate(parser, settings).data)
     names = ("samples", "guidance", "ngram", "seed", "length")
     chosen = {name: settings[name] for name in names if name in settings}

@@ -19,7 +19,7 @@ from unmask.checks import check_whole
 from unmask.codecs.pixels import Pixels
 from unmask.data.base import DataSet
 from unmask.evaluation.data import measured_data
-from unmask.evaluation.protocol import evaluation_mode, versions, weights
+from unmask.evaluation.protocol import evaluation_mode, sampled_in, versions, weights
 from unmask.evaluation.statistics import Extractor, Inception, ModelFeatures, Statistics, frechet_with_error, gather
 from unmask.model import MaskedDiffusion
 from unmask.opening import load
@@ -109,9 +109,10 @@ def frechet(
     tqdm.write(brief(rows[0]), sys.stderr)
     for sampler in tqdm(chosen, desc="samplers", unit="sampler"):
         calls: list[float] = []
+        canvas = model.empty_canvas(samples)
         states = draw_batches(
-            model.network,
-            model.empty_canvas(samples),
+            model.network_for(canvas, to_draw=True),
+            canvas,
             sampler,
             label,
             seed=seed,
@@ -131,6 +132,7 @@ def frechet(
         "guidance": guidance,
         "batch_size": batch_size,
         "seed": seed,
+        "sampled_in": sampled_in(model),
         "error": "jackknife over 10 groups of the images: their chance, not the bias that falls with their number",
         **weights(model),
         **versions(model),

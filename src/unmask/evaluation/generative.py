@@ -16,7 +16,7 @@ from unmask.data.base import DataSet
 from unmask.evaluation.data import check_fits, model_data
 from unmask.evaluation.judge import Judge, JudgePrecision
 from unmask.evaluation.perplexity import Counted, Perplexity, mean_error, retokenise, token_entropy
-from unmask.evaluation.protocol import evaluation_mode, versions, weights
+from unmask.evaluation.protocol import evaluation_mode, sampled_in, versions, weights
 from unmask.given import clean_tokens
 from unmask.model import MaskedDiffusion
 from unmask.report import Figure, Report, brief
@@ -139,6 +139,7 @@ def generative(
         "error": "standard error over samples",
         "seed": seed,
         "batch_size": batch_size,
+        "sampled_in": sampled_in(model),
         **weights(model),
         **versions(model),
     }
@@ -150,7 +151,7 @@ def draw_samples(
 ) -> tuple[Tokens, float]:
     """Return samples, and the network calls of one on average."""
     canvas = model.empty_canvas(samples, seed)
-    batches = draw_batches(model.network_for(canvas), canvas, sampler, seed=seed, batch_size=batch_size)
+    batches = draw_batches(model.network_for(canvas, to_draw=True), canvas, sampler, seed=seed, batch_size=batch_size)
     bar = tqdm(batches, desc="sampling", total=-(-samples // batch_size), unit="batch", delay=2)
     with evaluation_mode(model):
         found = [(state.x.cpu(), state.calls.double().tolist()) for state in bar]

@@ -35,6 +35,11 @@ def versions(model: MaskedDiffusion) -> dict[str, str]:
     return {"device": str(model.device), "torch": torch.__version__, "unmask": version("unmask")}
 
 
+def sampled_in(model: MaskedDiffusion) -> str:
+    """Return the number format that a model is sampled in, and whether it is compiled."""
+    return str(*model.accelerated) or str(next(model.network.parameters()).dtype).removeprefix("torch.")
+
+
 @contextmanager
 def evaluation_mode(model: MaskedDiffusion) -> Iterator[None]:
     """Put a model into evaluation mode for as long as the block lasts."""

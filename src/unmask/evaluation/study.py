@@ -19,7 +19,7 @@ from unmask.data.base import DataSet
 from unmask.evaluation.data import check_codec, model_data
 from unmask.evaluation.ngram import NGram
 from unmask.evaluation.perplexity import mean_error, token_entropy
-from unmask.evaluation.protocol import evaluation_mode, short_name, versions, weights
+from unmask.evaluation.protocol import evaluation_mode, sampled_in, short_name, versions, weights
 from unmask.gumbel import effective_temperature
 from unmask.model import MaskedDiffusion
 from unmask.networks.base import check_label
@@ -173,6 +173,7 @@ def _study(
         "error": "standard error over examples",
         "network": describe(model.network),
         "threads": torch.get_num_threads(),
+        "sampled_in": sampled_in(model),
         **weights(model),
         **versions(model),
     }
@@ -265,7 +266,11 @@ def _measure(
     bound: bool,
 ) -> dict[str, Any]:
     """Draw a canvas and return a row of the table."""
-    network, shared, samples = model.network_for(canvas), isinstance(sampler, GumbelAncestral), len(canvas)
+    network, shared, samples = (
+        model.network_for(canvas, to_draw=True),
+        isinstance(sampler, GumbelAncestral),
+        len(canvas),
+    )
     generator = seeded(seed, device=model.device) if shared else generators(seed, samples)
     start = time.perf_counter()
     *_, state = sampler.trajectory(network, canvas, label, generator=generator)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from unmask.checks import find_compiler
 from unmask.report import Report
 from unmask.storage.folders import cache_folder
 from unmask.storage.packages import PACKAGES
@@ -68,7 +69,7 @@ def _speed() -> Rows:
 
 
 def _tools() -> Rows:
-    compiler = next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), None)
+    compiler = find_compiler()
     rows = [("compiler", compiler or "none", "" if compiler else "--compile needs a C++ compiler")]
     for name, folder in (("here", Path.cwd()), ("cache", cache_folder())):
         there = next(path for path in (folder, *folder.parents) if path.exists())
