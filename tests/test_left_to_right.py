@@ -28,6 +28,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "absolute positions": dict(shape=(5,), absolute_positions=True),
     "labelled": dict(shape=(4,), classes=2),
     "labelled image": dict(shape=(2, 2, 1), classes=2, absolute_positions=True),
+    "convolutions": dict(shape=(5,), convolution=3),
 }
 
 

@@ -1,4 +1,5 @@
 import copy
+import itertools
 import math
 
 import numpy as np
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from unmask.networks import head
 from unmask.networks.base import Network, Positions
+from unmask.networks.convolution import Convolution
 from unmask.networks.layers import attend, rotary_angles, rotate
 from unmask.networks.padded import Padded
 from unmask.networks.transformer import Transformer
@@ -20,6 +22,8 @@ KINDS = {
     "timed colour image": dict(shape=(2, 3, 3), time_conditioning=True),
     "image with absolute positions": dict(shape=(3, 4, 1), absolute_positions=True),
     "labelled and timed": dict(shape=(9,), classes=2, time_conditioning=True),
+    "text with convolutions": dict(shape=(7,), convolution=5),
+    "labelled image with convolutions": dict(shape=(4, 3, 2), classes=3, convolution=3),
 }
 
 
@@ -242,6 +246,38 @@ def test_compiled_body_gives_the_same(device: torch.device) -> None:
     plain = network(x_t, at=x_t == 5)
     network.compile_body()
     torch.testing.assert_close(network(x_t, at=x_t == 5), plain, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("dims", "size"), [((7,), 3), ((3,), 9), ((4, 5, 1), 3), ((3, 4, 2), 5), ((1,), 3)])
+def test_a_convolution_is_a_sum_over_the_box_around_each_position(dims: tuple[int, ...], size: int) -> None:
+    layer = Convolution(3, size, dims).double()
+    h = torch.randn(2, math.prod(dims), 3, dtype=torch.float64, generator=seeded(0))
+    torch.testing.assert_close(layer(h, dims), h, rtol=0, atol=0)  # nothing at first
+    torch.nn.init.normal_(layer.weight, generator=seeded(1))
+    grid, expected = h.view(2, *dims, 3), h.view(2, *dims, 3).clone()
+    axes = [length for length in dims if length > 1] or [1]
+    boxes = [range(min(length - 1, size // 2) * 2 + 1) if length > 1 else range(1) for length in dims]
+    weight = layer.weight.view(*(min(size, 2 * length - 1) for length in axes), 3)
+    for place in itertools.product(*map(range, dims)):
+        for offset in itertools.product(*boxes):
+            other = tuple(p + o - len(box) // 2 for p, o, box in zip(place, offset, boxes, strict=True))
+            if all(0 <= p < length for p, length in zip(other, dims, strict=True)):
+                w = weight[tuple(o for o, box in zip(offset, boxes, strict=True) if len(box) > 1)].reshape(-1, 3)[0]
+                expected[:, *place] += w * grid[:, *other]
+    torch.testing.assert_close(layer(h, dims), expected.view_as(h), rtol=1e-12, atol=1e-12)
+
+
+def test_convolutions_start_as_nothing_and_of_a_text_take_any_length() -> None:
+    plain, other = (Transformer(5, (8,), width=16, depth=2, heads=2, convolution=size) for size in (0, 5))
+    other.load_state_dict(plain.state_dict(), strict=False)
+    torch.nn.init.normal_(other.head.weight)
+    plain.head.load_state_dict(other.head.state_dict())
+    for length in (8, 3, 12):
+        x = torch.randint(0, 6, (2, length), generator=seeded(0))
+        torch.testing.assert_close(other(x), plain(x), rtol=0, atol=0)
+    for size in (2, -1):
+        with pytest.raises(ValueError, match=f"convolution must be an odd number of positions, .* got {size}"):
+            Transformer(5, (8,), convolution=size)
 
 
 def test_rotary_angles_turn_every_axis_at_its_own_place() -> None:

@@ -44,6 +44,7 @@ START: tuple[Option, ...] = (
 
 def run(arguments: list[str]) -> None:
     """Run `unmask train`."""
+    arguments = ["--optimizer.kind" + a[11:] if a.partition("=")[0] == "--optimizer" else a for a in arguments]
     name = first(arguments, "CONFIG")
     config = find_config(name) if name else None
     resumed = _resumed(arguments, config)
