@@ -9,6 +9,7 @@ from unmask.networks.base import Positions
 from unmask.networks.convolution import Convolution
 from unmask.networks.head import HeadedNetwork
 from unmask.networks.layers import Block, Condition, Modulation, Past, modulate, rotary_angles, run_block
+from unmask.networks.ngrams import NGrams
 from unmask.types import Labels, Times, Tokens
 
 
@@ -35,6 +36,8 @@ class Transformer(HeadedNetwork):
         checkpointing: whether to compute each block again in the backward pass instead of keeping what is inside.
         convolution: positions on each axis of a depthwise convolution before each block, an odd number; 0 for none.
             Neighbours are then seen from the first step on, which makes small models learn faster.
+        ngrams: tokens of the longest windows around each position of a text that are embedded too (`NGrams`), at least
+            2; 0 for none. It makes small models of texts learn faster still, for tables that cost memory.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Transformer(HeadedNetwork):
         rotary_base: float = 10_000.0,
         checkpointing: bool = False,
         convolution: int = 0,
+        ngrams: int = 0,
     ) -> None:
         super().__init__()
         counts = {"vocab_size": vocab_size, "width": width, "depth": depth, "heads": heads}
@@ -73,11 +77,14 @@ class Transformer(HeadedNetwork):
         self.hidden = max(32, 32 * round(width / 12)) if hidden is None else hidden
         self.time_conditioning, self.rotary_base = time_conditioning, rotary_base
         self.absolute_positions, self.checkpointing = absolute_positions, checkpointing
-        self.convolution = convolution
+        self.convolution, self.ngrams = convolution, ngrams
+        if ngrams and len(shape) != 1:
+            raise ValueError(f"ngrams are for texts; for examples of shape {shape} use convolution")
 
         conditioned = time_conditioning or classes is not None
         self.embed = nn.Embedding(vocab_size + 1, width)
         self.embed_position = nn.Embedding(math.prod(self.shape), width) if absolute_positions else None
+        self.embed_ngrams = NGrams(vocab_size, ngrams, width) if ngrams else None
         self.condition = Condition(width, classes, time_conditioning) if conditioned else None
         self.blocks = nn.ModuleList(
             Block(width, heads, self.hidden, dropout, conditioned, self.causal) for _ in range(depth)
@@ -101,6 +108,8 @@ class Transformer(HeadedNetwork):
                 nn.init.zeros_(module.map.bias)
             if isinstance(module, Convolution):
                 nn.init.zeros_(module.weight)
+            if isinstance(module, NGrams):
+                module.initialise()
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
@@ -118,6 +127,8 @@ class Transformer(HeadedNetwork):
             if tuple(x_t.shape[1:]) != self.shape:
                 raise ValueError(f"a network with absolute positions takes {self.shape}, got {tuple(x_t.shape[1:])}")
             h = h + self.embed_position.weight
+        if self.embed_ngrams is not None:
+            h = h + self.embed_ngrams(x_t)
         condition = None if self.condition is None else self.condition(noise, label, len(x_t))
         return self.run_blocks(h, tuple(x_t.shape[1:]), self.angles(tuple(x_t.shape[1:]), h), condition, at)
 
