@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from benchmarks import images, left_to_right, sampler_quality, sampling, token_samplers, trainer, training
+from benchmarks import images, learning, left_to_right, sampler_quality, sampling, token_samplers, trainer, training
 from benchmarks.timing import interleaved
 
 
@@ -36,6 +36,15 @@ def test_training(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     monkeypatch.setattr(training, "SIDE", 128)  # bfloat16 that a processor has to imitate takes minutes
     training.main()
     assert "head at masks alone, ratio" in capsys.readouterr().out
+
+
+def test_learning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    figures = [str(tmp_path / name) for name in ("a.json", "a.png")]
+    options = ["--minutes", "0.02", "--examples", "8", "--points", "2", "--json", figures[0], "--plot", figures[1]]
+    monkeypatch.setattr("sys.argv", ["learning", "digits", *options])
+    monkeypatch.setattr(learning, "TURN", 0.6)
+    learning.main()
+    assert "seed 0, plain: " in capsys.readouterr().out and all(Path(name).stat().st_size for name in figures)
 
 
 def test_images(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
