@@ -202,6 +202,10 @@ def write_part(units: Iterable[Unit], codec: Tokenizer, place: Path, part: Part,
                         f"{place}: was prepared with another {changed}; give --overwrite, or another --out"
                     )
                 part = found
+            else:
+                for path in place.iterdir():
+                    if path.name != LOCK:
+                        path.unlink()
             if not part.complete:
                 part.write(place)
                 codec.saved(place)
