@@ -88,6 +88,13 @@ class Split(Dataset[tuple[Tensor, Tensor | None]], ABC):
         count = len(self) if limit is None else min(limit, len(self))
         return np.arange(count) * len(self) // count
 
+    def shuffled(self, generator: np.random.Generator) -> Integer[np.ndarray, " n"]:
+        """Return the indices in the order in which an epoch of training sees the examples."""
+        return generator.permutation(len(self))
+
+    def expect(self, indices: Integer[np.ndarray, " n"]) -> None:
+        """Be told which examples will be read soon; what lies elsewhere is fetched in the background."""
+
     def batches(self, size: int, limit: int | None = None) -> Iterator[tuple[Tokens, Labels | None]]:
         """Yield the examples in order, `size` at a time; with `limit`, that many spread evenly over the split."""
         return iter(Batches(self, size, limit))
