@@ -1,9 +1,9 @@
 """Corpora and models elsewhere give what they give here, through a cache that is bounded and checked."""
 
 import json
-import os
 import pickle
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,16 @@ def cached() -> list[Path]:
     return [path for path in (cache_folder() / "shards").iterdir() if path.name[0] != "."]
 
 
-@pytest.mark.parametrize("packing", ["concatenated", "wrapped", "padded", "filled"])
+def kept() -> int:
+    """Return how many bytes the cache holds, while other threads take some away."""
+    total = 0
+    for path in cached():
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
+
+
+@pytest.mark.parametrize("packing", ["wrapped", "padded"])
 def test_it_holds_what_is_here(made: Path, elsewhere: str, packing: Any) -> None:
     here, there = (Corpus(path, 16, packing) for path in (str(made), elsewhere))
     assert there.name == "texts" and there.codec == here.codec and there.lengths == here.lengths
@@ -87,20 +96,18 @@ def test_training_reads_some_shards_at_a_time(
     seen = []
     for _, indices in zip(range(batches), order, strict=False):
         seen.append((indices, rows(split, indices)))
-        assert sum(path.stat().st_size for path in cached()) <= room + 4 * max(sizes)  # that many come at once
+        assert kept() <= room + 4 * max(sizes)  # that many come at once
     everything = np.concatenate([indices for indices, _ in seen])
     assert len(set(everything.tolist())) == len(everything) == batches * 8
-    for indices, x in seen:
-        assert torch.equal(x, rows(Corpus(str(made), 16).split("all"), indices)) if indices[0] % 20 == 0 else True
+    here = Corpus(str(made), 16).split("all")
+    assert all(torch.equal(x, rows(here, indices)) for indices, x in seen)
     fetched = [name for name in split.shards.cache.fetched if name.endswith(".bin")]
     assert len(sizes) <= len(fetched) < 1.6 * len(sizes)
-    assert [np.unique(split._shard(indices)) for indices, _ in seen][0].max() > 4  # shuffled
+    assert len(np.unique(split._shard(seen[0][0]))) > 4  # shuffled
     monkeypatch.setenv("UNMASK_CACHE", str(tmp_path / "another machine"))
     later = Corpus(elsewhere, 16).split("all")
-    for (indices, x), (expected, y) in zip(
-        ((found, rows(later, found)) for found in Order(later, 8, seed=1, start=lambda: 60)), seen[60:90], strict=False
-    ):
-        assert np.array_equal(indices, expected) and torch.equal(x, y)
+    for indices, (expected, x) in zip(Order(later, 8, seed=1, start=lambda: 60), seen[60:90], strict=False):
+        assert np.array_equal(indices, expected) and torch.equal(rows(later, indices), x)
     few = Corpus(str(made), 16).split("test")
     same = Corpus(elsewhere, 16).split("test")  # of few shards: in the order that it has here
     a, b = (next(iter(Order(one, 4, 0, lambda: 0))) for one in (len(few), same))
@@ -181,13 +188,9 @@ def test_a_real_server(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     running.start()
     try:
         host, port = running.get_host_and_port()
-        for name, value in (
-            ("ENDPOINT_URL", f"http://{host}:{port}"),
-            ("ACCESS_KEY_ID", "a"),
-            ("SECRET_ACCESS_KEY", "b"),
-        ):
+        known = {"ENDPOINT_URL": f"http://{host}:{port}", "ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b"}
+        for name, value in (known | {"DEFAULT_REGION": "us-east-1"}).items():
             monkeypatch.setenv(f"AWS_{name}", value)
-        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         monkeypatch.setenv("UNMASK_CACHE", str(tmp_path / "cache"))
         fsspec.filesystem("s3").mkdir("bucket")
         place = upload_folder(made, "s3://bucket/texts")
@@ -200,4 +203,3 @@ def test_a_real_server(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     finally:
         running.stop()
         fsspec.filesystem("s3").clear_instance_cache()
-    assert os.environ["UNMASK_CACHE"]
