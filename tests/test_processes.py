@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,6 +129,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def work(*commands: list[str]) -> int:
     """Run commands, and what has none; return the status of the first that fails."""
     torch.set_num_threads(1)
+    if "DIES" in os.environ:
+        processes._joined()
+        os.kill(os.getpid(), signal.SIGKILL)
     for arguments in commands or (*COMMANDS, [*COMMANDS[0], *PER_EXAMPLE]):
         arguments = [os.environ.get("ROOT", "") if one == "$ROOT" else one for one in arguments]
         if status := main(arguments):
@@ -183,9 +187,12 @@ def test_three_processes_give_what_one_gives(folder: Path) -> None:
 def test_a_failure_is_one_line(folder: Path) -> None:
     """What all fail at is said by the first; what one fails at by that one, with its number, and all end."""
     place = folder / "failing"
-    gone = shared(place, 2, ["sample", "../nothing-of-that-name"])
+    gone = shared(place, 2, ["sample", "../nothing-at-all"])
     said = [run.stderr for run in gone]
-    assert [run.returncode for run in gone] == [1, 1] and said == ["unmask: error: ../nothing-of-that-name: no such folder\n", ""]
+    assert [run.returncode for run in gone] == [1, 1] and said == [
+        "unmask: error: ../nothing-at-all: no such folder\n",
+        "",
+    ]
     fewer = folder / "fewer"
     fewer.mkdir()
     (fewer / "ag_news_test.jsonl").write_text('{"text": "An inn then", "label": 1}\n' * 49)
@@ -194,3 +201,10 @@ def test_a_failure_is_one_line(folder: Path) -> None:
     lines = "".join(run.stderr for run in other).splitlines()
     assert [run.returncode for run in other] == [1, 1] and len(lines) == 1
     assert lines[0].startswith("unmask: error: process 1 of 2 has another ag_news than process 0: ")
+    alone = shared(place, 2, news, rank0={"ROOT": ".."}, rank1={"ROOT": "../nothing"})
+    lines = "".join(run.stderr for run in alone).splitlines()
+    assert [run.returncode for run in alone] == [1, 1] and len(lines) == 1
+    assert lines[0].startswith("unmask: error: process 1 of 2: ") and "../nothing" in lines[0]
+    killed = shared(place, 2, ["sample", "../m", "-n", "4", "--batch_size", "2"], rank1={"DIES": "1"})
+    assert [run.returncode for run in killed] == [1, -9]
+    assert killed[0].stderr.startswith("unmask: error: process 0 of 2: process 1 ended early, or does not answer (")

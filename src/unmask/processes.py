@@ -91,7 +91,7 @@ class Processes:
             self.group.allgather([found], [tensor]).wait()
         except RuntimeError as error:
             said = " ".join(str(error).split()).partition("] ")[2].partition(". ")[0]
-            raise ConnectionError(f"another process ended early, or does not answer ({said})") from None
+            raise ConnectionError(f"{_lost() or 'another process'} ended early, or does not answer ({said})") from None
         return found
 
 
@@ -235,6 +235,17 @@ def said_once(message: str) -> str | None:
         return named if store.add("failed", 1) == 1 else None
     except (RuntimeError, OSError):  # those whom one could ask are gone
         return named
+
+
+def _lost() -> str:
+    """Return which processes have ended without a word, as those see it that have lost them; nothing if unknown."""
+    with contextlib.suppress(RuntimeError, OSError):
+        store = _store()
+        store.set(f"lost/{rank()}", "")
+        _all_come(store, "lost")
+        silent = [str(i) for i in range(world()) if not store.check([f"lost/{i}"]) and not store.check([f"error/{i}"])]
+        return f"process {', '.join(silent)}" if silent else ""
+    return ""
 
 
 def _all_come(store: Any, key: str) -> bool:
