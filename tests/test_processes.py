@@ -1,13 +1,14 @@
 """What several processes of torchrun give together is bitwise what one gives."""
 
 import json
+import math
 import os
 import signal
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import CompletedProcess
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import numpy as np
@@ -23,6 +24,7 @@ from unmask.codecs.pixels import Pixels
 from unmask.codecs.tokenizer import Tokenizer
 from unmask.model import MaskedDiffusion
 from unmask.networks.transformer import Transformer
+from unmask.storage.plain import from_bytes, to_bytes
 
 DATA = ["--data", "Corpus", "--data.path", "../made", "--data.length", "16"]
 COMMANDS = [
@@ -88,6 +90,13 @@ class Flat:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return x.flatten(1).float()[:, :3]
+
+
+class Point(NamedTuple):
+    """A named tuple."""
+
+    x: torch.Tensor
+    y: int
 
 
 def model_of(codec: Any, shape: tuple[int, ...]) -> MaskedDiffusion:
@@ -208,3 +217,16 @@ def test_a_failure_is_one_line(folder: Path) -> None:
     killed = shared(place, 2, ["sample", "../m", "-n", "4", "--batch_size", "2"], rank1={"DIES": "1"})
     assert [run.returncode for run in killed] == [1, -9]
     assert killed[0].stderr.startswith("unmask: error: process 0 of 2: process 1 ended early, or does not answer (")
+
+
+def test_what_processes_tell_each_other() -> None:
+    """Every bit of plain values and tensors; nothing else, and no code."""
+    value = {
+        "a": (1, 0.1, math.nan, -math.inf, None, True, "ä\udc80"),
+        (2, "b"): [b"", b"\0\xff", torch.arange(6.0).view(2, 3)[:, 1:], torch.empty(0, 3), torch.tensor(7), {}, ()],
+        "names": Point(torch.tensor([True]), 2**70),
+    }
+    found = from_bytes(to_bytes(value))
+    assert repr(found) == repr({**value, "names": tuple(value["names"])})
+    with pytest.raises(TypeError, match="plain values and tensors, not Flat"):
+        to_bytes([Flat()])

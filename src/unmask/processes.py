@@ -6,8 +6,8 @@ process gives. Without torchrun there is one process, on the same path.
 
 import contextlib
 import os
-import pickle
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -17,6 +17,8 @@ from itertools import islice, zip_longest
 from typing import Any, ParamSpec, TypeVar
 
 from tqdm import tqdm
+
+from unmask.storage.plain import from_bytes, to_bytes
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -78,12 +80,12 @@ class Processes:
             return [value]
         import torch
 
-        sent = torch.frombuffer(bytearray(pickle.dumps(_on_cpu(value))), dtype=torch.uint8)
+        sent = torch.frombuffer(bytearray(to_bytes(value)), dtype=torch.uint8)
         sizes = torch.cat(self._gather(torch.tensor([len(sent)]))).tolist()
         padded = torch.zeros(max(sizes), dtype=torch.uint8)
         padded[: len(sent)] = sent
         parts = zip(self._gather(padded), sizes, strict=True)
-        return [pickle.loads(part[:size].numpy().tobytes()) for part, size in parts]  # of this program's own processes
+        return [from_bytes(part[:size].numpy().tobytes()) for part, size in parts]
 
     def _gather(self, tensor: Any) -> list[Any]:
         found = [tensor.new_empty(tensor.shape) for _ in range(self.world)]
@@ -158,7 +160,8 @@ def in_order(
     """Yield work(i, item) of each item, in order, on every process; item i is worked on by process i mod W.
 
     Args:
-        work: takes the number of an item, and the item. What it returns is sent to the other processes.
+        work: takes the number of an item, and the item. What it returns is sent to the other processes: plain values
+            and tensors, and tuples, lists and dicts of these.
         items: the same on all processes.
         every: so many items of each process are worked on between two exchanges.
         title: of a progress bar over the items of this process; None: there is none.
@@ -248,14 +251,13 @@ def _lost() -> str:
     return ""
 
 
-def _all_come(store: Any, key: str) -> bool:
-    """Return whether every process sets a key within a moment."""
-    import torch
-
-    try:
-        store.wait([f"{key}/{i}" for i in range(world())], timedelta(seconds=MOMENT))
-    except torch.distributed.DistError:
-        return False
+def _all_come(store: Any, key: str, seconds: float = MOMENT) -> bool:
+    """Return whether every process sets a key within some seconds; torch's own wait fills the screen."""
+    end = time.monotonic() + seconds
+    while not store.check([f"{key}/{i}" for i in range(world())]):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
     return True
 
 
@@ -288,23 +290,8 @@ def _joined() -> Processes:
 
     store = _store()
     store.set(f"here/{rank()}", "")
-    try:
-        store.wait([f"here/{i}" for i in range(world())], timedelta(seconds=JOIN))
-        group = torch.distributed.ProcessGroupGloo(store, rank(), world(), timedelta(seconds=EXCHANGE))
-    except RuntimeError:
-        missing = [str(i) for i in range(world()) if not store.check([f"here/{i}"])]
-        raise ConnectionError(
-            f"process {', '.join(missing) or '?'} of {world()} did not come within {JOIN} s"
-        ) from None
+    if not _all_come(store, "here", JOIN):
+        missing = ", ".join(str(i) for i in range(world()) if not store.check([f"here/{i}"]))
+        raise ConnectionError(f"process {missing} of {world()} did not come within {JOIN} s")
+    group = torch.distributed.ProcessGroupGloo(store, rank(), world(), timedelta(seconds=EXCHANGE))
     return Processes(rank(), world(), group)
-
-
-def _on_cpu(value: Any) -> Any:
-    """Return plain values, tuples, lists and dicts with their tensors on the CPU."""
-    if hasattr(value, "cpu") and hasattr(value, "contiguous"):
-        return value.detach().cpu().contiguous()
-    if isinstance(value, dict):
-        return {name: _on_cpu(one) for name, one in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*map(_on_cpu, value))
-    return type(value)(map(_on_cpu, value)) if isinstance(value, tuple | list) else value

@@ -117,7 +117,7 @@ class Merged:
             except ValueError as error:
                 raise ValueError(f"{error}; prepare this part anew with --overwrite") from None
         counts = np.load(paths[1], allow_pickle=False)
-        sizes = np.where(counts < 0, -1 - counts, counts)
+        sizes = np.where(counts < 0, ~counts, counts)
         tokens = np.memmap(paths[0], part.dtype, "r") if sizes.sum() else np.empty(0, part.dtype)
         return _Open(tokens, counts, np.concatenate(([0], sizes.cumsum())))
 

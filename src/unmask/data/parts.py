@@ -5,7 +5,7 @@ Beside the folder X of the corpus, X.parts/00002-of-00008 holds the second part 
 
     part.json          what it was made of, and its chunks: their units and checksums
     00000.bin          tokens of the first chunk, without ends of texts
-    00000.pieces.npy   how many of them each piece of a document has; -1 - n where the document goes on
+    00000.pieces.npy   how many of them each piece of a document has, n; ~n where the document goes on
 """
 
 import json
@@ -243,7 +243,7 @@ def _write_chunks(units: Iterator[Unit], codec: Tokenizer, place: Path, part: Pa
                     before, begun = len(counts), 0
                     for found, last in unknown.counted(cut_pieces(iter(unit.pieces), codec)):
                         file.write(np.array(found, dtype=part.dtype).tobytes())
-                        counts.append(len(found) if last else -1 - len(found))
+                        counts.append(len(found) if last else ~len(found))
                         begun, tokens = begun + len(found), tokens + len(found)
                         documents, begun = (documents + (begun > 0), 0) if last else (documents, begun)
                     done.append(Done(unit.order, len(counts) - before, [*unit.skipped]))

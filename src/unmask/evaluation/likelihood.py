@@ -142,7 +142,7 @@ def evaluate(
         return Measured(nats, error, tokens, spent)
 
     found = []
-    for one in in_order(measure, batches, title=title):
+    for one in (Measured(*one) for one in in_order(measure, batches, title=title)):
         if breakdown is not None and one.spent is not None:
             breakdown.add(*one.spent)
         found.append(one._replace(spent=None))

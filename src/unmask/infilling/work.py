@@ -44,7 +44,7 @@ class Drawn(NamedTuple):
 class Picture(NamedTuple):
     """An image that is to be written: its file and what that holds."""
 
-    path: Path
+    path: str
     content: bytes
 
 
@@ -65,9 +65,10 @@ class Work:
 
     def finish(self, checked: Checked, journal: Journal | None, batch_size: int) -> None:
         """Complete the inputs whose results are not in the journal yet, and add these; other processes have none."""
-        number, done = self.inputs.number, agreed(frozenset(() if journal is None else journal.places))
+        number, done = self.inputs.number, agreed([] if journal is None else [*journal.places])
         batches = checked.batches(max(1, batch_size // self.samples))
-        left = ([index for index in batch if number(index) not in done] for batch in batches)
+        known = frozenset(done)
+        left = ([index for index in batch if number(index) not in known] for batch in batches)
         todo, total = [batch for batch in left if batch], sum(map(len, checked.good.values()))
         with tqdm(total=total, initial=total - sum(map(len, todo)), desc="infilling", unit="input", delay=2) as bar:
             every = in_order(lambda _, batch: self.complete(batch, batch_size), todo, every=1)
@@ -79,10 +80,11 @@ class Work:
     def _kept(self, result: dict[str, Any]) -> dict[str, Any]:
         """Write the images of a result; return it with their paths, from the results on."""
         for one in result["completions"]:
-            if isinstance(picture := one.get("image"), Picture):
+            if isinstance(one.get("image"), tuple):
+                picture = Picture(*one["image"])
                 with replacing(picture.path) as target:
                     target.write_bytes(picture.content)
-                one["image"] = str(picture.path.relative_to(self.pictures.parent))
+                one["image"] = str(Path(picture.path).relative_to(self.pictures.parent))
         return result
 
     def complete(self, batch: list[int], batch_size: int) -> list[dict[str, Any]]:
@@ -151,4 +153,4 @@ class Work:
 
         path = self.pictures / f"{self.inputs.name(index)}{f'-{rank + 1}' if self.samples > 1 else ''}.png"
         Image.fromarray(content[..., 0] if content.shape[2] == 1 else content).save(file := io.BytesIO(), "PNG")
-        return Picture(path, file.getvalue())
+        return Picture(str(path), file.getvalue())
