@@ -12,6 +12,7 @@ from . import (
     inspection,
     networks,
     objectives,
+    processes,
     prompts,
     randomness,
     rendering,

@@ -88,11 +88,37 @@ class Split(Dataset[tuple[Tensor, Tensor | None]], ABC):
         count = len(self) if limit is None else min(limit, len(self))
         return np.arange(count) * len(self) // count
 
+    def shuffled(self, generator: np.random.Generator) -> Integer[np.ndarray, " n"]:
+        """Return the indices in the order in which an epoch of training sees the examples."""
+        return generator.permutation(len(self))
+
+    def expect(self, indices: Integer[np.ndarray, " n"]) -> None:
+        """Be told which examples will be read soon; what lies elsewhere is fetched in the background."""
+
     def batches(self, size: int, limit: int | None = None) -> Iterator[tuple[Tokens, Labels | None]]:
         """Yield the examples in order, `size` at a time; with `limit`, that many spread evenly over the split."""
-        indices = self.spread(limit)
-        for start in range(0, len(indices), size):
-            yield self[indices[start : start + size]]
+        return iter(Batches(self, size, limit))
+
+
+class Batches(Sequence[tuple[Tokens, Labels | None]]):
+    """The examples of a split in order, some at a time; a batch is read when it is asked for.
+
+    Args:
+        split: of the examples.
+        size: examples at a time.
+        limit: that many examples, spread evenly over the split; None: all.
+    """
+
+    def __init__(self, split: Split, size: int, limit: int | None = None) -> None:
+        self.split, self.size, self.indices = split, size, split.spread(limit)
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.size)
+
+    def __getitem__(self, number: Any) -> Any:
+        if not 0 <= number < len(self):
+            raise IndexError(f"batch {number} of {len(self)}")
+        return self.split[self.indices[number * self.size : (number + 1) * self.size]]
 
 
 S = TypeVar("S", bound=Split)

@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import Integer
 from torch.utils.data import Sampler
 
+from unmask.data.base import Split
+
 
 class Order(Sampler[Integer[np.ndarray, " batch"]]):
     """The examples of each batch, without end: a pure function of the seed and the batch's number.
@@ -14,7 +16,7 @@ class Order(Sampler[Integer[np.ndarray, " batch"]]):
     again at batch number n sees what it would have seen.
 
     Args:
-        count: number of examples.
+        examples: that are seen, which may say in what order (`Split.shuffled`) and are told what comes; or a number.
         batch: examples per process.
         seed: of the permutations.
         start: returns the number of the first batch when iteration begins.
@@ -26,8 +28,10 @@ class Order(Sampler[Integer[np.ndarray, " batch"]]):
     """
 
     def __init__(
-        self, count: int, batch: int, seed: int, start: Callable[[], int], rank: int = 0, world: int = 1
+        self, examples: Split | int, batch: int, seed: int, start: Callable[[], int], rank: int = 0, world: int = 1
     ) -> None:
+        self.split = None if isinstance(examples, int) else examples
+        count = examples if isinstance(examples, int) else len(examples)
         self.batches = count // (batch * world)
         if self.batches < 1:
             raise ValueError(f"batch_size {batch} on {world} process(es) needs more than the {count} training examples")
@@ -37,7 +41,11 @@ class Order(Sampler[Integer[np.ndarray, " batch"]]):
         number = self.start()
         while True:
             epoch, first = divmod(number, self.batches)
-            order = np.random.default_rng((self.seed, epoch)).permutation(self.count)
+            generator = np.random.default_rng((self.seed, epoch))
+            order = generator.permutation(self.count) if self.split is None else self.split.shuffled(generator)
             order = order[: self.batches * self.world * self.batch].reshape(self.batches, self.world, self.batch)
-            yield from order[first:, self.rank]
+            for batch in order[first:, self.rank]:
+                if self.split is not None:
+                    self.split.expect(batch)
+                yield batch
             number = (epoch + 1) * self.batches

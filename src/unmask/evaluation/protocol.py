@@ -1,6 +1,6 @@
 """What all measures share: which weights were measured, with what, and in which state."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from importlib.metadata import version
@@ -10,6 +10,7 @@ import torch
 
 from unmask.checkpoints import WEIGHT_FILES
 from unmask.model import MaskedDiffusion
+from unmask.processes import check_same, several
 from unmask.samplers.base import Sampler
 from unmask.storage.files import checksum
 
@@ -33,6 +34,12 @@ def weights(model: MaskedDiffusion) -> dict[str, str | None]:
 def versions(model: MaskedDiffusion) -> dict[str, str]:
     """Return what a figure was computed on and with."""
     return {"device": str(model.device), "torch": torch.__version__, "unmask": version("unmask")}
+
+
+def check_processes(model: MaskedDiffusion, **found: Callable[[], Any]) -> None:
+    """Raise a ValueError on all processes that share a call, unless they have the same model and other things."""
+    if several():
+        check_same(**weights(model), **{name: find() for name, find in found.items()})
 
 
 @contextmanager
