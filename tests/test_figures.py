@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from unmask.display.figures import schedule_figure, steps_figure
 from unmask.display.measured import distance_figure, frontier_figure, study_figure
+from unmask.display.style import name_curves
 
 
 def texts_at(axis: matplotlib.axis.Axis) -> list[str]:
@@ -56,6 +57,11 @@ def test_few_curves_are_named_where_they_are() -> None:
         apart = abs(places[:, None] - places).max(-1)[~np.eye(4, dtype=bool)]
         assert apart.min() > 0.05 and ((places > -0.03) & (places < 1)).all()
     assert steps_figure(8, 64).axes[0].get_legend() is not None  # eight are too many
+    axes = Figure().subplots()
+    axes.plot([1, 2], [3, 4], label="training")
+    axes.plot([], [], label="validation")  # as after a run without an evaluation
+    name_curves(axes)
+    assert axes.get_legend() is not None
 
 
 def test_the_style_is_that_of_these_figures_alone() -> None:

@@ -54,11 +54,11 @@ def plain_log(axis: Axis, most: int = 6) -> None:
 
 
 def name_curves(axes: Axes) -> None:
-    """Write the name of each curve beside it, where it is farthest from the others; a legend if they are many."""
+    """Write the name of each curve beside it, where it is farthest from the others; a legend if that fails."""
     from matplotlib.patheffects import withStroke
 
     lines = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
-    if len(lines) > FEW:
+    if len(lines) > FEW or any(len(np.atleast_1d(line.get_xdata())) < 2 for line in lines):  # or have no curve yet
         axes.legend()
         return
     axes.figure.draw_without_rendering()  # type: ignore[union-attr]  # the limits are known from here on
