@@ -32,6 +32,7 @@ def curve_of(sampler: str) -> tuple[str, str]:
     """Return the class of a sampler, as a row of a study names it, and its settings other than the number of calls.
 
     Examples:
+        >>> from unmask.display.measured import curve_of
         >>> curve_of("FirstHitting(tokens_per_call=8, order=2)")
         ('FirstHitting', 'order=2')
     """

@@ -32,6 +32,12 @@ class Transformer(HeadedNetwork):
             fully masked canvas cannot tell positions apart. Recommended for images, not for windows of a long text.
         rotary_base: the lowest rotary frequency has a period of about 2π * rotary_base positions.
         checkpointing: whether to compute each block again in the backward pass instead of keeping what is inside.
+
+    Examples:
+        >>> network = unmask.Transformer(27, (16,), width=32, depth=2, heads=4)
+        >>> x = unmask.all_masked(2, network.shape, network.mask_id)
+        >>> network(x).shape, network(x, at=x == network.mask_id).shape
+        (torch.Size([2, 16, 27]), torch.Size([32, 27]))
     """
 
     def __init__(
