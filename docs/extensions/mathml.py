@@ -1,0 +1,40 @@
+"""Formulas as MathML, which browsers show by themselves: the site needs no script from elsewhere."""
+
+from typing import Any
+
+from docutils import nodes
+from docutils.utils.math import MathError
+from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.application import Sphinx
+from sphinx.util import logging
+from sphinx.writers.html5 import HTML5Translator
+
+LOG = logging.getLogger(__name__)
+
+
+def _convert(node: nodes.Element, block: bool) -> str:
+    try:
+        tex = node.astext().replace(r"\dots", r"\ldots").replace(r"\texttt", r"\mathtt")  # which docutils knows
+        return tex2mathml(tex, as_block=block)
+    except MathError as error:
+        LOG.warning("this formula has no MathML: %s\n%s", error, node.astext(), location=node)
+        return f"<code>{node.astext()}</code>"
+
+
+def visit_math(self: HTML5Translator, node: nodes.math) -> None:
+    """Write a formula within a line."""
+    self.body.append(_convert(node, block=False))
+    raise nodes.SkipNode
+
+
+def visit_math_block(self: HTML5Translator, node: nodes.math_block) -> None:
+    """Write a formula by itself."""
+    self.body.append(self.starttag(node, "div", CLASS="math notranslate nohighlight"))
+    self.body.append(_convert(node, block=True) + "</div>\n")
+    raise nodes.SkipNode
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Offer the renderer."""
+    app.add_html_math_renderer("mathml", (visit_math, None), (visit_math_block, None))
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
