@@ -1,5 +1,6 @@
 """Formulas as MathML, which browsers show by themselves: the site needs no script from elsewhere."""
 
+import re
 from typing import Any
 
 from docutils import nodes
@@ -12,10 +13,20 @@ from sphinx.writers.html5 import HTML5Translator
 LOG = logging.getLogger(__name__)
 
 
+def _as_docutils_knows(tex: str) -> str:
+    """Write commands that its converter lacks as those that it has."""
+    tex = tex.replace(r"\dots", r"\ldots").replace(r"\texttt", r"\mathtt")
+    tex = re.sub(
+        r"\\(log|exp|sin|cos|cot)(?![a-zA-Z])(?!\s*(\\left|\\[bB]ig|[(_^{]))", r"\\\1\\,", tex
+    )  # as TeX spaces them
+    return re.sub(r"\\([bB]igg?)(?=[(\[])", r"\\\1l", re.sub(r"\\([bB]igg?)(?=[)\]])", r"\\\1r", tex))
+
+
 def _convert(node: nodes.Element, block: bool) -> str:
     try:
-        tex = node.astext().replace(r"\dots", r"\ldots").replace(r"\texttt", r"\mathtt")  # which docutils knows
-        return tex2mathml(tex, as_block=block)
+        return tex2mathml(_as_docutils_knows(node.astext()), as_block=block).replace(
+            "\N{REVERSE SOLIDUS OPERATOR}", "\N{SET MINUS}"
+        )
     except MathError as error:
         LOG.warning("this formula has no MathML: %s\n%s", error, node.astext(), location=node)
         return f"<code>{node.astext()}</code>"
