@@ -24,9 +24,8 @@ def _as_docutils_knows(tex: str) -> str:
 
 def _convert(node: nodes.Element, block: bool) -> str:
     try:
-        return tex2mathml(_as_docutils_knows(node.astext()), as_block=block).replace(
-            "\N{REVERSE SOLIDUS OPERATOR}", "\N{SET MINUS}"
-        )
+        found = tex2mathml(_as_docutils_knows(node.astext()), as_block=block)
+        return found.replace("\N{REVERSE SOLIDUS OPERATOR}", "\N{SET MINUS}")  # which fonts have
     except MathError as error:
         LOG.warning("this formula has no MathML: %s\n%s", error, node.astext(), location=node)
         return f"<code>{node.astext()}</code>"
