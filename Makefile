@@ -8,7 +8,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
-SITE := $(VENV)/.site
 NOTEBOOKS ?= cache
 
 .PHONY: demo test docs fuzz bench clean
@@ -18,10 +17,6 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
-	touch $@
-
-$(SITE): $(READY)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
 	touch $@
 
 demo: $(READY)
@@ -42,7 +37,7 @@ test: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n auto --dist worksteal
 
-docs: $(SITE)
+docs: $(READY)
 	$(BIN)/sphinx-build --quiet -j auto -W --keep-going -D nb_execution_mode=$(NOTEBOOKS) docs build/docs
 	@echo 'Open build/docs/index.html'
 

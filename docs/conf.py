@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "extensions"))
 warnings.filterwarnings("ignore", category=DeprecationWarning)
-os.environ["COLUMNS"] = "100"  # the width of what commands say of themselves
+os.environ["COLUMNS"] = "86"  # the width of what commands say of themselves
 
 project = "unmask"
 smartquotes = False
@@ -34,9 +34,11 @@ myst_heading_anchors = 4
 
 nb_execution_mode = "cache"  # -D nb_execution_mode=off leaves the notebooks without results
 nb_execution_cache_path = str(Path(__file__).parents[1] / "build" / "notebooks")
+nb_execution_in_temp = True
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_merge_streams = True
+nb_output_stderr = "remove"  # bars of progress
 
 autosummary_generate = True
 autodoc_default_options = {"members": True, "show-inheritance": True}
@@ -55,5 +57,6 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_math_renderer = "mathml"
 html_copy_source = False
+html_show_copyright = False
 html_show_sourcelink = False
 pygments_style = "friendly"

@@ -56,7 +56,7 @@ def configurations() -> Iterator[str]:
 
 
 def navigation(text: str, folder: Path) -> str:
-    """Return the index with those of its optional pages (`page?`) that are there, and all pages that it does not name."""
+    """Return the index with those of its optional pages (`page?`) that are there, and all that it does not name."""
     lines = [line for line in text.splitlines() if not line.endswith("?") or (folder / f"{line[:-1]}.md").is_file()]
     lines = [line.removesuffix("?") for line in lines]
     others = sorted(page.stem for page in folder.glob("*.md") if page.stem not in {"index", *lines})
