@@ -1,14 +1,16 @@
 # make demo    train, evaluate and sample the digits model in minutes, from nothing but Python, pip, make and git
 # make test    every test, lint and type check
 # make fuzz    2,000 damaged files and command lines: one line of error each, nothing run, nothing altered
+# make docs    the site in build/docs, its notebooks executed (NOTEBOOKS=off: left without results)
 # make bench   speed and memory, as ratios in one run: half an hour on 2 cores
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+NOTEBOOKS ?= cache
 
-.PHONY: demo test fuzz bench clean
+.PHONY: demo test docs fuzz bench clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "unmask needs Python 3.11 or newer, this is " + sys.version)'
@@ -35,6 +37,10 @@ test: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n auto --dist worksteal
 
+docs: $(READY)
+	$(BIN)/sphinx-build --quiet -j auto -W --keep-going -D nb_execution_mode=$(NOTEBOOKS) docs build/docs
+	@echo 'Open build/docs/index.html'
+
 fuzz: $(READY)
 	UNMASK_FUZZ=2000 $(BIN)/pytest tests/test_fuzz.py
 
@@ -45,4 +51,4 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.images
 
 clean:
-	rm -rf $(VENV) runs build dist
+	rm -rf $(VENV) runs build dist docs/reference/generated

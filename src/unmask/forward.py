@@ -29,6 +29,12 @@ def mask(
         mask_id: the value of a masked token, V.
         given: tokens that are never masked.
         generator: see `unmask.randomness`.
+
+    Examples:
+        >>> x = torch.tensor([[0, 1, 2], [3, 4, 5]])
+        >>> unmask.mask(x, torch.tensor([0.0, 1.0]), unmask.Linear(), mask_id=6)
+        tensor([[0, 1, 2],
+                [6, 6, 6]])
     """
     rate = schedule.mask_rate(t.double()).view(-1, *[1] * (x.dim() - 1))
     masked = uniform(tuple(x.shape), generator, x.device) < rate
@@ -36,7 +42,12 @@ def mask(
 
 
 def all_masked(batch: int, dims: tuple[int, ...], mask_id: int, *, device: torch.device | str | None = None) -> Tokens:
-    """Return a fully masked canvas, x_t at t = 1: (batch, *dims)."""
+    """Return a fully masked canvas, x_t at t = 1: (batch, *dims).
+
+    Examples:
+        >>> unmask.all_masked(1, (4,), mask_id=6)
+        tensor([[6, 6, 6, 6]])
+    """
     return torch.full((batch, *dims), mask_id, device=device)
 
 
@@ -48,6 +59,10 @@ def sample_times(batch: int, *, generator: Generators = None, device: torch.devi
     The second half cancels the error of a lattice for integrands that differ between the ends of [0, 1]. With one
     generator per example the times are independent, so that an example does not depend on its batch; those of
     `Repeated` examples are spread over the draws of each.
+
+    Examples:
+        >>> unmask.sample_times(4).mean()
+        tensor(0.5000, dtype=torch.float64)
     """
     device = torch.device(device or "cpu")
     if generator is None or isinstance(generator, torch.Generator):

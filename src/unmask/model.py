@@ -49,6 +49,15 @@ class MaskedDiffusion(Saved):
 
     Raises:
         ValueError: network and codec disagree about the vocabulary, or a causal network has a state-dependent schedule.
+
+    Examples:
+        >>> network = unmask.Transformer(27, (16,), width=32, depth=1, heads=2)
+        >>> model = unmask.MaskedDiffusion(network, unmask.Characters("abcdefghijklmnopqrstuvwxyz "))
+        >>> canvas = model.empty_canvas(2)
+        >>> canvas[:, :3] = model.codec.encode("the")
+        >>> texts = model.decode(model.infill(canvas, sampler=unmask.FirstHitting(tokens_per_call=4)))
+        >>> [(text[:3], len(text)) for text in texts]
+        [('the', 16), ('the', 16)]
     """
 
     def __init__(

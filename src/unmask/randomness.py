@@ -15,6 +15,12 @@ def generators(seed: int, count: int, first: int = 0) -> list[torch.Generator]:
     """Return one generator per example, for example numbers first, ..., first + count - 1.
 
     The generator of example i depends on (seed, i) only, not on `count` or `first`.
+
+    Examples:
+        >>> one = [torch.rand(1, generator=generator) for generator in unmask.generators(0, 2)]
+        >>> more = [torch.rand(1, generator=generator) for generator in unmask.generators(0, 5)]
+        >>> one == more[:2]
+        True
     """
     return [seeded(seed, i) for i in range(first, first + count)]
 

@@ -19,6 +19,15 @@ class Schedule(ABC):
 
     A subclass implements `alpha` and `inverse`. It overrides `mask_rate` if 1 − α would subtract nearly equal numbers,
     and `weight` if there is a closed form. Arguments and results are tensors of the same, arbitrary shape.
+
+    Examples:
+        >>> class Square(unmask.Schedule):
+        ...     def alpha(self, t):
+        ...         return 1 - t**2
+        ...     def inverse(self, alpha):
+        ...         return (1 - alpha).sqrt()
+        >>> Square().weight(torch.tensor([0.25, 0.5]))
+        tensor([8., 4.])
     """
 
     @abstractmethod
@@ -57,7 +66,12 @@ class Schedule(ABC):
 
 @dataclass(frozen=True)
 class Linear(Schedule):
-    """Mask at a constant rate: α_t = 1 − t, weight 1 / t."""
+    """Mask at a constant rate: α_t = 1 − t, weight 1 / t.
+
+    Examples:
+        >>> unmask.Linear().alpha(torch.tensor([0.0, 0.25, 1.0]))
+        tensor([1.0000, 0.7500, 0.0000])
+    """
 
     def alpha(self, t: Tensor) -> Tensor:
         return 1 - t
@@ -78,6 +92,10 @@ class Polynomial(Schedule):
 
     Args:
         power: the exponent, positive; 1 is `Linear`.
+
+    Examples:
+        >>> unmask.Polynomial(power=2.0).mask_rate(torch.tensor([0.25, 0.5]))
+        tensor([0.0625, 0.2500])
     """
 
     power: float = 2.0
@@ -101,7 +119,12 @@ class Polynomial(Schedule):
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """Mask along a cosine: α_t = 1 − cos(π/2 (1 − t)), weight π/2 · cot(π/2 · t)."""
+    """Mask along a cosine: α_t = 1 − cos(π/2 (1 − t)), weight π/2 · cot(π/2 · t).
+
+    Examples:
+        >>> unmask.Cosine().alpha(torch.tensor([0.0, 0.5, 1.0]))
+        tensor([1.0000, 0.2929, 0.0000])
+    """
 
     def alpha(self, t: Tensor) -> Tensor:
         return 1 - torch.sin(math.pi / 2 * t)
@@ -127,6 +150,11 @@ class Geometric(Schedule):
     Args:
         beta_min: σ at t = 0, positive.
         beta_max: σ at t = 1, larger than beta_min.
+
+    Examples:
+        >>> schedule = unmask.Geometric()
+        >>> schedule.inverse(schedule.alpha(torch.tensor([0.25, 0.75], dtype=torch.float64)))
+        tensor([0.2500, 0.7500], dtype=torch.float64)
     """
 
     beta_min: float = 1e-5
@@ -178,6 +206,13 @@ class TokenPolynomial(nn.Module):
         power: initial value of every w_i, positive; with equal w this is `Polynomial(power)`.
         groups: group of each token value, V entries in 0..G-1; a group shares one w. None: one w per token value.
         learned: whether w is trained.
+
+    Examples:
+        >>> schedule = unmask.TokenPolynomial(vocab_size=3, power=2.0)
+        >>> with torch.no_grad():
+        ...     print(schedule.mask_rate(torch.tensor([0.5])))
+        ...
+        tensor([[0.2500, 0.2500, 0.2500]], dtype=torch.float64)
     """
 
     def __init__(

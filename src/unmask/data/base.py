@@ -52,7 +52,16 @@ class _Place(NamedTuple):
 
 
 class Split(Dataset[tuple[Tensor, Tensor | None]], ABC):
-    """Examples that are read many at a time: split[indices] is (tokens (batch, *dims), labels (batch,) or None)."""
+    """Examples that are read many at a time: split[indices] is (tokens (batch, *dims), labels (batch,) or None).
+
+    Examples:
+        >>> split = unmask.Examples(np.arange(8).reshape(4, 2), labels=np.array([0, 1, 0, 1]))  # a split
+        >>> for x, label in split.batches(2):
+        ...     print(x.tolist(), label.tolist())
+        ...
+        [[0, 1], [2, 3]] [0, 1]
+        [[4, 5], [6, 7]] [0, 1]
+    """
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -131,6 +140,13 @@ class Examples(Split):
         x: tokens (N, *dims), perhaps a memory map.
         labels: (N,), or None.
         chosen: the examples of x that belong to this split, in order; all if None.
+
+    Examples:
+        >>> examples = unmask.Examples(np.arange(12).reshape(4, 3))
+        >>> x, labels = examples[np.array([0, 2])]
+        >>> x
+        tensor([[0, 1, 2],
+                [6, 7, 8]])
     """
 
     def __init__(
@@ -175,6 +191,14 @@ class Windows(Split):
 
     Raises:
         ValueError: the text is shorter than one window.
+
+    Examples:
+        >>> windows = unmask.Windows(np.arange(10), length=4, stride=3)
+        >>> x, _ = windows[np.arange(len(windows))]
+        >>> x
+        tensor([[0, 1, 2, 3],
+                [3, 4, 5, 6],
+                [6, 7, 8, 9]])
     """
 
     def __init__(self, tokens: Integer[np.ndarray, " n"], length: int, stride: int, start: int = 0) -> None:
@@ -238,6 +262,25 @@ class DataSet(ABC):
     """Settings of a data set; what they name is read on first use.
 
     A subclass is a frozen dataclass whose fields are plain values, so that it is saved with a model.
+
+    Examples:
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Squares(unmask.DataSet):
+        ...     count: int = 100
+        ...     @property
+        ...     def codec(self):
+        ...         return unmask.Symbols(10)
+        ...     @property
+        ...     def shape(self):
+        ...         return (4,)
+        ...     def split(self, part):
+        ...         start = {"train": 0, "valid": 80, "test": 90}[part]
+        ...         stop = {"train": 80, "valid": 90, "test": self.count}[part]
+        ...         return unmask.Examples(np.array([[int(c) for c in f"{i * i:04}"] for i in range(start, stop)]))
+        >>> Squares().split("test")[np.array([0, 9])]
+        (tensor([[8, 1, 0, 0],
+                [9, 8, 0, 1]]), None)
     """
 
     @property

@@ -60,7 +60,7 @@ class FrechetReport(Report):
 
     def figure(self) -> Picture:
         """Draw distances against network calls, a line for each schedule and grid."""
-        from unmask.display.figures import distance_figure
+        from unmask.display.measured import distance_figure
 
         return distance_figure(self.rows)
 

@@ -42,7 +42,7 @@ class GenerativeReport(Report):
 
     def figure(self) -> Picture:
         """Draw perplexity against entropy, a point for each temperature, and data as a star."""
-        from unmask.display.figures import frontier_figure
+        from unmask.display.measured import frontier_figure
 
         samples = [row for row in self.rows if "sampler" in row]
         data = next(({"name": row["data"], **row} for row in self.rows if "data" in row), None)

@@ -188,7 +188,7 @@ class LikelihoodReport(Report):
         Raises:
             ValueError: the report was made without `breakdown`.
         """
-        from unmask.display.figures import breakdown_figure
+        from unmask.display.measured import breakdown_figure
 
         if self.breakdown is None or self.codec is None:
             raise ValueError("a likelihood has a figure where it was measured with breakdown=True")

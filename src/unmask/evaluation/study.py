@@ -61,7 +61,7 @@ class StudyReport(Report):
 
     def figure(self) -> Picture:
         """Draw quality against network calls, and that of test data as a line."""
-        from unmask.display.figures import study_figure
+        from unmask.display.measured import study_figure
 
         rows = [row for row in self.rows if row["sampler"] != TEST_DATA]
         real = next((row for row in self.rows if row["sampler"] == TEST_DATA), {})

@@ -38,6 +38,12 @@ class Transformer(HeadedNetwork):
             Neighbours are then seen from the first step on, which makes small models learn faster.
         ngrams: tokens of the longest windows around each position of a text that are embedded too (`NGrams`), at least
             2; 0 for none. It makes small models of texts learn faster still, for tables that cost memory.
+
+    Examples:
+        >>> network = unmask.Transformer(27, (16,), width=32, depth=2, heads=4)
+        >>> x = unmask.all_masked(2, network.shape, network.mask_id)
+        >>> network(x).shape, network(x, at=x == network.mask_id).shape
+        (torch.Size([2, 16, 27]), torch.Size([32, 27]))
     """
 
     def __init__(

@@ -53,6 +53,12 @@ class ContinuousELBO(Objective):
 
     Args:
         schedule: gives α.
+
+    Examples:
+        >>> network = unmask.Transformer(5, (4,), width=32, depth=1, heads=2)
+        >>> bound = unmask.ContinuousELBO(unmask.Cosine())(network, torch.tensor([[3, 1, 4, 1], [2, 0, 2, 3]]))
+        >>> bound.nelbo.shape
+        torch.Size([2])
     """
 
     schedule: Schedule = field(default_factory=Linear)
@@ -88,6 +94,11 @@ class DiscreteELBO(Objective):
     Args:
         schedule: gives α.
         steps: T, at least 1.
+
+    Examples:
+        >>> network = unmask.Transformer(5, (4,), width=32, depth=1, heads=2)
+        >>> unmask.DiscreteELBO(steps=1)(network, torch.tensor([[3, 1, 4, 1]])).nelbo / 4  # log 5
+        tensor([1.6094], dtype=torch.float64)
     """
 
     schedule: Schedule = field(default_factory=Linear)
@@ -129,6 +140,11 @@ class TimeFreeELBO(Objective):
         power: exponent of L / n in `.loss`, in [0, 1]; 1 minimises the bound. With less, examples with few masks, whose
             gradients have the largest variance, have less weight, and training is faster at first. `.nelbo` is always
             the bound.
+
+    Examples:
+        >>> network = unmask.Transformer(5, (4,), width=32, depth=1, heads=2)
+        >>> unmask.TimeFreeELBO()(network, torch.tensor([[3, 1, 4, 1]])).nelbo / 4  # log 5: it has not learned anything
+        tensor([1.6094], dtype=torch.float64)
     """
 
     power: float = 1.0

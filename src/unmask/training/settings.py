@@ -28,6 +28,11 @@ class Optimizer:
         weight_decay: of matrices; embeddings, gains and biases do not decay.
         beta1: decay of the gradient's mean.
         beta2: decay of its square's mean.
+
+    Examples:
+        >>> optimizer = unmask.Optimizer(lr=1e-3, warmup_steps=10)
+        >>> [round(optimizer.factor(step, max_steps=110), 2) for step in (0, 9, 60, 110)]
+        [0.1, 1.0, 0.5, 0.0]
     """
 
     kind: Literal["AdamW", "Muon"] = "AdamW"
@@ -100,6 +105,11 @@ class Run:
         lora_dropout: probability of dropping an entry of what goes into the adapter.
         keep_best: whether the model is that of the best evaluation, not that of the last step.
         patience: evaluations without a better one after which training ends, if given.
+
+    Examples:
+        >>> run = unmask.Run("runs/mine", batch_size=16, ema=0.99)
+        >>> run.precision
+        'auto'
     """
 
     out: str
