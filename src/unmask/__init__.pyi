@@ -17,6 +17,7 @@ from . import (
     rendering,
     samplers,
     schedules,
+    serving,
     storage,
     training,
     types,

@@ -13,6 +13,8 @@ PACKAGES = {
     "mauve": ("unmask evaluate generate --mauve", "mauve"),
     "torch_fidelity": ("unmask evaluate frechet with Inception's features", "fid"),
     "rdkit": ("unmask evaluate molecules", "molecules"),
+    "fastapi": ("unmask serve", "serve"),
+    "uvicorn": ("unmask serve", "serve"),
     "lm_eval": ("python -m unmask.evaluation.harness", "harness"),
 }
 """By the name of the module: what needs it, and the extra that installs it."""
