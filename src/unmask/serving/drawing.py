@@ -13,7 +13,7 @@ from unmask.samplers.base import Sampler, State
 from unmask.samplers.left_to_right import LeftToRight
 from unmask.samplers.token import TokenSampler
 from unmask.samplers.unmasking import Unmasking
-from unmask.serving.jobs import Event, Job, joined
+from unmask.serving.jobs import Event, Job, Work, joined
 from unmask.serving.served import Served
 from unmask.serving.settings import sampler_text
 from unmask.serving.watching import Watched
@@ -28,7 +28,7 @@ class AbandonedError(Exception):
 
 
 @dataclass(frozen=True)
-class Drawing:
+class Drawing(Work):
     """Draws with one sampler; requests whose canvases have one shape, and one rule, share a batch.
 
     Attributes:

@@ -1,9 +1,10 @@
 """Requests that wait for the worker, and what becomes of them."""
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,9 +16,10 @@ Event = dict[str, Any]
 LAST = ("end", "error")
 
 
-class Work(Protocol):
+class Work(ABC):
     """What is done for some requests at once; those of equal work can share it."""
 
+    @abstractmethod
     def run(self, jobs: Sequence["Job"]) -> Iterator[None]:
         """Do it for all of these, a network call or so at a time; each is sent its events."""
 

@@ -16,7 +16,7 @@ from unmask.objectives.estimate import draw_loss
 from unmask.randomness import Repeated, seeded
 from unmask.schedules import TokenPolynomial
 from unmask.serving.drawing import check_wanted
-from unmask.serving.jobs import Job, joined
+from unmask.serving.jobs import Job, Work, joined
 from unmask.serving.served import Served
 from unmask.types import Times, Tokens, Where
 
@@ -24,7 +24,7 @@ DIGITS = 6
 
 
 @dataclass(frozen=True)
-class Scoring:
+class Scoring(Work):
     """Bounds the likelihood of examples. The masks of each are a batch by themselves.
 
     Attributes:
@@ -93,7 +93,7 @@ def given_tokens(
 
 
 @dataclass(frozen=True)
-class Ranking:
+class Ranking(Work):
     """Finds the likeliest tokens of single positions, given the others; requests of one shape share a batch.
 
     A row of a request's x is its canvas with one position masked besides, which `extra["positions"]` names.

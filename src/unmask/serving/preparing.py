@@ -262,7 +262,7 @@ def known_example(
         raise ValueError(f"{name} must be in 0..{most}, got {wrong[0][1]!r:.30} at {wrong[0][0]}")
     x = torch.tensor(values)
     if pixels is not None:
-        x = model.codec.encode(np.array(values)).long()
+        x = model.codec.encode(np.array(values, dtype=np.uint8))
     x = torch.where(x == -1, model.network.mask_id, x)
     if mask is not None:
         if len(mask) != len(values):

@@ -127,13 +127,23 @@ def _value(what: str, hint: Any, value: Any, most: int) -> Any:
     if kind == "text" and isinstance(value, str):
         return value
     if kind == "list":
-        values = value if isinstance(value, list) else [value]
-        if len(values) > most:
-            raise ValueError(f"{what} has {len(values)} entries, at most {most} are served")
-        return tuple(_number(what, one, most, whole=False) for one in values)
+        return _list(what, hint, value, most)
     if kind in ("whole", "number"):
-        return _number(what, value, most, whole=kind == "whole")
+        number = _number(what, value, most, whole=kind == "whole")
+        return number if kind == "whole" else float(number)
     raise ValueError(f"{what} must be a {kind}, got {value!r:.60}")
+
+
+def _list(what: str, hint: Any, value: Any, most: int) -> tuple[int | float, ...]:
+    """Return numbers as the tuple that a sampler takes: of any length, or of one."""
+    parts = get_args(hint) if get_origin(hint) is tuple else next(filter(None, map(get_args, get_args(hint))))
+    values = value if isinstance(value, list) else [value]
+    if len(values) > most:
+        raise ValueError(f"{what} has {len(values)} entries, at most {most} are served")
+    if ... not in parts and len(values) != len(parts):
+        raise ValueError(f"{what} must have {len(parts)} entries, got {len(values)}")
+    numbers = [_number(what, one, most, whole=parts[0] is int) for one in values]
+    return tuple(numbers if parts[0] is int else map(float, numbers))
 
 
 def _number(what: str, value: Any, most: int, *, whole: bool) -> int | float:
@@ -154,7 +164,7 @@ def _schedule(what: str, value: Any) -> Schedule:
     known = {class_name(cls): cls for cls in subclasses(Schedule)}
     if not isinstance(name, str) or name not in known:
         raise ValueError(f"{what} must be one of {', '.join(known)}, got {name!r:.60}")
-    arguments = {key: _number(f"{what}.{key}", one, 10**6, whole=False) for key, one in given.items()}
+    arguments = {key: float(_number(f"{what}.{key}", one, 10**6, whole=False)) for key, one in given.items()}
     try:
         return known[name](**arguments)
     except TypeError:

@@ -58,14 +58,15 @@ async function stream(path, body, signal, take) {
 class Column {
   constructor() {
     this.views = [];
+    const choices = make("div", { className: "row" });
     const choice = (label, act) => {
       const select = make("select", { onchange: act });
-      this.element.append(make("label", {}, label, select));
+      choices.append(make("label", {}, label, select));
       return select;
     };
     this.element = make("fieldset", { className: "column" });
     this.legend = make("legend", {});
-    this.element.append(this.legend);
+    this.element.append(this.legend, choices);
     this.model = choice("Model ", () => this.chooseModel());
     this.model.append(...models.map((one) => make("option", { value: one.name, textContent: one.name })));
     this.sampler = choice("Sampler ", () => this.chooseSampler());
@@ -249,6 +250,7 @@ async function redraw(column) {
 async function measure() {
   const todo = columns.flatMap((column) => column.views.map((view) => [column, view.film]))
     .filter(([, film]) => !film.bits && film.frames.length);
+  if (todo.length) say("Measuring the bits …");
   for (const [column, film] of todo) {
     const k = film.k;
     film.go(film.frames.length);
@@ -262,6 +264,7 @@ async function measure() {
     film.bound = boundText(bound, column.about.unit);
     player.colour();
   }
+  if (todo.length) say("Done: each token is coloured by what it adds to the bound.");
 }
 
 async function alternatives(view, positions) {

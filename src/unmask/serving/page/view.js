@@ -267,18 +267,18 @@ class Player {
     Object.assign(this, { views, changed, k: 0, playing: false, live: false, last: 0 });
     const button = (label, title, act) => make("button", { type: "button", ariaLabel: title, title, textContent: label, onclick: act });
     this.slider = make("input", { type: "range", min: 0, max: 0, value: 0, ariaLabel: "Step" });
-    this.toggle = button("▶", "Play", () => this.play(!this.playing));
+    this.toggle = button("Play", "Play", () => this.play(!this.playing));
     this.place = make("output", { textContent: "0 / 0" });
     this.speed = make("select", {}, ...[2, 10, 30, 100].map((one) => make("option", { value: one, selected: one === 30, textContent: `${one} a second` })));
     this.mode = make("select", { id: "mode" }, ...Object.entries(MODES).map(([value, text]) => make("option", { value, textContent: text })));
     this.legend = make("span", { className: "legend", hidden: true });
     root.append(
       make("div", { className: "row" },
-        button("⏮", "To the start", () => this.go(0)),
+        button("|◀", "To the start", () => this.go(0)),
         button("◀", "One step back", () => this.go(this.k - 1)),
         this.toggle,
-        button("▷", "One step on", () => this.go(this.k + 1)),
-        button("⏭", "To the end", () => this.go(this.length())),
+        button("▶", "One step on", () => this.go(this.k + 1)),
+        button("▶|", "To the end", () => this.go(this.length())),
         this.slider, this.place),
       make("div", { className: "row" },
         make("label", {}, "Steps", this.speed), make("label", {}, "Coloured by", this.mode), this.legend));
@@ -313,8 +313,7 @@ class Player {
   play(on) {
     if (on && this.k >= this.length() && !this.live) this.show(0);
     this.playing = on;
-    this.toggle.textContent = on ? "⏸" : "▶";
-    this.toggle.title = this.toggle.ariaLabel = on ? "Pause" : "Play";
+    this.toggle.textContent = this.toggle.title = this.toggle.ariaLabel = on ? "Pause" : "Play";
     if (on && !this.timer) {
       this.last = performance.now();
       this.timer = requestAnimationFrame((now) => this.tick(now));
