@@ -61,10 +61,9 @@ def lines(answer: Any) -> list[dict[str, Any]]:
 SAMPLERS = {
     "FirstHitting": (unmask.FirstHitting(tokens_per_call=3, order=2), {"tokens_per_call": 3, "order": 2}),
     "Ancestral": (unmask.Ancestral(unmask.Cosine(), 5, top_p=0.9), {"schedule": "Cosine", "steps": 5, "top_p": 0.9}),
-    "MostConfident": (unmask.MostConfident(6, "margin", corrections=1), {"steps": 6, "measure": "margin", "corrections": 1}
-    ),
+    "MostConfident": (unmask.MostConfident(6, corrections=1), {"steps": 6, "measure": "confidence", "corrections": 1}),
     "Remasking": (unmask.Remasking(steps=8, eta=0.3), {"steps": 8, "eta": 0.3}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

@@ -218,7 +218,7 @@ async function draw() {
   const requests = columns.map((column) => {
     const known = text && column.about.kind === "text";
     const prefix = column.about.finds_length ? { prefix: text } : { prefix: text, unknown: "rest" };
-    const shape = /\[\d+\]|_/.test(text) ? { text } : prefix;
+    const shape = /\[\d+(-\d+)?\]|_/.test(text) ? { text } : prefix;
     const body = { model: column.about.name, seed: seed(), n, sampler: column.chosen(), ...(known ? shape : {}) };
     if (label !== null && column.about.labels) body.label = label;
     return [column, known ? "infill" : "sample", body];

@@ -269,7 +269,7 @@ class Player {
     this.slider = make("input", { type: "range", min: 0, max: 0, value: 0, ariaLabel: "Step" });
     this.toggle = button("Play", "Play", () => this.play(!this.playing));
     this.place = make("output", { textContent: "0 / 0" });
-    this.speed = make("select", {}, ...[2, 10, 30, 100].map((one) => make("option", { value: one, selected: one === 30, textContent: `${one} a second` })));
+    this.speed = make("select", { id: "speed" }, ...[2, 10, 30, 100].map((one) => make("option", { value: one, selected: one === 30, textContent: `${one} a second` })));
     this.mode = make("select", { id: "mode" }, ...Object.entries(MODES).map(([value, text]) => make("option", { value, textContent: text })));
     this.legend = make("span", { className: "legend", hidden: true });
     root.append(
