@@ -18,6 +18,7 @@ from . import (
     rendering,
     samplers,
     schedules,
+    serving,
     storage,
     training,
     types,

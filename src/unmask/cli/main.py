@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": "measure a model: likelihood, zero-shot perplexity, samples; each figure with error and protocol",
     "sample": "draw new examples from a model: text, images or arrays",
     "infill": "draw the unknown part of a text, an image or an array, and keep the rest",
+    "serve": "show models in the browser, and answer requests over HTTP",
     "study": "compare all samplers on a model, or what float32 draws do to its samples",
     "info": "say what a model, a run or a corpus is, and what was measured of it",
     "plot": "draw the masking schedules, how samples are unmasked, or the loss curve of a run",
