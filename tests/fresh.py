@@ -14,7 +14,7 @@ from subprocess import CompletedProcess
 from typing import Any
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["unmask.model", "unmask.training", "unmask.cli.train"])
+SERVER.set_forkserver_preload(["unmask.model", "unmask.training.loop", "unmask.cli.train", "sklearn.datasets"])
 
 
 def run(folder: Path, *arguments: str, path: Path | None = None) -> CompletedProcess[str]:

@@ -6,7 +6,28 @@ from pathlib import Path
 
 import pytest
 from benchmarks import images, learning, left_to_right, sampler_quality, sampling, token_samplers, trainer, training
-from benchmarks.timing import interleaved
+from benchmarks.timing import alone, interleaved
+
+import fresh
+
+
+@pytest.fixture(autouse=True)
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes of their own, without the seconds that their imports take."""
+
+    def run(*arguments: str) -> str:
+        root = Path(__file__).parents[1]
+        code = arguments[0] == "-c"
+        done = fresh.python(root, arguments[1]) if code else fresh.run(root, *arguments[2:])
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    for module in (images, sampling, trainer, training):
+        monkeypatch.setattr(module, "alone", run)
+
+
+def test_a_process_of_its_own() -> None:
+    assert alone("-c", "print(1.5)") == "1.5\n"
 
 
 def test_interleaved_takes_turns() -> None:
@@ -56,7 +77,7 @@ def test_images(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
 def test_trainer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.argv", ["trainer", "--small"])
     monkeypatch.setattr(trainer, "STEPS", 2)
-    monkeypatch.setattr(trainer, "process", cache(trainer.process))  # once is enough to see that it runs
+    monkeypatch.setattr(trainer, "alone", cache(trainer.alone))  # once is enough to see that it runs
     trainer.main()
     assert "import torch and unmask, s" in capsys.readouterr().out
 
