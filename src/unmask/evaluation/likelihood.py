@@ -128,8 +128,7 @@ def evaluate(
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
 
     def measure(i: int, batch: tuple[Tensor, Tensor | None]) -> Measured:
-        x, label = (None if part is None else part.to(device) for part in batch)
-        assert x is not None
+        x, label = batch[0].to(device), None if batch[1] is None else batch[1].to(device)
         generator = seeded(seed, i, device=device)
         of_length = 0 if lengths is None else -lengths.log_p(lengths.measure(x), label)
         given, x = given_and_clean(x, network.excluded)
