@@ -5,6 +5,7 @@ import math
 import os
 import signal
 import socket
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -164,10 +165,11 @@ def shared(place: Path, world: int, *commands: list[str], **different: dict[str,
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     started = []
+    outputs = Path(tempfile.mkdtemp(dir=place.parent))
     for rank in range(world):
         known = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        shown = place / f"shown{rank}"
-        shown.mkdir(exist_ok=True)
+        shown = outputs / str(rank)
+        shown.mkdir()
         with patch.dict(
             os.environ, {name: str(value) for name, value in known.items()} | different.get(f"rank{rank}", {})
         ):
@@ -180,17 +182,24 @@ def shared(place: Path, world: int, *commands: list[str], **different: dict[str,
     return done
 
 
-def test_three_processes_give_what_one_gives(folder: Path) -> None:
-    (one,), three = shared(folder / "one", 1), shared(folder / "three", 3)
-    assert [run.returncode for run in (one, *three)] == [0] * 4, (one.stderr[-2000:], three[1].stderr[-2000:])
-    assert three[0].stdout == one.stdout and one.stdout.count("perplexity") > 2
-    assert [run.stdout + run.stderr for run in three[1:]] == ["", ""]
-    names = sorted(str(path.relative_to(folder / "one")) for path in (folder / "one").rglob("*.*"))
+def test_two_processes_give_what_one_gives(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two = shared(folder / "two", 2)
+    assert [run.returncode for run in two] == [0, 0], two[1].stderr[-2000:] + two[0].stderr[-2000:]
+    (folder / "one").mkdir()
+    monkeypatch.chdir(folder / "one")
+    threads = torch.get_num_threads()
+    assert work() == 0
+    torch.set_num_threads(threads)
+    printed = capsys.readouterr().out
+    assert two[0].stdout == printed and printed.count("perplexity") > 2
+    assert two[1].stdout + two[1].stderr == ""
+    names = {str(path.relative_to(folder / "one")) for path in (folder / "one").rglob("*.*")}
     assert len(names) > 10 and any(name.endswith(".png") for name in names)
+    assert names == {str(path.relative_to(folder / "two")) for path in (folder / "two").rglob("*.*")}
     for name in names:
-        assert (folder / "three" / name).read_bytes() == (folder / "one" / name).read_bytes(), name
-    left = {path.name for path in (folder / "three").iterdir()} - {path.name for path in (folder / "one").iterdir()}
-    assert left == {"shown1", "shown2"}
+        assert (folder / "two" / name).read_bytes() == (folder / "one" / name).read_bytes(), name
 
 
 def test_a_failure_is_one_line(folder: Path) -> None:
