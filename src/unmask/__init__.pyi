@@ -21,7 +21,7 @@ from . import (
     training,
     types,
 )
-from .schedules import Cosine, Geometric, Linear, Polynomial, Schedule, TokenPolynomial
+from .schedules import Cosine, CosineSignal, Geometric, Linear, Polynomial, Schedule, TokenPolynomial
 from .forward import all_masked, mask, sample_times
 from .networks.base import Network, Positions, pick
 from .networks.head import HeadedNetwork
@@ -33,6 +33,7 @@ from .networks.pretrained import Pretrained
 from .objectives.base import Loss, Objective
 from .objectives.scalar import ContinuousELBO, DiscreteELBO, TimeFreeELBO
 from .objectives.next_token import NextToken
+from .objectives.score_entropy import ScoreEntropy
 from .objectives.token import TokenELBO
 from .samplers.base import Sampler, State
 from .samplers.unmasking import Plan, Planned
@@ -43,6 +44,7 @@ from .samplers.confidence import EntropyBounded, MostConfident
 from .samplers.remasking import Remasking
 from .samplers.token import TokenAncestral, TokenFirstHitting
 from .samplers.left_to_right import LeftToRight
+from .samplers.score import Euler, Tweedie
 from .samplers.presets import dream, llada
 from .randomness import generators
 from .codecs.base import Codec
@@ -65,6 +67,7 @@ __all__ = [
     "Linear",
     "Polynomial",
     "Cosine",
+    "CosineSignal",
     "Geometric",
     "TokenPolynomial",
     "mask",
@@ -85,6 +88,7 @@ __all__ = [
     "DiscreteELBO",
     "TimeFreeELBO",
     "NextToken",
+    "ScoreEntropy",
     "TokenELBO",
     "Sampler",
     "State",
@@ -99,6 +103,8 @@ __all__ = [
     "TokenFirstHitting",
     "TokenAncestral",
     "LeftToRight",
+    "Tweedie",
+    "Euler",
     "llada",
     "dream",
     "categorical",

@@ -11,6 +11,7 @@ from unmask.codecs.base import Codec
 from unmask.codecs.ended import until_end
 from unmask.forward import all_masked
 from unmask.given import mark_given
+from unmask.kinds import own_objective, own_sampler
 from unmask.labels import find_labels
 from unmask.lengths import Lengths
 from unmask.loading import read_model
@@ -41,7 +42,8 @@ class MaskedDiffusion(Saved):
     Args:
         network: predicts masked tokens; or, a causal one, the next token.
         codec: turns data into the network's tokens and back.
-        schedule: that it was trained with; `Linear` for a network trained without a time. A causal one does not use it.
+        schedule: that it was trained with (`Objective.process`); `Linear` for a network trained without a time. A
+            causal one does not use it.
         about: plain facts that are saved with it, such as how it was trained.
 
     Attributes:
@@ -303,8 +305,8 @@ class MaskedDiffusion(Saved):
     def fit_objective(self, objective: Objective | None = None) -> Objective:
         """Return the objective that bounds this model, or the one given with the model's schedule filled in.
 
-        It is `TimeFreeELBO`, `TokenELBO` for a model with a state-dependent schedule, or `NextToken` for a
-        left-to-right model.
+        It is `TimeFreeELBO`, `TokenELBO` for a model with a state-dependent schedule, `NextToken` for a left-to-right
+        model, or that which another baseline was trained with (`unmask.kinds`).
 
         Raises:
             ValueError: the objective is for the other kind of schedule, or of network.
@@ -320,14 +322,15 @@ class MaskedDiffusion(Saved):
             return objective if objective.schedule else replace(objective, schedule=self.schedule)
         if isinstance(objective, TokenELBO) and objective.schedule is None:
             raise ValueError(f"TokenELBO needs a state-dependent schedule, the model has {self.schedule}")
-        return objective or TimeFreeELBO()
+        return objective or own_objective(self.network, self.schedule) or TimeFreeELBO()
 
     def fit_sampler(self, sampler: Sampler | None = None) -> Sampler:
         """Return the exact sampler for this model, or the one given.
 
         It is `FirstHitting`, or `TokenFirstHitting` for a model with a state-dependent schedule, which is filled in.
         Other samplers keep the schedule that they were made with: the network knows of mask rates alone. For a
-        left-to-right model it is `LeftToRight`, told what examples end with and are filled up with.
+        left-to-right model it is `LeftToRight`, told what examples end with and are filled up with; other baselines
+        have samplers of their own (`unmask.kinds`).
 
         Raises:
             ValueError: the sampler is for the other kind of schedule, or of network.
@@ -351,7 +354,7 @@ class MaskedDiffusion(Saved):
                 f"{type(sampler).__name__} is for state-dependent schedules, the model has {self.schedule}: "
                 "sample it with FirstHitting or Ancestral"
             )
-        return sampler or FirstHitting()
+        return sampler or own_sampler(self.network, self.schedule) or FirstHitting()
 
     @classmethod
     def from_pretrained(

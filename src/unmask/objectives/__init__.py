@@ -4,6 +4,17 @@ from unmask.objectives.base import Loss, Objective
 from unmask.objectives.estimate import draw_loss
 from unmask.objectives.next_token import NextToken
 from unmask.objectives.scalar import ContinuousELBO, DiscreteELBO, TimeFreeELBO
+from unmask.objectives.score_entropy import ScoreEntropy
 from unmask.objectives.token import TokenELBO
 
-__all__ = ["ContinuousELBO", "DiscreteELBO", "Loss", "NextToken", "Objective", "TimeFreeELBO", "TokenELBO", "draw_loss"]
+__all__ = [
+    "ContinuousELBO",
+    "DiscreteELBO",
+    "Loss",
+    "NextToken",
+    "Objective",
+    "ScoreEntropy",
+    "TimeFreeELBO",
+    "TokenELBO",
+    "draw_loss",
+]

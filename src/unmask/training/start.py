@@ -20,7 +20,7 @@ from unmask.objectives.base import Objective
 from unmask.objectives.next_token import NextToken, check_objective
 from unmask.objectives.scalar import TimeFreeELBO
 from unmask.objectives.token import TokenELBO
-from unmask.schedules import Linear, Schedule, TokenPolynomial
+from unmask.schedules import Schedule, TokenPolynomial
 from unmask.storage.checkpoint import checkpoint_step
 from unmask.storage.description import describe
 from unmask.storage.files import replacing
@@ -84,7 +84,7 @@ def train(
         check_apart(start, Path(run.out))
     begun = begin(network, data, start, run)
     objective = with_schedule(objective, begun.network, begun.schedule)
-    model = MaskedDiffusion(begun.network, begun.data.codec, getattr(objective, "schedule", Linear()), begun.record)
+    model = MaskedDiffusion(begun.network, begun.data.codec, objective.process, begun.record)
     data = begun.data
     check_data(model, data)
     task = Task(model, data, objective, optimizer or Optimizer(), run, settings)
