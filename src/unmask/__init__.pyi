@@ -35,6 +35,7 @@ from .objectives.scalar import ContinuousELBO, DiscreteELBO, TimeFreeELBO
 from .objectives.next_token import NextToken
 from .objectives.score_entropy import ScoreEntropy
 from .objectives.token import TokenELBO
+from .objectives.uniform import HybridELBO, UniformELBO
 from .samplers.base import Sampler, State
 from .samplers.unmasking import Plan, Planned
 from .samplers.first_hitting import FirstHitting
@@ -45,6 +46,7 @@ from .samplers.remasking import Remasking
 from .samplers.token import TokenAncestral, TokenFirstHitting
 from .samplers.left_to_right import LeftToRight
 from .samplers.score import Euler, Tweedie
+from .samplers.uniform import UniformAncestral
 from .samplers.presets import dream, llada
 from .randomness import generators
 from .codecs.base import Codec
@@ -89,6 +91,8 @@ __all__ = [
     "TimeFreeELBO",
     "NextToken",
     "ScoreEntropy",
+    "HybridELBO",
+    "UniformELBO",
     "TokenELBO",
     "Sampler",
     "State",
@@ -105,6 +109,7 @@ __all__ = [
     "LeftToRight",
     "Tweedie",
     "Euler",
+    "UniformAncestral",
     "llada",
     "dream",
     "categorical",

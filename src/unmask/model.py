@@ -11,7 +11,7 @@ from unmask.codecs.base import Codec
 from unmask.codecs.ended import until_end
 from unmask.forward import all_masked
 from unmask.given import mark_given
-from unmask.kinds import own_objective, own_sampler
+from unmask.kinds import OWN, Kind, check_belongs, fit_redrawing, kind_of, own_objective, own_sampler, require_masked
 from unmask.labels import find_labels
 from unmask.lengths import Lengths
 from unmask.loading import read_model
@@ -71,6 +71,11 @@ class MaskedDiffusion(Saved):
             require_schedule(schedule, network.vocab_size, "a model").check()
         self.network, self.codec, self.schedule, self.about = network, codec, schedule or Linear(), about or {}
         self.folder: Path | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """Whether it is a masked model, or a baseline of which some things cannot be asked (docs/baselines.md)."""
+        return kind_of(self.network, self.schedule)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -278,6 +283,7 @@ class MaskedDiffusion(Saved):
         """
         network, lengths = self.network, self.lengths
         if x.dim() == 2 and x.shape[1:] != self.shape:
+            require_masked(self.kind, f"a text of {x.shape[1]} tokens, not the {self.shape[0]} of its training,")
             seen = lengths is not None and getattr(network, "padding", None) != lengths.fill
             if not network.any_length or seen or self.filled:  # it learned from rows of one length
                 network = Padded(network, None if lengths is None else lengths.fill).eval()
@@ -313,6 +319,7 @@ class MaskedDiffusion(Saved):
         """
         if objective is not None:
             check_objective(objective, self.network)
+            check_belongs(objective, self.kind)
         elif self.network.causal:
             return NextToken()
         if isinstance(self.schedule, TokenPolynomial):
@@ -322,7 +329,7 @@ class MaskedDiffusion(Saved):
             return objective if objective.schedule else replace(objective, schedule=self.schedule)
         if isinstance(objective, TokenELBO) and objective.schedule is None:
             raise ValueError(f"TokenELBO needs a state-dependent schedule, the model has {self.schedule}")
-        return objective or own_objective(self.network, self.schedule) or TimeFreeELBO()
+        return objective or own_objective(self.schedule) or TimeFreeELBO()
 
     def fit_sampler(self, sampler: Sampler | None = None) -> Sampler:
         """Return the exact sampler for this model, or the one given.
@@ -337,8 +344,11 @@ class MaskedDiffusion(Saved):
         """
         if sampler is not None:
             check_sampler(sampler, self.network)
+            check_belongs(sampler, self.kind)
+        filling = (*self.codec.wrap[1], *(() if self.lengths is None else (self.lengths.fill,)))
+        if self.kind in OWN:
+            return fit_redrawing(sampler, self.schedule, (*self.codec.wrap[0], *filling), self.conditional)
         if self.network.causal:
-            filling = (*self.codec.wrap[1], *(() if self.lengths is None else (self.lengths.fill,)))
             chosen = sampler if isinstance(sampler, LeftToRight) else LeftToRight()
             return replace(chosen, filling=chosen.filling or filling)
         if isinstance(self.schedule, TokenPolynomial):
@@ -354,7 +364,7 @@ class MaskedDiffusion(Saved):
                 f"{type(sampler).__name__} is for state-dependent schedules, the model has {self.schedule}: "
                 "sample it with FirstHitting or Ancestral"
             )
-        return sampler or own_sampler(self.network, self.schedule) or FirstHitting()
+        return sampler or own_sampler(self.schedule) or FirstHitting()
 
     @classmethod
     def from_pretrained(

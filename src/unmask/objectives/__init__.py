@@ -6,15 +6,18 @@ from unmask.objectives.next_token import NextToken
 from unmask.objectives.scalar import ContinuousELBO, DiscreteELBO, TimeFreeELBO
 from unmask.objectives.score_entropy import ScoreEntropy
 from unmask.objectives.token import TokenELBO
+from unmask.objectives.uniform import HybridELBO, UniformELBO
 
 __all__ = [
     "ContinuousELBO",
     "DiscreteELBO",
+    "HybridELBO",
     "Loss",
     "NextToken",
     "Objective",
     "ScoreEntropy",
     "TimeFreeELBO",
     "TokenELBO",
+    "UniformELBO",
     "draw_loss",
 ]

@@ -44,6 +44,7 @@ from unmask.samplers.presets import dream, llada
 from unmask.samplers.remasking import Remasking
 from unmask.samplers.score import Euler, Tweedie
 from unmask.samplers.token import TokenAncestral, TokenFirstHitting
+from unmask.samplers.uniform import UniformAncestral
 from unmask.samplers.unmasking import Plan, Planned, Unmasking
 
 __all__ = [
@@ -63,6 +64,7 @@ __all__ = [
     "LeftToRight",
     "Tweedie",
     "Euler",
+    "UniformAncestral",
     "llada",
     "dream",
 ]
