@@ -27,11 +27,13 @@ from .networks.base import Network, Positions, pick
 from .networks.head import HeadedNetwork
 from .networks.transformer import Transformer
 from .networks.causal import CausalTransformer
+from .networks.gaussian import GaussianTransformer
 from .networks.unet import UNet
 from .networks.ddit import DDiT
 from .networks.pretrained import Pretrained
 from .objectives.base import Loss, Objective
 from .objectives.scalar import ContinuousELBO, DiscreteELBO, TimeFreeELBO
+from .objectives.gaussian import GaussianELBO
 from .objectives.next_token import NextToken
 from .objectives.score_entropy import ScoreEntropy
 from .objectives.token import TokenELBO
@@ -47,6 +49,7 @@ from .samplers.token import TokenAncestral, TokenFirstHitting
 from .samplers.left_to_right import LeftToRight
 from .samplers.score import Euler, Tweedie
 from .samplers.uniform import UniformAncestral
+from .samplers.gaussian import GaussianAncestral
 from .samplers.presets import dream, llada
 from .randomness import generators
 from .codecs.base import Codec
@@ -81,6 +84,7 @@ __all__ = [
     "pick",
     "Transformer",
     "CausalTransformer",
+    "GaussianTransformer",
     "UNet",
     "DDiT",
     "Pretrained",
@@ -93,6 +97,7 @@ __all__ = [
     "ScoreEntropy",
     "HybridELBO",
     "UniformELBO",
+    "GaussianELBO",
     "TokenELBO",
     "Sampler",
     "State",
@@ -110,6 +115,7 @@ __all__ = [
     "Tweedie",
     "Euler",
     "UniformAncestral",
+    "GaussianAncestral",
     "llada",
     "dream",
     "categorical",

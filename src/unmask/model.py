@@ -66,8 +66,9 @@ class MaskedDiffusion(Saved):
                 f"the network has a vocabulary of {network.vocab_size} tokens, the codec one of {codec.vocab_size}"
             )
         if isinstance(schedule, TokenPolynomial):
-            if network.causal:
-                raise ValueError("a network that reads from left to right has no schedule")
+            if network.causal or network.vectors:
+                what = "reads noisy vectors" if network.vectors else "reads from left to right"
+                raise ValueError(f"a network that {what} has no schedule")
             require_schedule(schedule, network.vocab_size, "a model").check()
         self.network, self.codec, self.schedule, self.about = network, codec, schedule or Linear(), about or {}
         self.folder: Path | None = None
@@ -329,7 +330,7 @@ class MaskedDiffusion(Saved):
             return objective if objective.schedule else replace(objective, schedule=self.schedule)
         if isinstance(objective, TokenELBO) and objective.schedule is None:
             raise ValueError(f"TokenELBO needs a state-dependent schedule, the model has {self.schedule}")
-        return objective or own_objective(self.schedule) or TimeFreeELBO()
+        return objective or own_objective(self.network, self.schedule) or TimeFreeELBO()
 
     def fit_sampler(self, sampler: Sampler | None = None) -> Sampler:
         """Return the exact sampler for this model, or the one given.
@@ -347,7 +348,8 @@ class MaskedDiffusion(Saved):
             check_belongs(sampler, self.kind)
         filling = (*self.codec.wrap[1], *(() if self.lengths is None else (self.lengths.fill,)))
         if self.kind in OWN:
-            return fit_redrawing(sampler, self.schedule, (*self.codec.wrap[0], *filling), self.conditional)
+            shown = (*self.codec.wrap[0], *filling)
+            return fit_redrawing(sampler, self.network, self.schedule, shown, self.conditional)
         if self.network.causal:
             chosen = sampler if isinstance(sampler, LeftToRight) else LeftToRight()
             return replace(chosen, filling=chosen.filling or filling)
@@ -364,7 +366,7 @@ class MaskedDiffusion(Saved):
                 f"{type(sampler).__name__} is for state-dependent schedules, the model has {self.schedule}: "
                 "sample it with FirstHitting or Ancestral"
             )
-        return sampler or own_sampler(self.schedule) or FirstHitting()
+        return sampler or own_sampler(self.network, self.schedule) or FirstHitting()
 
     @classmethod
     def from_pretrained(

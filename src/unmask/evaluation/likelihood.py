@@ -135,7 +135,7 @@ def evaluate(
     nats = torch.cat(parts)
     if not nats.isfinite().all():
         raise FloatingPointError(f"example {int((~nats.isfinite()).nonzero()[0])} has a likelihood that is not finite")
-    calls = (1 if objective.exact else draws) * objective.calls * len(nats)
+    calls = (1 if objective.exact else draws) * objective.calls * network.passes * len(nats)
     return Likelihood.of(nats.cpu(), torch.cat(tokens), calls, torch.cat(errors).cpu())
 
 

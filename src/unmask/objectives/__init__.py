@@ -2,6 +2,7 @@
 
 from unmask.objectives.base import Loss, Objective
 from unmask.objectives.estimate import draw_loss
+from unmask.objectives.gaussian import GaussianELBO
 from unmask.objectives.next_token import NextToken
 from unmask.objectives.scalar import ContinuousELBO, DiscreteELBO, TimeFreeELBO
 from unmask.objectives.score_entropy import ScoreEntropy
@@ -11,6 +12,7 @@ from unmask.objectives.uniform import HybridELBO, UniformELBO
 __all__ = [
     "ContinuousELBO",
     "DiscreteELBO",
+    "GaussianELBO",
     "HybridELBO",
     "Loss",
     "NextToken",

@@ -38,6 +38,7 @@ from unmask.samplers.ancestral import Ancestral
 from unmask.samplers.base import Sampler, State
 from unmask.samplers.confidence import EntropyBounded, MostConfident
 from unmask.samplers.first_hitting import FirstHitting
+from unmask.samplers.gaussian import GaussianAncestral
 from unmask.samplers.left_to_right import LeftToRight
 from unmask.samplers.ordered import InOrder
 from unmask.samplers.presets import dream, llada
@@ -65,6 +66,7 @@ __all__ = [
     "Tweedie",
     "Euler",
     "UniformAncestral",
+    "GaussianAncestral",
     "llada",
     "dream",
 ]

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from unmask.codecs.ended import find_end
 from unmask.data.base import DataSet
 from unmask.display.figures import loss_curve
-from unmask.kinds import check_belongs, kind_of
+from unmask.kinds import check_belongs, kind_of, own_objective
 from unmask.model import MaskedDiffusion
 from unmask.networks.base import Network
 from unmask.networks.fitting import IN_TRAINING
@@ -22,7 +22,7 @@ from unmask.objectives.next_token import NextToken, check_objective
 from unmask.objectives.scalar import TimeFreeELBO
 from unmask.objectives.token import TokenELBO
 from unmask.objectives.uniform import UniformELBO
-from unmask.schedules import Schedule, TokenPolynomial
+from unmask.schedules import Linear, Schedule, TokenPolynomial
 from unmask.storage.checkpoint import checkpoint_step
 from unmask.storage.description import describe
 from unmask.storage.files import replacing
@@ -293,7 +293,7 @@ def with_schedule(
         network: that is trained.
         known: the schedule of the model that training starts from: learned further, if it is state-dependent.
     """
-    objective = objective or (NextToken() if network.causal else TimeFreeELBO())
+    objective = objective or own_objective(network, Linear()) or (NextToken() if network.causal else TimeFreeELBO())
     check_objective(objective, network)
     check_belongs(objective, kind_of(network, objective.process))
     if isinstance(objective, UniformELBO) and not getattr(network, "time_conditioning", True):
