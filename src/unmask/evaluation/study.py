@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 import time
@@ -188,18 +189,14 @@ def _samplers(model: MaskedDiffusion, length: int | None = None) -> list[Sampler
         plain = model.fit_sampler()
         return [plain, replace(plain, top_p=0.9), replace(plain, temperature=0.8)]
     length = length or math.prod(model.shape)
+    budgets = sorted({max(1, length // 16), max(1, length // 4), length})
     if model.kind in OWN:
-        return [replace(model.fit_sampler(), steps=steps) for steps in sorted({16, 64, 256})]  # type: ignore[call-arg]
+        return [replace(model.fit_sampler(), steps=steps) for steps in budgets]  # type: ignore[call-arg]
     if isinstance(model.schedule, Scored):
-        kinds = (Tweedie, Euler, Ancestral)
-        budgets = sorted({max(1, length // 16), max(1, length // 4), length})
-        return [
-            FirstHitting(),
-            *(kind(model.schedule.schedule, steps, "uniform") for steps in budgets for kind in kinds),
-        ]
+        scored = itertools.product(budgets, (Tweedie, Euler, Ancestral))
+        return [FirstHitting(), *(kind(model.schedule.schedule, steps, "uniform") for steps, kind in scored)]
     if isinstance(model.schedule, TokenPolynomial):
         frozen = [TokenFirstHitting(model.schedule, form) for form in ("thinned", "frozen")]
-        budgets = sorted({max(1, length // 16), max(1, length // 4), length})
         return [*frozen, *(TokenAncestral(model.schedule, steps) for steps in budgets)]
     chosen: list[Sampler] = [FirstHitting(), InOrder(), FirstHitting(block_length=max(1, length // 8))]
     for many in sorted({max(1, length // 64), max(1, length // 16)} - {1}):

@@ -26,7 +26,7 @@ class GaussianELBO(Objective):
                   + Σ_i ½ (α_1² |e_i|² + d (σ_1² − 1 − log σ_1²))                    prior: KL(q(z_1 | x) || N(0, 1))
                   + ½ E_{t ~ U(0, 1)} [ γ′(t) e^{−γ(t)} Σ_i |e_i − ê_i(z_t)|² ]      diffusion
 
-    (VDM, arXiv:2107.00630, equations 11 to 17). The prior term is computed, and one of the other two is drawn for each
+    (VDM, arXiv:2107.00630). The prior term is computed, and one of the other two is drawn for each
     example: the first with the probability `reconstruction`, which it is divided by, so that each estimate is unbiased
     and takes one network call.
 

@@ -78,7 +78,7 @@ class ScoreSampler(Sampler):
 
 @dataclass(frozen=True)
 class Tweedie(ScoreSampler):
-    """Sample by Tweedie τ-leaping, SEDD's analytic sampler (arXiv:2310.16834, Theorem 4.2 and equation 19).
+    """Sample by Tweedie τ-leaping, SEDD's analytic sampler (arXiv:2310.16834, Theorem 4.2).
 
         c(t, s) = (e^{σ_t − σ_s} − 1) α_t / (1 − α_t) = (α_s − α_t) / (1 − α_t)
 
@@ -97,7 +97,7 @@ class Tweedie(ScoreSampler):
 
 @dataclass(frozen=True)
 class Euler(ScoreSampler):
-    """Sample by Euler steps of the reverse process (SEDD, arXiv:2310.16834, equation 17).
+    """Sample by Euler steps of the reverse process (SEDD, arXiv:2310.16834, section 4).
 
         c(t, s) = (t − s) σ′_t α_t / (1 − α_t) = (t − s) · −α′_t / (1 − α_t)
 
