@@ -8,7 +8,7 @@ from unmask.objectives.base import Objective
 from unmask.objectives.gaussian import GaussianELBO
 from unmask.objectives.score_entropy import ScoreEntropy
 from unmask.objectives.uniform import UniformELBO
-from unmask.processes import Replacing, Scored
+from unmask.noise import Replacing, Scored
 from unmask.samplers.base import Sampler
 from unmask.samplers.gaussian import GaussianAncestral
 from unmask.samplers.score import Tweedie

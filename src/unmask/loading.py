@@ -14,7 +14,7 @@ from unmask.codecs import Codec
 from unmask.networks import Network
 from unmask.networks.adapters import Adapter, add_adapter
 from unmask.networks.fitting import fit_network
-from unmask.processes import Wrapped
+from unmask.noise import Wrapped
 from unmask.schedules import Schedule, TokenPolynomial
 from unmask.storage.checkpoint import averaged_weights
 from unmask.storage.description import build

@@ -23,7 +23,7 @@ class Schedule(ABC):
     """
 
     of_masks: ClassVar[bool] = True
-    """Whether it is of tokens that are masked, not replaced by others (`unmask.processes`)."""
+    """Whether it is of tokens that are masked, not replaced by others (`unmask.noise`)."""
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from unmask.gumbel import effective_temperature
 from unmask.kinds import OWN, require_masked
 from unmask.model import MaskedDiffusion
 from unmask.networks.base import check_label
-from unmask.processes import Scored
+from unmask.noise import Scored
 from unmask.randomness import generators, seeded
 from unmask.report import Figure, Report, brief
 from unmask.samplers.ancestral import Ancestral

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from unmask.forward import mask, sample_times
 from unmask.networks.base import Network, Positions
 from unmask.objectives.base import Loss, Objective
-from unmask.processes import Scored, log_scores
+from unmask.noise import Scored, log_scores
 from unmask.randomness import Generators
 from unmask.schedules import Linear, Schedule, check_kind
 from unmask.types import Labels, Tokens, Where

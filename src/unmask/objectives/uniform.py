@@ -7,7 +7,7 @@ from unmask.forward import mask, randomise, sample_times
 from unmask.networks.base import Network, Positions
 from unmask.objectives.base import Loss, Objective
 from unmask.objectives.scalar import DiscreteELBO
-from unmask.processes import Replacing
+from unmask.noise import Replacing
 from unmask.randomness import Generators
 from unmask.replacing import Step, reverse_kl
 from unmask.schedules import CosineSignal, Schedule, check_kind

@@ -11,7 +11,7 @@ from torch import Tensor
 from unmask.categorical import categorical, filter_logits
 from unmask.networks.base import Network, Positions
 from unmask.networks.constrained import Constrained
-from unmask.processes import log_scores
+from unmask.noise import log_scores
 from unmask.randomness import Generators, uniform
 from unmask.samplers.ancestral import Grid, check_grid, grid_times
 from unmask.samplers.base import Sampler, State
