@@ -1,4 +1,4 @@
-"""The forward process: masking data, and drawing the times and numbers of masks."""
+"""The forward process: masking data or replacing its tokens, and drawing the times and numbers of masks."""
 
 import torch
 from jaxtyping import Float, Int
@@ -39,6 +39,33 @@ def mask(
     rate = schedule.mask_rate(t.double()).view(-1, *[1] * (x.dim() - 1))
     masked = uniform(tuple(x.shape), generator, x.device) < rate
     return torch.where(masked if given is None else masked & ~given, mask_id, x)
+
+
+def randomise(
+    x: Tokens,
+    t: Times,
+    schedule: Schedule,
+    vocab_size: int,
+    *,
+    given: Where | None = None,
+    generator: Generators = None,
+) -> Tokens:
+    """Replace tokens of x by uniformly random ones: draw x_t ~ q(x_t | x) of multinomial diffusion (arXiv:2102.05379).
+
+        q(x_t,i = v | x) = α_t 1[v = x_i] + (1 − α_t) / V
+
+    Args:
+        x: tokens (batch, *dims).
+        t: time of each example, in [0, 1].
+        schedule: gives α_t.
+        vocab_size: V.
+        given: tokens that are never replaced.
+        generator: see `unmask.randomness`.
+    """
+    rate = schedule.mask_rate(t.double()).view(-1, *[1] * (x.dim() - 1))
+    u, v = uniform((len(x), 2, *x.shape[1:]), generator, x.device).unbind(1)
+    replaced = u < rate
+    return torch.where(replaced if given is None else replaced & ~given, (v * vocab_size).long(), x)
 
 
 def all_masked(batch: int, dims: tuple[int, ...], mask_id: int, *, device: torch.device | str | None = None) -> Tokens:

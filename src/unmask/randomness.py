@@ -80,3 +80,8 @@ def uniform(shape: tuple[int, ...], generator: Generators, device: torch.device)
         raise ValueError(f"one generator per example is needed: got {len(generator)} for a batch of {shape[0]}")
     rows = [torch.rand(shape[1:], dtype=torch.float64, generator=g, device=g.device) for g in generator]
     return torch.stack(rows).to(device)
+
+
+def normal(shape: tuple[int, ...], generator: Generators, device: torch.device) -> Tensor:
+    """Draw standard normal numbers in float64, from one number of `uniform` each; the arguments are those of it."""
+    return torch.special.ndtri(uniform(shape, generator, device).clamp(min=2**-54))

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from unmask.codecs.base import Codec
+from unmask.kinds import kind_of
 from unmask.networks.adapters import LORA, has_adapter
 from unmask.networks.base import Network
 from unmask.schedules import Schedule, TokenPolynomial
@@ -101,9 +102,8 @@ class Saved(
         parts = {"network": self.network, "codec": self.codec, "schedule": self.schedule}
         described = {name: describe(part) for name, part in parts.items()}
         described["codec"].pop("source", None)  # where a tokenizer lies on this machine
-        return model_card(
-            kwargs.get("name", "model"), described, self.parameter_count, self.about, causal=self.network.causal
-        )
+        kind = kind_of(self.network, self.schedule)
+        return model_card(kwargs.get("name", "model"), described, self.parameter_count, self.about, kind=kind)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         description = {

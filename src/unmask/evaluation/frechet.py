@@ -31,6 +31,7 @@ from unmask.evaluation.statistics import (
     frechet_with_error,
     gather,
 )
+from unmask.kinds import OWN
 from unmask.model import MaskedDiffusion
 from unmask.opening import load
 from unmask.processes import agreed, first, in_order, shared
@@ -162,6 +163,8 @@ def _samplers(model: MaskedDiffusion, steps: Sequence[int], guidance: float) -> 
         raise ValueError(f"guidance {guidance:g} is for models with classes; this one has none")
     if model.network.causal:
         return [replace(model.fit_sampler(), guidance=guidance)]
+    if model.kind in OWN:
+        return [replace(model.fit_sampler(), steps=count, guidance=guidance) for count in steps]  # type: ignore[call-arg]
     kinds = product((Linear(), Cosine()), GRIDS, steps)
     chosen: list[Sampler] = [Ancestral(schedule, count, grid) for schedule, grid, count in kinds]
     return [replace(sampler, guidance=guidance) for sampler in (*chosen, FirstHitting())]

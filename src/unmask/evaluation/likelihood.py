@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
@@ -21,12 +21,14 @@ from unmask.evaluation.data import measured_data
 from unmask.evaluation.per_example import Bounds, PerExample, error_of_mean
 from unmask.evaluation.protocol import Precision, check_processes, evaluation_mode, versions, weights
 from unmask.given import given_and_clean
+from unmask.kinds import require_masked
 from unmask.lengths import Lengths
 from unmask.model import MaskedDiffusion
 from unmask.networks.base import Network
 from unmask.objectives.base import Objective
 from unmask.objectives.estimate import draw_loss
 from unmask.objectives.scalar import DiscreteELBO
+from unmask.objectives.uniform import UniformELBO
 from unmask.processes import in_order, shared
 from unmask.randomness import seeded
 from unmask.report import Figure, Report
@@ -150,7 +152,7 @@ def evaluate(
     nats, errors, tokens = (torch.cat(part).cpu() for part in zip(*(one[:3] for one in found), strict=True))
     if not nats.isfinite().all():
         raise FloatingPointError(f"example {int((~nats.isfinite()).nonzero()[0])} has a likelihood that is not finite")
-    calls = (1 if objective.exact else draws) * objective.calls * len(nats)
+    calls = (1 if objective.exact else draws) * objective.calls * network.passes * len(nats)
     return Likelihood.of(nats, tokens, calls, errors)
 
 
@@ -337,16 +339,22 @@ def bounds(
         raise ValueError("steps need a scalar schedule; the model has a state-dependent one")
     if model.network.causal:
         raise ValueError("steps are of masked models; a left-to-right model has its likelihood, which takes no steps")
+    own = model.fit_objective()
+    if not isinstance(own, UniformELBO):
+        require_masked(model.kind, "a bound of so many steps")
     if not steps:
         raise ValueError("steps must name at least one number of steps")
     found: list[tuple[str | None, Objective]] = []
     for count in steps:
+        if count == math.inf and isinstance(own, UniformELBO):
+            raise ValueError("of replaced tokens there is no bound of infinitely many steps here; name a number")
         if count == math.inf:
             found.append(("inf", model.fit_objective()))
         elif count < 1 or count != int(count):
             raise ValueError(f"steps must be whole numbers of at least 1, or infinity; got {count}")
         else:
-            found.append((str(int(count)), DiscreteELBO(model.schedule, int(count))))
+            own_bound = replace(own, steps=int(count)) if isinstance(own, UniformELBO) else None
+            found.append((str(int(count)), own_bound or DiscreteELBO(model.schedule, int(count))))
     return found
 
 

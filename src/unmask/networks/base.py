@@ -118,6 +118,8 @@ class Network(nn.Module, ABC):
             (row-major), and are defined where none of these is masked. On clean tokens one call so gives every factor
             of p(x) = ∏ p(x_i | x_<i). Such a network has `NextToken` and `LeftToRight`, and no other objectives and
             samplers.
+        vectors: whether it reads noisy vectors in place of tokens (`unmask.networks.gaussian`).
+        passes: network evaluations of one prediction, in evaluation.
 
     Examples:
         >>> class Unigram(unmask.Network):
@@ -138,6 +140,11 @@ class Network(nn.Module, ABC):
     excluded: tuple[int, ...] = ()
     any_length: bool = False
     causal: bool = False
+    vectors: bool = False
+
+    @property
+    def passes(self) -> int:
+        return 1
 
     @property
     def mask_id(self) -> int:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from unmask.networks.base import Network
 from unmask.randomness import Generators
+from unmask.schedules import Linear, Schedule, TokenPolynomial
 from unmask.types import Labels, Nats, Tokens, Where
 
 
@@ -56,6 +57,11 @@ class Objective(ABC):
     def calls(self) -> int:
         """Network evaluations per example."""
         return 1
+
+    @property
+    def process(self) -> Schedule | TokenPolynomial:
+        """What a model that is trained with it has as its schedule (`MaskedDiffusion.schedule`)."""
+        return getattr(self, "schedule", None) or Linear()
 
     @abstractmethod
     def __call__(

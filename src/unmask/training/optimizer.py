@@ -12,7 +12,7 @@ from unmask.training.settings import Optimizer
 
 
 def parameter_groups(model: MaskedDiffusion, settings: Optimizer) -> list[dict[str, Any]]:
-    """Return the parameters that decay, those that do not, and the exponents of a learned schedule, as far as trained.
+    """Return the parameters that decay, those that do not, and those of a learned schedule, as far as trained.
 
     For Muon those that decay are first the matrices inside the network, which it is for, then those of the head.
 
@@ -26,16 +26,17 @@ def parameter_groups(model: MaskedDiffusion, settings: Optimizer) -> list[dict[s
     head = getattr(network, "head", None)
     outside = {id(p) for p in head.parameters()} if isinstance(head, nn.Module) else set()
     inside = matrices - outside if settings.kind == "Muon" else set()
-    trained = [p for p in network.parameters() if p.requires_grad]
-    if settings.schedule_lr and not isinstance(model.schedule, TokenPolynomial):
+    beginnings = ("schedule.", "network.noise.") if network.vectors else ("schedule.",)
+    learned = [p for name, p in model.named_parameters() if name.startswith(beginnings) and p.requires_grad]
+    trained = [p for p in network.parameters() if p.requires_grad and not any(p is q for q in learned)]
+    if settings.schedule_lr and not isinstance(model.schedule, TokenPolynomial) and not network.vectors:
         raise ValueError("optimizer.schedule_lr is for the exponents of TokenELBO; this objective learns no schedule")
-    exponents = [p for name, p in model.named_parameters() if name.startswith("schedule.") and p.requires_grad]
     decay, muon = {"weight_decay": settings.weight_decay}, {"lr": settings.matrix_lr, "momentum": settings.momentum}
     groups: list[dict[str, Any]] = [
         {"params": [p for p in trained if id(p) in inside], **decay, **muon},
         {"params": [p for p in trained if id(p) in matrices - inside], **decay, "lr": settings.lr},
         {"params": [p for p in trained if id(p) not in matrices], "weight_decay": 0.0, "lr": settings.lr},
-        {"params": exponents, "weight_decay": 0.0, "lr": settings.schedule_lr or settings.lr},
+        {"params": learned, "weight_decay": 0.0, "lr": settings.schedule_lr or settings.lr},
     ]
     return [group for group in groups if group["params"]]
 

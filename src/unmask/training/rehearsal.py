@@ -18,7 +18,6 @@ from unmask.networks.base import Network
 from unmask.objectives.base import Objective
 from unmask.randomness import seeded
 from unmask.report import Report
-from unmask.schedules import Linear
 from unmask.training.beginning import Start, begin
 from unmask.training.loop import check_names, processes_of, trained_on
 from unmask.training.optimizer import new_optimizer
@@ -68,7 +67,7 @@ def dry_run(
     if run.precision != "auto":
         choice = Choice(run.precision, "as asked for")
     objective = copy.deepcopy(with_schedule(objective, network, schedule))
-    model = MaskedDiffusion(network, data.codec, getattr(objective, "schedule", Linear())).to(device).train()
+    model = MaskedDiffusion(network, data.codec, objective.process).to(device).train()
     check_data(model, data)
     seconds = _time_steps(model, data, objective, optimizer or Optimizer(), run, settings, choice, measured_steps)
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())

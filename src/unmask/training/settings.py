@@ -24,7 +24,8 @@ class Optimizer:
         warmup_steps: steps over which it rises from 0.
         decay: how it falls to `final` of that by the last step: "cosine", "linear", or "constant" (it does not).
         final: the fraction of `lr` that is left at the end.
-        schedule_lr: in place of `lr` for the exponents of a learned schedule (`TokenELBO`); `lr` if None.
+        schedule_lr: in place of `lr` for a learned schedule (the exponents of `TokenELBO`, the noise of
+            `GaussianELBO`); `lr` if None.
         weight_decay: of matrices; embeddings, gains and biases do not decay.
         beta1: decay of the gradient's mean.
         beta2: decay of its square's mean.

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from unmask.codecs.ended import find_end
 from unmask.data.base import DataSet
 from unmask.display.figures import loss_curve
+from unmask.kinds import check_belongs, kind_of, own_objective
 from unmask.model import MaskedDiffusion
 from unmask.networks.base import Network
 from unmask.networks.fitting import IN_TRAINING
@@ -20,6 +21,7 @@ from unmask.objectives.base import Objective
 from unmask.objectives.next_token import NextToken, check_objective
 from unmask.objectives.scalar import TimeFreeELBO
 from unmask.objectives.token import TokenELBO
+from unmask.objectives.uniform import UniformELBO
 from unmask.schedules import Linear, Schedule, TokenPolynomial
 from unmask.storage.checkpoint import checkpoint_step
 from unmask.storage.description import describe
@@ -84,7 +86,7 @@ def train(
         check_apart(start, Path(run.out))
     begun = begin(network, data, start, run)
     objective = with_schedule(objective, begun.network, begun.schedule)
-    model = MaskedDiffusion(begun.network, begun.data.codec, getattr(objective, "schedule", Linear()), begun.record)
+    model = MaskedDiffusion(begun.network, begun.data.codec, objective.process, begun.record)
     data = begun.data
     check_data(model, data)
     task = Task(model, data, objective, optimizer or Optimizer(), run, settings)
@@ -291,8 +293,12 @@ def with_schedule(
         network: that is trained.
         known: the schedule of the model that training starts from: learned further, if it is state-dependent.
     """
-    objective = objective or (NextToken() if network.causal else TimeFreeELBO())
+    objective = objective or own_objective(network, Linear()) or (NextToken() if network.causal else TimeFreeELBO())
     check_objective(objective, network)
+    check_belongs(objective, kind_of(network, objective.process))
+    if isinstance(objective, UniformELBO) and not getattr(network, "time_conditioning", True):
+        note = "how many of its tokens are replaced is not seen from an example"
+        print(f"unmask: note: {note}: take --network.time_conditioning true", file=sys.stderr)
     if not isinstance(objective, TokenELBO):
         return objective
     first = known if isinstance(known, TokenPolynomial) else TokenPolynomial(network.vocab_size)
