@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 
 from unmask.training.heartbeat import LOST, SILENT, Heartbeat
+from unmask.training.stopping import unhurried
 
 OBSERVER = "lightning.fabric.strategies.launchers.subprocess_script"
 """The logger of lightning's that says that a process has ended, before it kills all others."""
@@ -64,7 +65,8 @@ def peers_named(trainer: Trainer, seconds: int, kept: str = "") -> Iterator[None
             heart.stop(said)
             raise
         gone = _ended(getattr(strategy.launcher, "procs", []))
-        lost = f"{', '.join(gone)} ended early" if gone else heart.ended()
+        with unhurried():
+            lost = f"{', '.join(gone)} ended early" if gone else heart.ended()
         lost = lost or "another one ended early, or does not answer"
         said = said.partition("] ")[2].partition(". ")[0] or said
         raise ConnectionError(f"{me}: {lost}, at step {trainer.global_step} ({said})") from error
