@@ -1,6 +1,7 @@
 """What training on many devices is made of, in one process: shards, signs of life, restarts, plans."""
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.loggers import Logger
+from safetensors.torch import load_file
 from torch.distributed import TCPStore, distributed_c10d
 
 import unmask
@@ -16,7 +19,7 @@ from unmask.data.digits import Digits
 from unmask.storage import restarts
 from unmask.storage.checkpoint import averaged_weights, find_rows, load_tree, remove_unused_shards, save_tree
 from unmask.storage.shards import Rows, join_shards, write_shard
-from unmask.training import Cluster, Optimizer, dry_run, heartbeat, plan, stopping
+from unmask.training import Cluster, Optimizer, dry_run, heartbeat, plan, stopping, watching, weightless
 from unmask.training.cost import forward_flops
 from unmask.training.optimizer import new_optimizer
 from unmask.training.planning import _count_saved, memory_per_device
@@ -26,10 +29,8 @@ WHOLE = torch.arange(21.0).view(7, 3)
 
 def write_two(folder: Path, step: int = 1) -> Path:
     """Write a checkpoint of two processes, with four rows and three."""
-    trees = [
-        {"global_step": step, "state_dict": {"model.w": Rows(WHOLE[4 * rank :][:4], 4 * rank, (7, 3))}, "x": WHOLE[0]}
-        for rank in (0, 1)
-    ]
+    frozen = [{"model.w": Rows(WHOLE[4 * rank :][:4], 4 * rank, (7, 3))} for rank in (0, 1)]
+    trees = [{"global_step": step, "state_dict": one, "current_model_state": one, "x": WHOLE[0]} for one in frozen]
     place = folder / f"shards-{step}-ab"
     described = [write_shard(find_rows(tree), place / f"{rank:05}.safetensors") for rank, tree in enumerate(trees)]
     save_tree(trees[0], folder / "last.safetensors", join_shards(find_rows(trees[0]), described))
@@ -38,7 +39,8 @@ def write_two(folder: Path, step: int = 1) -> Path:
 
 def test_shards_are_read_whole_or_in_rows(tmp_path: Path) -> None:
     path = write_two(tmp_path)
-    assert torch.equal(load_tree(path)["state_dict"]["model.w"], WHOLE)
+    assert all(torch.equal(load_tree(path)[name]["model.w"], WHOLE) for name in ("state_dict", "current_model_state"))
+    assert len(load_file(path.parent / "shards-1-ab" / "00001.safetensors")) == 1, "what is the same is there once"
     weights, step = averaged_weights(path)
     assert torch.equal(weights["w"], WHOLE) and step == 1
     for first, count in ((0, 0), (0, 2), (3, 3), (5, 2)):
@@ -152,7 +154,43 @@ def test_a_job_is_queued_again(
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
     stopping.requeue()
     assert (tmp_path / "asked").read_text() == "requeue 12\nrequeue 7_3\n" and not capsys.readouterr().err
+    before = signal.getsignal(signal.SIGTERM)
+    with stopping.unhurried():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
     assert stopping.Stopped.status == 128 + signal.SIGTERM
+
+
+class Figures(Logger):
+    """Keeps the figures of every step."""
+
+    name, version = "figures", 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[dict[str, float]] = []
+
+    def log_hyperparams(self, *arguments: Any, **settings: Any) -> None:
+        pass
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.rows.append(dict(metrics))
+
+
+def test_a_run_is_watched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its figures go to the user's logger, and a line to the console."""
+    logger, network = Figures(), unmask.Transformer(17, (8, 8, 1), 10, width=16, depth=1, heads=2)
+    settings = {"max_steps": 3, "accelerator": "cpu", "enable_progress_bar": False, "logger": [logger]}
+    run = unmask.training.Run(str(tmp_path / "r"), batch_size=4, precision="32-true", evaluate_examples=4)
+    unmask.training.train(network, Digits(labels=True), run=run, trainer=settings | {"log_every_n_steps": 1})
+    rows = [row for row in logger.rows if "mfu" in row]
+    assert len(rows) == 3
+    for row in rows:
+        assert 0 < row["mfu"] < 1 and 0 <= row["data_wait"] < 1 and 0.05 < row["memory_gib"] < 64
+        assert row["tokens/s"] > 0 and row["grad_norm"] > 0 and row["skipped_steps"] == 0
+    assert re.search(r"tokens/s, \d+% of peak \(measured\), at most \d+\.\d\d GiB a process", capsys.readouterr().out)
+    several = watching.summary([{**rows[-1], "tokens/s": 3000.0, "skipped_steps": 2.0}], 2, "H100")
+    assert several.startswith("3,000 tokens/s (1,500 a process), ") and several.endswith(", 2 steps skipped")
 
 
 def small(**settings: Any) -> unmask.Transformer:
@@ -198,7 +236,7 @@ def test_operations_are_those_of_the_formula() -> None:
 
 
 def test_a_plan_for_a_cluster(capsys: pytest.CaptureFixture[str]) -> None:
-    with torch.device("meta"):
+    with weightless():
         large = unmask.Transformer(128_256, (4096,), width=4096, depth=4, heads=32, hidden=32_768, checkpointing=True)
     rows = {}
     for strategy in ("ddp", "fsdp2", "fsdp2_hybrid"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from argparse import ArgumentError
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -65,10 +64,12 @@ def run(arguments: list[str]) -> None:
     settings = parse(parser, arguments, tree, resumed or config, check)
     import torch
 
+    from unmask.training import weightless
+
     torch.manual_seed(settings.seed)
     elsewhere = settings.dry_run and settings.devices is not None
     try:
-        with torch.device("meta") if elsewhere else nullcontext():  # weights without memory
+        with weightless(elsewhere):
             made = instantiate(parser, settings)
     except ValueError as error:
         if resumed is None:
@@ -118,6 +119,7 @@ def train_parser(config: Path | None, begun: bool = False) -> Parser:
         "--from models/start --lora 8",
     )
     parser.hidden = (*GROUPS, "network.", "lora_", "peer_timeout", "workers", "evaluate_examples", "label_dropout")
+    parser.hidden += tuple(name for name, *_ in PLANNED)
     parser.add_argument("config", metavar="CONFIG", help=f"one of {', '.join(shipped())}; or a YAML file")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of this run, exactly")
     parser.add_argument("--overwrite", action="store_true", help="replace a run that is in the way")

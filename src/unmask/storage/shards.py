@@ -51,7 +51,16 @@ def write_shard(rows: Mapping[str, Rows], path: Path) -> dict[str, Any]:
     Raises:
         OSError: the file cannot be written; it is not there then.
     """
-    own = {name: part.tensor.detach().cpu().contiguous() for name, part in rows.items() if _has_own(part)}
+    own, called = dict[str, Tensor](), dict[str, str]()
+    first: dict[Any, str] = {}
+    for name, part in rows.items():
+        if (
+            part.written and part.tensor.shape[0] > 0
+        ):  # what is two tensors at once, such as frozen weights, is one here
+            called[name] = first.setdefault((part.tensor.data_ptr(), part.tensor.shape, part.tensor.dtype), name)
+            if called[name] == name:
+                own[name] = part.tensor.detach().cpu().contiguous()
+    sums = {name: tensor_sum(tensor) for name, tensor in own.items()}
     try:
         with replacing(path) as temporary:
             save_file(own, temporary)
@@ -59,8 +68,8 @@ def write_shard(rows: Mapping[str, Rows], path: Path) -> dict[str, Any]:
         raise OSError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
     file = f"{path.parent.name}/{path.name}"
     return {
-        name: {"file": file, "first": rows[name].first, "count": len(tensor), "sha256": tensor_sum(tensor)}
-        for name, tensor in own.items()
+        name: {"file": file, "name": there, "first": rows[name].first, "count": len(own[there]), "sha256": sums[there]}
+        for name, there in called.items()
     }
 
 
@@ -76,7 +85,7 @@ def join_shards(rows: Mapping[str, Rows], described: list[dict[str, Any]]) -> di
         if sum(piece["count"] for piece in pieces) != part.shape[0]:
             raise ValueError(f"{name}: not every row of it was written")
         dtype = str(part.tensor.dtype).removeprefix("torch.")
-        shards[name] = {"name": name, "shape": list(part.shape), "dtype": dtype, "pieces": pieces}
+        shards[name] = {"shape": list(part.shape), "dtype": dtype, "pieces": pieces}
     return shards
 
 
@@ -99,7 +108,7 @@ def read_rows(shard: dict[str, Any], index: Path, wanted: tuple[int, int] | None
     for piece in shard["pieces"]:
         start, stop = max(first, piece["first"]), min(first + count, piece["first"] + piece["count"])
         if start < stop:
-            tensor = _read_piece(piece, shard, index)
+            tensor = _read_piece(piece, index)
             found[start - first : stop - first] = tensor[start - piece["first"] : stop - piece["first"]]
             filled += stop - start
     if filled != count:
@@ -119,11 +128,7 @@ def folders_of(shards: Mapping[str, Any]) -> set[str]:
     return {str(piece["file"]).partition("/")[0] for shard in shards.values() for piece in shard["pieces"]}
 
 
-def _has_own(rows: Rows) -> bool:
-    return rows.written and rows.tensor.shape[0] > 0
-
-
-def _read_piece(piece: dict[str, Any], shard: dict[str, Any], index: Path) -> Tensor:
+def _read_piece(piece: dict[str, Any], index: Path) -> Tensor:
     folder, _, name = str(piece["file"]).partition("/")
     if not FOLDER.fullmatch(folder) or not re.fullmatch(r"\d+\.safetensors", name):
         raise ValueError(f"{index}: {piece['file']!r:.100} is no name of a shard")
@@ -132,11 +137,11 @@ def _read_piece(piece: dict[str, Any], shard: dict[str, Any], index: Path) -> Te
         raise FileNotFoundError(f"{path}: no such file; {index} needs it: a shard of the checkpoint is missing here")
     try:
         with safe_open(path, framework="pt") as file:
-            tensor = file.get_tensor(shard["name"])
+            tensor = file.get_tensor(piece["name"])
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: damaged: {error}") from error
     if tensor_sum(tensor) != piece["sha256"]:
-        raise ValueError(f"{path}: the SHA-256 of {shard['name']} is not what it was")
+        raise ValueError(f"{path}: the SHA-256 of {piece['name']} is not what it was")
     return tensor
 
 

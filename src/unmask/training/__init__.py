@@ -10,6 +10,7 @@ HOMES = {
     "plan_training": "loop",
     "plan": "planning",
     "Cluster": "planning",
+    "weightless": "planning",
     "MovingAverage": "averages",
 }
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "plan",
     "plan_training",
     "train",
+    "weightless",
 ]
 
 

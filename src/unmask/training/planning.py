@@ -1,6 +1,8 @@
 """What a training would take on other machines, by formula: memory, time, and what is assumed."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -89,7 +91,7 @@ def plan(
         step        the longer of compute and exchange, which overlap
 
     Args:
-        network: perhaps without memory: `with torch.device("meta"): network = Transformer(...)`.
+        network: perhaps without memory: `with weightless(): network = Transformer(...)`.
         cluster: on what.
         batch_size: examples per pass and device.
         passes: `trainer.accumulate_grad_batches`.
@@ -126,6 +128,13 @@ def plan(
         "measured": "nothing: by formula",
     }
     return Report((row,), protocol)
+
+
+@contextmanager
+def weightless(wanted: bool = True) -> Iterator[None]:
+    """Build networks whose weights take no memory, if that is wanted: they can be planned for, and nothing else."""
+    with torch.device("meta") if wanted else nullcontext():
+        yield
 
 
 def memory_per_device(network: Network, cluster: Cluster, batch_size: int, half: bool) -> dict[str, float]:
@@ -202,7 +211,7 @@ def _count_saved(network: nn.Module) -> float:
 
     def keep(tensor: Tensor) -> Tensor:
         base = tensor if tensor._base is None else tensor._base
-        scores = tensor.dim() == 4 and tensor.shape[-1] == tensor.shape[-2] == length
+        scores = tensor.shape[-2:] == (length, length) and tensor.numel() > length**2
         if id(base) not in own and tensor.is_floating_point() and not scores:
             seen[id(base)] = base
         return tensor
