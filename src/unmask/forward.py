@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unmask.randomness import Generators, Repeated, uniform
+from unmask.randomness import Generators, Repeated, Share, uniform
 from unmask.schedules import Schedule
 from unmask.types import Times, Tokens, Where
 
@@ -94,6 +94,8 @@ def sample_times(batch: int, *, generator: Generators = None, device: torch.devi
     device = torch.device(device or "cpu")
     if generator is None or isinstance(generator, torch.Generator):
         return _spread(batch, uniform((1,), generator, device)).flatten()
+    if isinstance(generator, Share):
+        return generator.of(sample_times(generator.batch(batch), generator=generator.generator, device=device))
     if isinstance(generator, Repeated):
         return _spread(generator.draws, uniform((len(generator.examples),), generator.examples, device)).flatten()
     return 1 - uniform((batch,), generator, device)
@@ -119,6 +121,9 @@ def sample_counts(
     With one generator, example i + batch / 2 gets length + 1 − n_i, so that the sum is constant for an even batch. With
     one length per example they are spread in the same way, but the sum varies.
     """
+    if isinstance(generator, Share) and isinstance(length, int):
+        whole = sample_counts(generator.batch(batch), length, generator=generator.generator, device=device)
+        return generator.of(whole)
     n = (length * sample_times(batch, generator=generator, device=device)).ceil().long()
     if isinstance(length, int) and (generator is None or isinstance(generator, torch.Generator)):
         half = (batch + 1) // 2

@@ -1,13 +1,44 @@
 """Uniform random numbers from one generator, or from one generator per example."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Generators = torch.Generator | Sequence[torch.Generator] | None
+
+@dataclass(frozen=True)
+class Share:
+    """The generator of a batch, of which one share is here: every `shares`-th example, from number `first` on.
+
+    Each process draws the numbers of the whole batch and keeps its own, so that an example gets the same numbers
+    however many processes share the batch. Examples i and i + batch / 2 are in one share if shares are even, so that
+    what is spread in pairs (`unmask.forward.sample_counts`) is so in each of them.
+
+    Args:
+        generator: of the whole batch.
+        first: number of the first example that is here, in 0..shares-1.
+        shares: number of shares.
+        whole: examples of the whole batch; None: all shares are of one size.
+    """
+
+    generator: torch.Generator
+    first: int = 0
+    shares: int = 1
+    whole: int | None = None
+
+    def batch(self, here: int) -> int:
+        """Return the number of examples of the whole batch, of which there are some here."""
+        return here * self.shares if self.whole is None else self.whole
+
+    def of(self, x: Tensor) -> Tensor:
+        """Return the share of x (batch, ...) that is here."""
+        return x[self.first :: self.shares]
+
+
+Generators = torch.Generator | Share | Sequence[torch.Generator] | None
 """One generator for the whole batch; or one per example, so that an example does not depend on the others."""
 
 
@@ -76,6 +107,8 @@ def uniform(shape: tuple[int, ...], generator: Generators, device: torch.device)
         return torch.rand(shape, dtype=torch.float64, device=device)
     if isinstance(generator, torch.Generator):
         return torch.rand(shape, dtype=torch.float64, generator=generator, device=generator.device).to(device)
+    if isinstance(generator, Share):
+        return generator.of(uniform((generator.batch(shape[0]), *shape[1:]), generator.generator, device))
     if len(generator) != shape[0]:
         raise ValueError(f"one generator per example is needed: got {len(generator)} for a batch of {shape[0]}")
     rows = [torch.rand(shape[1:], dtype=torch.float64, generator=g, device=g.device) for g in generator]

@@ -8,7 +8,7 @@ import torch
 from unmask.forward import mask, sample_counts, sample_times
 from unmask.networks.base import Network, Positions
 from unmask.objectives.base import Loss, Objective, length_without_given
-from unmask.randomness import Generators, uniform
+from unmask.randomness import Generators, Share, uniform
 from unmask.schedules import Linear, Schedule, check_kind
 from unmask.types import Labels, Times, Tokens, Where
 
@@ -169,7 +169,8 @@ class TimeFreeELBO(Objective):
         largest_hidden = v.sort(dim=1).values.gather(1, n[:, None] - 1)
         masked = (v <= largest_hidden).view_as(x)
         masked = masked if given is None else masked & ~given
-        shared = generator is None or isinstance(generator, torch.Generator)
+        shared = generator is None or isinstance(generator, torch.Generator | Share)
+        shared = shared and getattr(generator, "whole", None) is None  # else shares may have no pairs
         constant = isinstance(length, int) and shared and len(x) % 2 == 0  # see `sample_counts`
         total = len(x) // 2 * (x[0].numel() + 1) if constant else None
         at, rate = Positions.of(masked, total), n.double() / length

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -144,7 +144,7 @@ def check_drawn(token: Tensor, invalid: int, step: int) -> None:
 
 def uniform_rows(shape: tuple[int, ...], rows: Bool[Tensor, " batch"], generator: Generators) -> Tensor:
     """Draw uniform numbers (n, *shape) for the n examples selected by `rows`, from their own generators if any."""
-    if isinstance(generator, torch.Generator) or generator is None:
+    if not isinstance(generator, Sequence):
         return uniform((int(rows.sum()), *shape), generator, rows.device)
     selected = [one for one, flag in zip(generator, rows.tolist(), strict=True) if flag]
     return uniform((len(selected), *shape), selected, rows.device)

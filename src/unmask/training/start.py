@@ -27,9 +27,11 @@ from unmask.storage.checkpoint import checkpoint_step
 from unmask.storage.description import describe
 from unmask.storage.files import replacing
 from unmask.storage.folders import RUN
+from unmask.storage.restarts import how_to_begin
 from unmask.training.beginning import Start, begin
 from unmask.training.folder import contents, held, new_run
-from unmask.training.loop import plan_training, processes_of, take_weights, trained_on
+from unmask.training.loop import plan_training, take_weights
+from unmask.training.placing import divided_anew, placed, processes_of, trained_on
 from unmask.training.precision import Choice, decide
 from unmask.training.run import check_same, find_checkpoint, new_record, plain_settings, read_record, write_record
 from unmask.training.settings import Optimizer, Run, TrainerSettings
@@ -50,7 +52,9 @@ def train(
 ) -> MaskedDiffusion:
     """Train a network on data, and return the model with its averaged weights; the folder of the run keeps all.
 
-    A run that was interrupted goes on with `resume`, and ends with the weights of one that was not, to the last bit.
+    A run that was interrupted goes on with `resume`, and ends with the weights of one that was not, to the last bit; on
+    another number of processes, with as many examples a step, up to rounding. One that torchrun or SLURM has started
+    again goes on by itself.
 
     Args:
         network: a new one; seed torch before you make it for a run that can be repeated. With `start` None, or those
@@ -76,9 +80,12 @@ def train(
         ConnectionError: of several processes, another one did not come, or ended; says which.
         KeyboardInterrupt: says how to go on.
     """
-    settings = TrainerSettings(**trainer) if isinstance(trainer, dict) else trainer or TrainerSettings()
+    settings = placed(TrainerSettings(**trainer) if isinstance(trainer, dict) else trainer or TrainerSettings())
+    resume, overwrite = how_to_begin(run.out, resume, overwrite)
+    before = read_record(Path(run.out)) if resume else {}
+    if resume:
+        run, settings = divided_anew(run, settings, before)
     if resume and not isinstance(network, Network):
-        before = read_record(Path(run.out))
         start = start or (before.get("start") or {}).get("name")
         kept = {name: before["network"][name] for name in IN_TRAINING if name in before["network"]}
         network = kept | (network or {})
