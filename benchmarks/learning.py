@@ -30,9 +30,7 @@ from unmask.training.optimizer import new_optimizer
 TURN = 30.0
 """Seconds of a turn."""
 PLAIN: dict[str, dict[str, dict[str, Any]]] = {
-    "text8_cpu": {},
-    "digits": {},
-    "mnist": {},
+    "text8_cpu": {"optimizer": {"lr": 2e-3}},
 }
 """For a configuration, what the plain one has in place of its settings, by part."""
 

@@ -18,7 +18,7 @@ from unmask.cli.main import main
 from unmask.codecs.tokenizer import Tokenizer
 from unmask.data.corpora import prepare_corpus
 from unmask.data.corpus import Corpus
-from unmask.data.order import Order
+from unmask.data.order import Division, Order
 from unmask.data.packing import WINDOW, Packed
 from unmask.data.remote import RemoteShards
 from unmask.exporting import export
@@ -92,7 +92,7 @@ def test_training_reads_some_shards_at_a_time(
     split = Corpus(elsewhere, 16).split("all")
     assert isinstance(split, Packed) and isinstance(split.shards, RemoteShards)
     batches = len(split) // 8
-    order = Order(split, 8, seed=1, start=lambda: 0)
+    order = Order(split, Division(8), seed=1, start=lambda: 0)
     seen = []
     for _, indices in zip(range(batches), order, strict=False):
         seen.append((indices, rows(split, indices)))
@@ -106,11 +106,11 @@ def test_training_reads_some_shards_at_a_time(
     assert len(np.unique(split._shard(seen[0][0]))) > 4  # shuffled
     monkeypatch.setenv("UNMASK_CACHE", str(tmp_path / "another machine"))
     later = Corpus(elsewhere, 16).split("all")
-    for indices, (expected, x) in zip(Order(later, 8, seed=1, start=lambda: 60), seen[60:90], strict=False):
+    for indices, (expected, x) in zip(Order(later, Division(8), seed=1, start=lambda: 60), seen[60:90], strict=False):
         assert np.array_equal(indices, expected) and torch.equal(rows(later, indices), x)
     few = Corpus(str(made), 16).split("test")
     same = Corpus(elsewhere, 16).split("test")  # of few shards: in the order that it has here
-    a, b = (next(iter(Order(one, 4, 0, lambda: 0))) for one in (len(few), same))
+    a, b = (next(iter(Order(one, Division(4), 0, lambda: 0))) for one in (len(few), same))
     assert np.array_equal(a, b)
 
 
