@@ -187,7 +187,6 @@ def _recount(checkpoint: dict[str, Any], passes: int) -> None:
     """Have a checkpoint count batches as if a step had always had that many."""
     step = checkpoint["global_step"]
     progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-    for part in ("total", "current"):
-        for name, count in progress[part].items():
-            if isinstance(count, int) and step:
-                progress[part][name] = round(count * passes * step / max(1, progress["total"]["completed"]))
+    more = step * (passes - round(progress["total"]["ready"] / max(1, step)))
+    for part in (progress["total"], progress["current"]):
+        part.update({name: count + more for name, count in part.items() if isinstance(count, int)})
