@@ -17,8 +17,9 @@ import torch
 from fastapi.testclient import TestClient
 
 import unmask
-from oracle import Table
+from oracle import Table as Oracle
 from served import letters, pictures, running, small
+from unmask.codecs.table import Table
 from unmask.infilling import infill_one
 from unmask.lengths import Lengths
 from unmask.model import MaskedDiffusion
@@ -167,7 +168,7 @@ def test_the_bound_with_a_known_length_has_that_of_the_length() -> None:
 
 
 def test_alternatives_are_the_conditionals() -> None:
-    oracle = Table(3, 3)
+    oracle = Oracle(3, 3)
     oracle.register_parameter("place", torch.nn.Parameter(torch.zeros(())))
     with TestClient(create_app(MaskedDiffusion(oracle, unmask.Characters("abc")))) as client:
         found = ask(client, "/alternatives", tokens=[2, 0, -1], positions=[0, 2], k=2)["positions"]
@@ -487,6 +488,19 @@ def test_other_kinds_of_models(client: TestClient) -> None:
     answers = small(unmask.Characters("ab."), (4,), {"lengths": Lengths(2, (1, 1, 1, 1), targets=True).describe()})
     with TestClient(create_app(answers)) as other:
         assert "/infill" in refusal(other, "/sample", 400)
+
+
+def test_a_row_of_a_table_is_completed_and_the_docs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    codec = Table(("colour", "size"), (("red", "blue"), ("big", "small")))
+    with TestClient(create_app(small(codec, (2,)))) as client:
+        assert client.get("/models").json()[0]["kind"] == "other"
+        found = ask(client, "/infill", row={"colour": "blue"}, n=4)["examples"]
+        assert all(one["row"]["colour"] == "blue" and one["row"]["size"] in ("big", "small") for one in found)
+    page = (Path(__file__).parents[1] / "docs" / "serving.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(block, "serving.md", "exec"), {})
+    assert (tmp_path / "figure.html").stat().st_size > 10_000
 
 
 def test_the_description_names_every_field(client: TestClient) -> None:
