@@ -5,7 +5,17 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from benchmarks import images, learning, left_to_right, sampler_quality, sampling, token_samplers, trainer, training
+from benchmarks import (
+    images,
+    infilling,
+    learning,
+    left_to_right,
+    sampler_quality,
+    sampling,
+    token_samplers,
+    trainer,
+    training,
+)
 from benchmarks.timing import alone, interleaved
 
 import fresh
@@ -49,6 +59,17 @@ def test_left_to_right(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     monkeypatch.setattr("sys.argv", ["left_to_right", "--small"])
     left_to_right.main()
     assert "left to right, no cache, ratio" in capsys.readouterr().out
+
+
+def test_infilling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "figures.json"
+    monkeypatch.setattr("sys.argv", ["infilling", "--small", "--json", str(path)])
+    infilling.main()
+    rows = json.loads(path.read_text())["rows"]
+    assert [(row["texts"], row["score"]) for row in rows] == [
+        (t, s) for t in ("one length", "filled up") for s in (0, 16)
+    ]
+    assert "one at a time" in capsys.readouterr().out
 
 
 def test_training(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
