@@ -69,17 +69,18 @@ class Heartbeat:
             return "process 0 ended early"
 
     def _run(self) -> None:
-        number, seen = 0, dict.fromkeys(range(self.world), ("", time.monotonic()))
+        number, seen, missed = 0, dict.fromkeys(range(self.world), ""), dict.fromkeys(range(self.world), 0)
         while not self._over.wait(EVERY):
             number += 1
             try:
                 self._beat(number)
                 for rank, beat in self._beats().items():
-                    if beat != seen[rank][0]:
-                        seen[rank] = beat, time.monotonic()
+                    missed[rank] = missed[rank] + 1 if beat == seen[rank] else 0
+                    seen[rank] = beat
             except Exception:  # the store is gone: the connections of whoever had it close, which shows elsewhere
                 return
-            silent = [rank for rank in seen if time.monotonic() - seen[rank][1] > self.silent and rank != self.rank]
+            # counted, not timed: after a pause of all processes none of them is late
+            silent = [rank for rank in seen if missed[rank] * EVERY > self.silent and rank != self.rank]
             if silent and not self._over.is_set() and not self._notes():
                 self._end(silent[0])
 

@@ -15,7 +15,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 
-from unmask.training.heartbeat import LOST, SILENT, Heartbeat
+from unmask.training.heartbeat import EVERY, LOST, SILENT, Heartbeat
 from unmask.training.stopping import unhurried
 
 OBSERVER = "lightning.fabric.strategies.launchers.subprocess_script"
@@ -49,7 +49,7 @@ def peers_named(trainer: Trainer, seconds: int, kept: str = "") -> Iterator[None
         if not _answers(address, seconds):
             where = f"{address[0]}:{address[1]}"
             raise ConnectionError(f"{me}: process 0 did not come to {where} within {seconds} s{HOW}")
-    heart = Heartbeat(trainer.global_rank, trainer.world_size, min(SILENT, seconds), kept)
+    heart = Heartbeat(trainer.global_rank, trainer.world_size, max(3 * EVERY, min(SILENT, seconds)), kept)
     trainer.callbacks.insert(0, _Beats(heart))  # type: ignore[attr-defined]
     try:
         yield

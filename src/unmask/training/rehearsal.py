@@ -65,7 +65,8 @@ def dry_run(
     if measured_steps < 1:
         raise ValueError(f"measured_steps must be at least 1, got {measured_steps}")
     check_names(settings)
-    if on is not None and isinstance(network, Network):
+    if on is not None:
+        network = network if isinstance(network, Network) else begin(network, data, start, run).network
         passes, precision = settings.accumulate_grad_batches, "bf16-mixed" if run.precision == "auto" else run.precision
         calls = (objective or TimeFreeELBO()).calls
         how: dict[str, Any] = {"batch_size": run.batch_size, "passes": passes, "precision": precision, "calls": calls}
