@@ -10,13 +10,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 NOTEBOOKS ?= cache
 
-.PHONY: demo test docs fuzz bench clean
+.PHONY: demo test style types tests docs fuzz bench clean
 
+# --no-compile: a third of what is installed is ever imported, and compiled then
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "unmask needs Python 3.11 or newer, this is " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[dev]'
 	touch $@
 
 demo: $(READY)
@@ -30,11 +31,19 @@ demo: $(READY)
 	@echo '  $(BIN)/unmask info runs/digits'
 	@echo '  $(BIN)/unmask train digits --help'
 
-test: $(READY)
+test: style types tests
+
+style types tests: $(READY)
+
+style:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+types:
+	$(BIN)/mypy
+
+tests:
 	$(BIN)/pytest -n auto --dist worksteal
 
 docs: $(READY)
