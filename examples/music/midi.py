@@ -141,9 +141,22 @@ def read_folder(folder: Path | str, voices: int) -> list[np.ndarray]:
             pieces.append(np.pad(piece, ((0, voices - len(piece)), (0, 0)), constant_values=REST))
     if bad and pieces:
         warnings.warn(f"{len(bad)} of {len(paths)} files are left out, the first: {bad[0]}", stacklevel=2)
-    if len(pieces) < 3:
-        raise ValueError(bad[0] if bad else f"{folder}: three .mid files are needed for three parts, got {len(pieces)}")
+    if not pieces:
+        raise ValueError(bad[0] if bad else f"{folder}: no .mid files")
     return pieces
+
+
+def without_copies(pieces: list[np.ndarray], time: int, hop: int) -> list[np.ndarray]:
+    """Leave out pieces that share a window with an earlier one, transposed or not: a test is to be of new music."""
+    seen: set[bytes] = set()
+    kept = []
+    for piece in pieces:
+        windows = [window.astype(np.int16) for window in cut(piece, time, hop) if (window < HOLD).any()]
+        keys = {np.where(one < HOLD, one - one[one < HOLD][0], one + 128).tobytes() for one in windows}
+        if not keys & seen:
+            kept.append(piece)
+        seen |= keys
+    return kept
 
 
 def encode(
@@ -154,6 +167,10 @@ def encode(
     Windows of `train` overlap, those of `valid` and `test` do not. Voices in `given` (from 0) are conditioned on.
     """
     pieces, arrays = read_folder(folder, voices), {}
+    read, pieces = len(pieces), without_copies(pieces, time, hop)
+    print(f"{read} pieces, {read - len(pieces)} of them left out: they share {time} steps with another")
+    if len(pieces) < 3:
+        raise ValueError(f"{folder}: three different pieces are needed for three parts, got {len(pieces)}")
     order, tenth = np.random.default_rng(0).permutation(len(pieces)), -(-len(pieces) // 10)
     for part, some in zip(("test", "valid", "train"), np.split(order, (tenth, 2 * tenth)), strict=True):
         step = hop if part == "train" else time
