@@ -191,10 +191,10 @@ class GaussianTransformer(VectorNetwork, Transformer):
         signal, variance = torch.sigmoid(-gamma), torch.sigmoid(gamma)
         first, last = self.noise.ends.double()
         scaled = z * (signal / self.dim + variance).rsqrt().view(-1, 1, 1).to(z.dtype)
-        h = self.embed(scaled)
+        h = self.embed(scaled).to(z.dtype)  # not that of autocast: it is what blocks add to
         if self.embed_estimate is not None:
             estimate = torch.zeros_like(z) if estimate is None else estimate
-            h = h + self.embed_estimate(estimate * math.sqrt(self.dim))
+            h = h + self.embed_estimate(estimate * math.sqrt(self.dim)).to(z.dtype)
         if self.embed_position is not None:
             h = h + self.embed_position.weight
         condition = self.condition((gamma - first) / (last - first), label, len(z)) if self.condition else None
