@@ -4,8 +4,6 @@ python -m benchmarks.images [--small] [--json FILE]
 """
 
 import argparse
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks.sampling import peak, show
-from benchmarks.timing import interleaved, report
+from benchmarks.timing import alone, interleaved, report
 from unmask.forward import all_masked
 from unmask.networks.base import Network
 from unmask.networks.unet import UNet
@@ -112,7 +110,7 @@ def memory(checkpointing: bool, small: bool) -> None:
 def measure_memory(checkpointing: bool, small: bool) -> float:
     """Run `memory` in a process of its own."""
     code = f"from benchmarks.images import memory; memory({checkpointing}, {small})"
-    return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+    return float(alone("-c", code))
 
 
 def main() -> None:

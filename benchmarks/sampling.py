@@ -6,8 +6,6 @@ ancestral sampler does the same in every step, so a few steps are timed and mult
 
 import argparse
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.baselines import plain_ancestral_step
-from benchmarks.timing import interleaved, report
+from benchmarks.timing import alone, interleaved, report
 from unmask.categorical import categorical
 from unmask.forward import all_masked
 from unmask.gumbel import gumbel_max
@@ -135,7 +133,7 @@ def peak() -> float:
 def measure_memory(vocab: int, length: int, batch: int, width: int, plain: bool) -> float:
     """Run `memory` in a process of its own."""
     code = f"from benchmarks.sampling import memory; memory({vocab}, {length}, {batch}, {width}, {plain})"
-    return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+    return float(alone("-c", code))
 
 
 def show(title: str, row: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 import json
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +25,11 @@ def interleaved(work: dict[str, Callable[[], object]], rounds: int = 5) -> dict[
             if turn:
                 seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def alone(*arguments: str) -> str:
+    """Run this Python with arguments, in a process of its own, and return what it prints."""
+    return subprocess.run([sys.executable, *arguments], check=True, capture_output=True, text=True).stdout
 
 
 def machine() -> dict[str, Any]:

@@ -6,8 +6,6 @@ python -m benchmarks.trainer [--small] [--json FILE]
 import argparse
 import random
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from functools import partial
@@ -17,7 +15,7 @@ from typing import Any
 import torch
 
 from benchmarks.sampling import show
-from benchmarks.timing import interleaved, report
+from benchmarks.timing import alone, interleaved, report
 from benchmarks.training import LENGTH, SIZES, Step, new_network
 from unmask.data.textfile import TextFile
 from unmask.model import MaskedDiffusion
@@ -72,12 +70,7 @@ def start(rounds: int) -> dict[str, Any]:
             "import torch and unmask, s": ("-c", "import torch, unmask"),
             "unmask train digits of one step, to the end, s": train,
         }
-        return interleaved({name: partial(process, arguments) for name, arguments in work.items()}, rounds)
-
-
-def process(arguments: tuple[str, ...]) -> None:
-    """Run this Python with arguments."""
-    subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+        return interleaved({name: partial(alone, *arguments) for name, arguments in work.items()}, rounds)
 
 
 def main() -> None:

@@ -8,8 +8,6 @@ a step, counted by `flops`, over those of a product of large matrices of the sam
 
 import argparse
 import copy
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
@@ -19,7 +17,7 @@ from torch import Tensor
 
 from benchmarks.baselines import plain_evaluation, plain_training_step
 from benchmarks.sampling import peak, show
-from benchmarks.timing import interleaved, report
+from benchmarks.timing import alone, interleaved, report
 from unmask.data.pydocs import PyDocs
 from unmask.networks import layers
 from unmask.networks.transformer import Transformer
@@ -208,8 +206,7 @@ def memory(trick: str, size: str, vocab: int) -> None:
 def measure_memory(trick: str, size: str, vocab: int) -> dict[str, float]:
     """Run `memory` in a process of its own."""
     code = f"from benchmarks.training import memory; memory({trick!r}, {size!r}, {vocab})"
-    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    whole, working = map(float, out.split())
+    whole, working = map(float, alone("-c", code).split())
     return {f"{trick}, the process": whole, f"{trick}, beside weights and their like": working}
 
 

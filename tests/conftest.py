@@ -5,15 +5,20 @@ import sys
 from functools import partial
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import pytest
-import torch
 from jaxtyping import _import_hook, install_import_hook
 
+if TYPE_CHECKING:
+    import torch
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: else it asks for names at length, and waits
 if "PYTEST_XDIST_WORKER" in os.environ:  # one core for each worker, and for the processes that it starts
-    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    import torch
+
     torch.set_num_threads(1)
 
 
@@ -41,7 +46,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(scope="session")
-def device(request: pytest.FixtureRequest) -> torch.device:
+def device(request: pytest.FixtureRequest) -> "torch.device":
+    import torch
+
     name = request.config.getoption("--device")
     if name.startswith("cuda") and not torch.cuda.is_available():
         pytest.fail(f"--device {name}: no GPU that torch can use is here")

@@ -14,7 +14,7 @@ from subprocess import CompletedProcess
 from typing import Any
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["unmask.model", "unmask.training", "unmask.cli.train"])
+SERVER.set_forkserver_preload(["unmask.model", "unmask.training.loop", "unmask.cli.train", "sklearn.datasets"])
 
 
 def run(folder: Path, *arguments: str, path: Path | None = None) -> CompletedProcess[str]:
@@ -27,9 +27,9 @@ def python(folder: Path, code: str) -> CompletedProcess[str]:
     return finish(_code, code, folder, folder=folder)
 
 
-def start_command(folder: Path, *arguments: str) -> BaseProcess:
-    """Begin to run a command in a folder; what it prints is lost."""
-    return start(_command, arguments, folder, folder=folder)
+def start_command(folder: Path, *arguments: str, shown: Path | None = None) -> BaseProcess:
+    """Begin to run a command in a folder; what it prints is lost, or in the files out and err in `shown`."""
+    return start(_command, arguments, folder, folder=folder, shown=shown)
 
 
 def start(work: Callable[..., Any], *arguments: Any, folder: Path, shown: Path | None = None) -> BaseProcess:
@@ -62,7 +62,7 @@ def _work(work: Callable[..., Any], arguments: tuple, environment: dict, folder:
 
 def _command(arguments: tuple[str, ...], path: Path) -> None:
     sys.path.insert(0, str(path))
-    sys.argv = ["unmask", *arguments]
+    sys.argv = [str(Path(sys.executable).with_name("unmask")), *arguments]  # lightning starts others with the same
     from unmask.cli.main import command
 
     command()

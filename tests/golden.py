@@ -129,7 +129,13 @@ def record() -> dict[str, Any]:
     return {"machine": machine(), "objectives": objectives(), "samplers": samplers(), "runs": runs()}
 
 
+def write(target: Path, threads: int) -> None:
+    """Write every figure, with a number of threads, to a file."""
+    torch.set_num_threads(threads)
+    target.write_text(json.dumps(record(), indent=1) + "\n")
+
+
 if __name__ == "__main__":
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else STORED
-    target.write_text(json.dumps(record(), indent=1) + "\n")
+    write(target, torch.get_num_threads())
     print(target, file=sys.stderr)

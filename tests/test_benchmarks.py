@@ -8,6 +8,8 @@ import pytest
 import torch
 from benchmarks import (
     images,
+    infilling,
+    learning,
     left_to_right,
     low_precision,
     sampler_quality,
@@ -16,7 +18,28 @@ from benchmarks import (
     trainer,
     training,
 )
-from benchmarks.timing import interleaved
+from benchmarks.timing import alone, interleaved
+
+import fresh
+
+
+@pytest.fixture(autouse=True)
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes of their own, without the seconds that their imports take."""
+
+    def run(*arguments: str) -> str:
+        root = Path(__file__).parents[1]
+        code = arguments[0] == "-c"
+        done = fresh.python(root, arguments[1]) if code else fresh.run(root, *arguments[2:])
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    for module in (images, sampling, trainer, training):
+        monkeypatch.setattr(module, "alone", run)
+
+
+def test_a_process_of_its_own() -> None:
+    assert alone("-c", "print(1.5)") == "1.5\n"
 
 
 def test_interleaved_takes_turns() -> None:
@@ -48,12 +71,32 @@ def test_low_precision(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     assert "format: bf16-mixed  width: 16  total variation from float64: " in capsys.readouterr().out
 
 
+def test_infilling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "figures.json"
+    monkeypatch.setattr("sys.argv", ["infilling", "--small", "--json", str(path)])
+    infilling.main()
+    rows = json.loads(path.read_text())["rows"]
+    assert [(row["texts"], row["score"]) for row in rows] == [
+        (t, s) for t in ("one length", "filled up") for s in (0, 16)
+    ]
+    assert "one at a time" in capsys.readouterr().out
+
+
 def test_training(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.argv", ["training", "--size", "tiny", "--vocab", "27", "--rounds", "1"])
     monkeypatch.setattr(training, "TRICKS", training.TRICKS[:-1])  # compiling takes longer than all the rest
     monkeypatch.setattr(training, "SIDE", 128)  # bfloat16 that a processor has to imitate takes minutes
     training.main()
     assert "head at masks alone, ratio" in capsys.readouterr().out
+
+
+def test_learning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    figures = [str(tmp_path / name) for name in ("a.json", "a.png")]
+    options = ["--minutes", "0.02", "--examples", "8", "--points", "2", "--json", figures[0], "--plot", figures[1]]
+    monkeypatch.setattr("sys.argv", ["learning", "digits", *options])
+    monkeypatch.setattr(learning, "TURN", 0.6)
+    learning.main()
+    assert "seed 0, plain: " in capsys.readouterr().out and all(Path(name).stat().st_size for name in figures)
 
 
 def test_images(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,7 +108,7 @@ def test_images(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
 def test_trainer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.argv", ["trainer", "--small"])
     monkeypatch.setattr(trainer, "STEPS", 2)
-    monkeypatch.setattr(trainer, "process", cache(trainer.process))  # once is enough to see that it runs
+    monkeypatch.setattr(trainer, "alone", cache(trainer.alone))  # once is enough to see that it runs
     trainer.main()
     assert "import torch and unmask, s" in capsys.readouterr().out
 

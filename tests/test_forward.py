@@ -52,9 +52,17 @@ def test_counts_are_uniform_and_their_sum_is_the_same(batch: int) -> None:
         assert stats.chisquare(column.bincount(minlength=5)[1:].numpy()).pvalue > 1e-3
     if batch % 2 == 0:
         assert (draws.sum(1) == batch // 2 * 5).all()
-    alone = torch.stack([sample_counts(batch, 4, generator=generators(i, batch)) for i in range(4000)])
-    assert stats.chisquare(alone[:, -1].bincount(minlength=5)[1:].numpy()).pvalue > 1e-3
-    assert torch.equal(alone[0, :1], sample_counts(1, 4, generator=generators(0, 1)))
+
+
+def test_counts_of_examples_with_generators_of_their_own() -> None:
+    counts = sample_counts(4000, 4, generator=generators(0, 4000))
+    assert stats.chisquare(counts.bincount(minlength=5)[1:].numpy()).pvalue > 1e-3
+    for half in counts.split(2000):
+        assert stats.chisquare(half.bincount(minlength=5)[1:].numpy()).pvalue > 1e-3
+    pairs = (counts[:2000] * 5 + counts[2000:]).bincount(minlength=25).view(5, 5)[1:, 1:]
+    assert stats.chi2_contingency(pairs.numpy()).pvalue > 1e-3, "one half says nothing of the other"
+    for batch in (1, 2, 5, 6):
+        assert torch.equal(counts[:batch], sample_counts(batch, 4, generator=generators(0, batch)))
 
 
 def test_an_example_of_its_own_generator_does_not_depend_on_its_batch() -> None:

@@ -172,8 +172,7 @@ def test_generative_perplexity(folder: Path, tmp_path: Path, capsys: Any) -> Non
     assert "Ancestral, temperature 1" in shown and re.search("texts +retokenised\ncounted +first_end", shown)
 
 
-def test_refusals(folder: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_refusals(folder: Path, tmp_path: Path, capsys: Any) -> None:
     model, judge = str(folder / "m"), str(folder / "judge")
     (tmp_path / "empty").mkdir()
     other = tmp_path / "other"

@@ -1,14 +1,11 @@
 """Figures at fixed seeds are what they were when they were recorded (tests/golden.py)."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+import fresh
 import golden
 
 BEFORE: dict[str, Any] = json.loads(golden.STORED.read_text())
@@ -18,13 +15,7 @@ BEFORE: dict[str, Any] = json.loads(golden.STORED.read_text())
 def now(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The figures of today, from a process with as many threads as there were then."""
     target = tmp_path_factory.mktemp("golden") / "now.json"
-    root = Path(__file__).parents[1]
-    paths = os.pathsep.join([str(root / "src"), str(root)])
-    threads = str(BEFORE["machine"]["threads"])
-    waiting = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "passive"}  # other tests need the cores
-    environment = os.environ | waiting | {"PYTHONPATH": paths}
-    command = [sys.executable, "-m", "tests.golden", str(target)]
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    done = fresh.finish(golden.write, target, BEFORE["machine"]["threads"], folder=target.parent)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(target.read_text())
 

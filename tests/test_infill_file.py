@@ -670,11 +670,11 @@ def close(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
 def test_holes_of_unknown_length_in_lines(texts: MaskedDiffusion, tmp_path: Path) -> None:
     """The posterior is that of one text, lengths are drawn from it, and it is in the bounds."""
     text, how = "ab[1-4]c", {"evaluations": 16, "prior": "1,2,0,3"}
-    source = write_lines(tmp_path / "in.jsonl", *[{"text": text}] * 300, {"text": "a[1-2]b[1-2]"})
-    with pytest.raises(ValueError, match=r"in.jsonl, line 301: the prior needs as many weights .*, 2; 2; got 4"):
+    source = write_lines(tmp_path / "in.jsonl", *[{"text": text}] * 30, {"text": "a[1-2]b[1-2]"})
+    with pytest.raises(ValueError, match=r"in.jsonl, line 31: the prior needs as many weights .*, 2; 2; got 4"):
         unmask.infill_file(texts, source, tmp_path / "x.jsonl", **how)  # type: ignore[arg-type]
-    write_lines(source, *[{"text": text}] * 300)
-    unmask.infill_file(texts, source, tmp_path / "out.jsonl", samples=2, score=2, **how)  # type: ignore[arg-type]
+    write_lines(source, *[{"text": text}] * 30)
+    unmask.infill_file(texts, source, tmp_path / "out.jsonl", samples=20, score=2, **how)  # type: ignore[arg-type]
     posterior = length_posterior(texts, text, **how)  # type: ignore[arg-type]
     found = read(tmp_path / "out.jsonl")
     assert all(one["lengths"] == posterior.describe() for one in found)

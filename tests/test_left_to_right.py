@@ -28,6 +28,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "absolute positions": dict(shape=(5,), absolute_positions=True),
     "labelled": dict(shape=(4,), classes=2),
     "labelled image": dict(shape=(2, 2, 1), classes=2, absolute_positions=True),
+    "convolutions": dict(shape=(5,), convolution=3),
 }
 
 
@@ -215,7 +216,7 @@ def test_the_cache_changes_nothing(kind: str, sampler: unmask.LeftToRight) -> No
 
 
 def test_guidance_is_that_of_every_sampler() -> None:
-    net, n = network("labelled"), 20_000
+    net, n = network("labelled"), 5_000
     canvas = torch.full((n, 4), V)
     drawn = unmask.LeftToRight(guidance=2.0)(net, canvas, torch.zeros(n).long(), generator=seeded(5))[:, 0]
     one = torch.full((1, 4), V)

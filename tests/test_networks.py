@@ -1,4 +1,5 @@
 import copy
+import itertools
 import math
 
 import numpy as np
@@ -8,7 +9,9 @@ from torch import Tensor
 
 from unmask.networks import head
 from unmask.networks.base import Network, Positions
+from unmask.networks.convolution import Convolution
 from unmask.networks.layers import attend, rotary_angles, rotate
+from unmask.networks.ngrams import NGrams
 from unmask.networks.padded import Padded
 from unmask.networks.transformer import Transformer
 from unmask.objectives.scalar import TimeFreeELBO
@@ -20,6 +23,9 @@ KINDS = {
     "timed colour image": dict(shape=(2, 3, 3), time_conditioning=True),
     "image with absolute positions": dict(shape=(3, 4, 1), absolute_positions=True),
     "labelled and timed": dict(shape=(9,), classes=2, time_conditioning=True),
+    "text with convolutions": dict(shape=(7,), convolution=5),
+    "text with n-grams": dict(shape=(6,), ngrams=4),
+    "labelled image with convolutions": dict(shape=(4, 3, 2), classes=3, convolution=3),
 }
 
 
@@ -242,6 +248,65 @@ def test_compiled_body_gives_the_same(device: torch.device) -> None:
     plain = network(x_t, at=x_t == 5)
     network.compile_body()
     torch.testing.assert_close(network(x_t, at=x_t == 5), plain, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("dims", "size"), [((7,), 3), ((3,), 9), ((4, 5, 1), 3), ((3, 4, 2), 5), ((1,), 3)])
+def test_a_convolution_is_a_sum_over_the_box_around_each_position(dims: tuple[int, ...], size: int) -> None:
+    layer = Convolution(3, size, dims).double()
+    h = torch.randn(2, math.prod(dims), 3, dtype=torch.float64, generator=seeded(0))
+    torch.testing.assert_close(layer(h, dims), h, rtol=0, atol=0)  # nothing at first
+    torch.nn.init.normal_(layer.weight, generator=seeded(1))
+    grid, expected = h.view(2, *dims, 3), h.view(2, *dims, 3).clone()
+    axes = [length for length in dims if length > 1] or [1]
+    boxes = [range(min(length - 1, size // 2) * 2 + 1) if length > 1 else range(1) for length in dims]
+    weight = layer.weight.view(*(min(size, 2 * length - 1) for length in axes), 3)
+    for place in itertools.product(*map(range, dims)):
+        for offset in itertools.product(*boxes):
+            other = tuple(p + o - len(box) // 2 for p, o, box in zip(place, offset, boxes, strict=True))
+            if all(0 <= p < length for p, length in zip(other, dims, strict=True)):
+                w = weight[tuple(o for o, box in zip(offset, boxes, strict=True) if len(box) > 1)].reshape(-1, 3)[0]
+                expected[:, *place] += w * grid[:, *other]
+    torch.testing.assert_close(layer(h, dims), expected.view_as(h), rtol=1e-12, atol=1e-12)
+
+
+def test_convolutions_start_as_nothing_and_of_a_text_take_any_length() -> None:
+    plain, other = (Transformer(5, (8,), width=16, depth=2, heads=2, convolution=size) for size in (0, 5))
+    other.load_state_dict(plain.state_dict(), strict=False)
+    torch.nn.init.normal_(other.head.weight)
+    plain.head.load_state_dict(other.head.state_dict())
+    for length in (8, 3, 12):
+        x = torch.randint(0, 6, (2, length), generator=seeded(0))
+        torch.testing.assert_close(other(x), plain(x), rtol=0, atol=0)
+    with pytest.raises(ValueError, match=r"ngrams are for texts; for examples of shape \(2, 2\) use convolution"):
+        Transformer(5, (2, 2), ngrams=3)
+    with pytest.raises(ValueError, match="ngrams must be at least 2, .* got 1"):
+        Transformer(5, (8,), ngrams=1)
+    for size in (2, -1):
+        with pytest.raises(ValueError, match=f"convolution must be an odd number of positions, .* got {size}"):
+            Transformer(5, (8,), convolution=size)
+
+
+@pytest.mark.parametrize(("vocab", "size"), [(3, 4), (300, 3)])
+def test_n_grams_look_up_the_windows_around_each_position(vocab: int, size: int) -> None:
+    layer = NGrams(vocab, size, 8).double()
+    x = torch.randint(0, vocab + 1, (3, 7), generator=seeded(0))
+    rows: dict[tuple[int, ...], set[int]] = {}
+    expected = torch.zeros(3, 7, 8, dtype=torch.float64)
+    windows = [(start, n) for n in range(2, size + 1) for start in range(1 - n, 1)]
+    assert len(windows) == len(layer.tables)
+    for b, i in itertools.product(range(3), range(7)):
+        parts = []
+        for (start, n), table, keys in zip(windows, layer.tables, layer.keys(x), strict=True):
+            places = range(i + start, i + start + n)
+            window = tuple(int(x[b, j]) if 0 <= j < 7 else vocab + 1 for j in places)
+            rows.setdefault(window, set()).add(int(keys[b, i]))
+            key = sum(value * (vocab + 2) ** (n - 1 - k) for k, value in enumerate(window)) % (2**31 - 1)
+            whole = (vocab + 2) ** n <= 2**16
+            assert int(keys[b, i]) == (key if whole else key * 2_654_435_761 % (2**31 - 1) % 2**16)
+            parts.append(table.weight[keys[b, i]])
+        expected[b, i] = layer.out(torch.cat(parts))
+    assert all(len(found) == 1 for found in rows.values())  # one row for one window, wherever it stands
+    torch.testing.assert_close(layer(x), expected, rtol=1e-10, atol=1e-10)
 
 
 def test_rotary_angles_turn_every_axis_at_its_own_place() -> None:

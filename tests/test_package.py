@@ -35,9 +35,10 @@ def test_the_wheel_holds_everything(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
-    venv.create(tmp_path / "env", with_pip=True)
+    venv.create(tmp_path / "env")
     python = tmp_path / "env" / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", "--no-index", wheel], check=True)
+    pip = [sys.executable, "-m", "pip", "--python", str(python)]  # an own one would have to be installed first
+    subprocess.run([*pip, "install", "-q", "--no-deps", "--no-index", wheel], check=True)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     site = tmp_path / "env" / "lib" / version / "site-packages"
     (site / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"])

@@ -5,7 +5,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 from lightning.fabric.strategies.launchers import subprocess_script
 from lightning.pytorch.utilities import rank_zero_only
 
+import fresh
 from unmask.cli.main import main
 from unmask.model import MaskedDiffusion
 from unmask.storage.checkpoint import checkpoint_step
@@ -30,21 +30,19 @@ def test_two_processes_train_one_model_and_one_that_is_killed_is_named(
     """On CPUs, as GPUs would: one run, one model, and it goes on from its checkpoint."""
     out = tmp_path / "run"
     checkpoint = out / "checkpoints" / "last.safetensors"
-    command = [sys.executable, "-m", "unmask.cli.main", *TWO, "--out", str(out)]
-    endless = [*command, "--trainer.max_steps", "1000000"]
-    first = subprocess.Popen(endless, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
-    while not checkpoint.exists() and first.poll() is None:
+    command = [*TWO, "--out", str(out)]
+    first = fresh.start_command(tmp_path, *command, "--trainer.max_steps", "1000000", shown=tmp_path)
+    while not checkpoint.exists() and first.is_alive():
         time.sleep(0.02)
     (other,) = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
     os.kill(int(other), signal.SIGKILL)
-    shown, error = first.communicate(timeout=60)
-    assert first.returncode == 1 and shown.count("parameters, 32-true") == 1
+    first.join(60)
+    shown, error = ((tmp_path / name).read_text() for name in ("out", "err"))
+    assert first.exitcode == 1 and shown.count("parameters, 32-true") == 1
     line = r"process 0 of 2: process 1 \(status -9\) ended early, at step \d+ \(.+\); go on with --resume"
     assert re.fullmatch(f"unmask: error: {line}", error.strip()), error
     steps = checkpoint_step(checkpoint) + 2
-    done = subprocess.run(
-        [*command, "--resume", "--trainer.max_steps", str(steps)], capture_output=True, text=True, cwd=tmp_path
-    )
+    done = fresh.run(tmp_path, *command, "--resume", "--trainer.max_steps", str(steps))
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("holds the model") == 1 and done.stdout.count("parameters, 32-true") == 1
     assert MaskedDiffusion.from_pretrained(out / "model").about["steps"] == steps

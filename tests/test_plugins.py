@@ -29,9 +29,7 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "mine.py").write_text(block)
     commands = re.findall(r"^unmask train arrays --data .*$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
     (command,) = (line.split()[1:] for line in commands)
-    done = subprocess.run(
-        [sys.executable, "-m", "unmask", *command, *QUICK], cwd=folder, capture_output=True, text=True, check=False
-    )
+    done = fresh.run(folder, *command, *QUICK)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "unmask evaluate runs/mine --import mine" in done.stdout, done.stdout
     return folder

@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from unmask.schedules import Cosine, Geometric, Linear, Polynomial, Schedule
+from unmask.schedules import Cosine, CosineSignal, Geometric, Linear, Polynomial, Schedule
 
-SCHEDULES = [Linear(), Polynomial(0.5), Polynomial(2.0), Polynomial(3.7), Cosine(), Geometric(), Geometric(0.1, 5.0)]
+SCHEDULES = [Linear(), Polynomial(0.5), Polynomial(2.0), Polynomial(3.7), Cosine(), CosineSignal()]
+SCHEDULES += [Geometric(), Geometric(0.1, 5.0)]
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 T = torch.linspace(0, 1, 1001, dtype=torch.float64)
 

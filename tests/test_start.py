@@ -22,8 +22,8 @@ from unmask.data import Arrays, TextFile
 from unmask.networks.adapters import Adapter, add_adapter, merge_adapter
 from unmask.networks.fitting import fit_network
 from unmask.randomness import seeded
+from unmask.training.averages import MovingAverage
 from unmask.training.beginning import begin
-from unmask.training.callbacks import MovingAverage
 from unmask.training.optimizer import parameter_groups
 from unmask.training.trained import freeze_weights
 from unmask.training.trainee import Trainee
@@ -448,10 +448,11 @@ def test_frozen_weights_are_held_once_and_tied_embeddings_do_not_decay() -> None
     freeze_weights(network, None, "*attention*")
     model = MaskedDiffusion(network, Symbols(5))
     trainee, averages = Trainee(model, TimeFreeELBO(), Optimizer(weight_decay=0.1), 0, 0.0), MovingAverage(0.9)
-    averages.setup(Trainer(accelerator="cpu", logger=False, enable_checkpointing=False), trainee, "fit")
-    pairs = zip(averages.model.parameters(), model.parameters(), strict=True)
-    held_once = {current.requires_grad: average.data_ptr() == current.data_ptr() for average, current in pairs}
-    assert held_once == {True: False, False: True}
+    averages.on_fit_start(Trainer(accelerator="cpu", logger=False, enable_checkpointing=False), trainee)
+    state, held = averages.averaged(trainee), {average.data_ptr() for average in averages.held}
+    for name, current in trainee.state_dict(keep_vars=True).items():
+        assert (state[name].data_ptr() == current.data_ptr()) != current.requires_grad
+        assert (state[name].data_ptr() in held) == current.requires_grad
     decaying, others = parameter_groups(model, Optimizer(weight_decay=0.1))
     assert decaying["weight_decay"] == 0.1 and others["weight_decay"] == 0
     embedding = network.head.linear.weight

@@ -11,19 +11,22 @@ from safetensors.torch import load_file
 
 import fresh
 from unmask.data.digits import Digits
-from unmask.data.order import Order
+from unmask.data.order import Division, Order
+from unmask.forward import sample_counts, sample_times
 from unmask.model import MaskedDiffusion
 from unmask.networks.transformer import Transformer
 from unmask.objectives.scalar import TimeFreeELBO
+from unmask.randomness import Share, seeded, uniform
 from unmask.storage.checkpoint import load_tree, save_tree
 from unmask.training import MovingAverage, Optimizer, Run, plan_training
 
+CPU = torch.device("cpu")
 SMALL = ["digits", "--network.width", "32", "--network.depth", "2", "--network.heads", "2", "--batch_size", "16"]
 SMALL += ["--precision", "32-true", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
 
 
 def test_order_is_a_permutation_each_epoch() -> None:
-    order = iter(Order(count=10, batch=3, seed=0, start=lambda: 0))
+    order = iter(Order(10, Division(3), seed=0, start=lambda: 0))
     epochs = [np.concatenate([next(order) for _ in range(3)]) for _ in range(3)]
     for epoch in epochs:
         assert len(set(epoch.tolist())) == 9 and epoch.max() < 10
@@ -47,7 +50,7 @@ def test_compilation_is_announced_and_gradients_are_freed(
 
 @pytest.mark.parametrize("start", [0, 1, 2, 3, 7])
 def test_order_goes_on_where_it_was(start: int) -> None:
-    whole, later = (iter(Order(10, 3, seed=1, start=lambda first=first: first)) for first in (0, start))
+    whole, later = (iter(Order(10, Division(3), seed=1, start=lambda first=first: first)) for first in (0, start))
     for _ in range(start):
         next(whole)
     for _ in range(5):
@@ -55,10 +58,41 @@ def test_order_goes_on_where_it_was(start: int) -> None:
 
 
 def test_order_of_several_processes_is_that_of_one() -> None:
-    one = iter(Order(20, 6, seed=0, start=lambda: 0))
-    several = [iter(Order(20, 3, seed=0, start=lambda: 0, rank=rank, world=2)) for rank in (0, 1)]
-    for _ in range(7):
-        assert np.array_equal(next(one), np.concatenate([next(part) for part in several]))
+    """Also where each takes the batches of a step one after another, and where the data are fewer than a step."""
+    for count in (20, 13, 7):
+        one = iter(Order(count, Division(12), seed=0, start=lambda: 3)) if count > 12 else None
+        pairs = [iter(Order(count, Division(3, 2, 2, rank), seed=0, start=lambda: 3)) for rank in (0, 1)]
+        several = [iter(Order(count, Division(3, 2, 2, rank), seed=0, start=lambda: 0)) for rank in (0, 1)]
+        steps = [np.stack([next(part) for _ in range(2) for part in several], 1).flatten() for _ in range(9)]
+        for step in steps[3:]:
+            assert np.array_equal(step, np.stack([next(part) for _ in range(2) for part in pairs], 1).flatten())
+            assert one is None or np.array_equal(step, next(one))
+        assert len(set(np.concatenate(steps).tolist())) == count
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_an_example_gets_the_same_numbers_however_many_processes_share_the_batch(batch: int) -> None:
+    """Times, counts, tokens; and each share has pairs that add up, so that the number of masks stays fixed."""
+    whole = sample_counts(4 * batch, 10, generator=seeded(0))
+    times, numbers = (
+        draw(seeded(1))
+        for draw in (lambda g: sample_times(4 * batch, generator=g), lambda g: uniform((4 * batch, 2), g, CPU))
+    )
+    for first in range(4):
+        counts = sample_counts(batch, 10, generator=Share(seeded(0), first, 4))
+        assert torch.equal(counts, whole[first::4]) and (batch % 2 or counts.sum() == batch // 2 * 11)
+        assert torch.equal(sample_times(batch, generator=Share(seeded(1), first, 4)), times[first::4])
+        assert torch.equal(uniform((batch, 2), Share(seeded(1), first, 4), CPU), numbers[first::4])
+
+
+def test_a_step_is_divided_among_other_processes() -> None:
+    assert Division(8, 4).over(2) == Division(8, 2, 2) and Division(8, 2, 2).over(4) == Division(8, 4)
+    assert Division(8, 2).over(4) == Division(4, 4) and Division(8, 2, 3).over(4) == Division(4, 4, 3)
+    assert Division(6, 2).over(3) == Division(4, 3) and Division(8, 4).over(4) == Division(8, 4)
+    with pytest.raises(
+        ValueError, match=r"a step has 32 examples \(4 process\(es\) x 1 x 8\), which 3 processes cannot"
+    ):
+        Division(8, 4).over(3)
 
 
 def test_learning_rate() -> None:
@@ -72,11 +106,10 @@ def test_learning_rate() -> None:
 
 def test_moving_average_warms_up() -> None:
     average = MovingAverage(0.9)
-    tensor = [torch.zeros(1)]
+    average.held = [torch.zeros(1)]
     for step, expected in ((0, 0.9), (1000, 0.9 + 0.1 * 0.1)):
-        average.should_update(step)
-        average.average(tensor, [torch.ones(1)], None)
-        assert tensor[0].item() == pytest.approx(expected)
+        average.average([torch.ones(1)], step)
+        assert average.held[0].item() == pytest.approx(expected)
 
 
 def test_checkpoint_trees_round_trip(tmp_path: Path) -> None:
@@ -118,7 +151,7 @@ def test_run_refuses() -> None:
     with pytest.raises(ValueError, match=r"ema must be in \[0, 1\), got 1"):
         MovingAverage(1.0)
     with pytest.raises(ValueError, match=r"batch_size 30 on 2 process\(es\) needs more than the 50 training examples"):
-        Order(50, 30, 0, lambda: 0, world=2)
+        Order(50, Division(30, 2), 0, lambda: 0)
 
 
 def marginal_bits() -> float:

@@ -134,8 +134,7 @@ def test_the_figure_does_not_depend_on_the_batch_size(tmp_path: Path, codec: Tok
     assert values[1] == values[2] and max(values) - min(values) < 4 * min(errors)
 
 
-def test_sets_that_are_missing(tmp_path: Path, codec: Tokenizer, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_sets_that_are_missing(tmp_path: Path, codec: Tokenizer, capsys: Any) -> None:
     root, model = write_sets(tmp_path / "sets"), save(tmp_path / "model", codec)
     (root / "ptb.test.txt").unlink()
     suite = ["evaluate", "zeroshot", model, "--draws", "1"]

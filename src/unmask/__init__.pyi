@@ -12,28 +12,34 @@ from . import (
     inspection,
     networks,
     objectives,
+    processes,
     prompts,
     randomness,
     rendering,
     samplers,
     schedules,
+    serving,
     storage,
     training,
     types,
 )
-from .schedules import Cosine, Geometric, Linear, Polynomial, Schedule, TokenPolynomial
+from .schedules import Cosine, CosineSignal, Geometric, Linear, Polynomial, Schedule, TokenPolynomial
 from .forward import all_masked, mask, sample_times
 from .networks.base import Network, Positions, pick
 from .networks.head import HeadedNetwork
 from .networks.transformer import Transformer
 from .networks.causal import CausalTransformer
+from .networks.gaussian import GaussianTransformer
 from .networks.unet import UNet
 from .networks.ddit import DDiT
 from .networks.pretrained import Pretrained
 from .objectives.base import Loss, Objective
 from .objectives.scalar import ContinuousELBO, DiscreteELBO, TimeFreeELBO
+from .objectives.gaussian import GaussianELBO
 from .objectives.next_token import NextToken
+from .objectives.score_entropy import ScoreEntropy
 from .objectives.token import TokenELBO
+from .objectives.uniform import HybridELBO, UniformELBO
 from .samplers.base import Sampler, State
 from .samplers.unmasking import Plan, Planned
 from .samplers.first_hitting import FirstHitting
@@ -43,6 +49,9 @@ from .samplers.confidence import EntropyBounded, MostConfident
 from .samplers.remasking import Remasking
 from .samplers.token import TokenAncestral, TokenFirstHitting
 from .samplers.left_to_right import LeftToRight
+from .samplers.score import Euler, Tweedie
+from .samplers.uniform import UniformAncestral
+from .samplers.gaussian import GaussianAncestral
 from .samplers.presets import dream, llada
 from .randomness import generators
 from .codecs.base import Codec
@@ -66,6 +75,7 @@ __all__ = [
     "Linear",
     "Polynomial",
     "Cosine",
+    "CosineSignal",
     "Geometric",
     "TokenPolynomial",
     "mask",
@@ -77,6 +87,7 @@ __all__ = [
     "pick",
     "Transformer",
     "CausalTransformer",
+    "GaussianTransformer",
     "UNet",
     "DDiT",
     "Pretrained",
@@ -86,6 +97,10 @@ __all__ = [
     "DiscreteELBO",
     "TimeFreeELBO",
     "NextToken",
+    "ScoreEntropy",
+    "HybridELBO",
+    "UniformELBO",
+    "GaussianELBO",
     "TokenELBO",
     "Sampler",
     "State",
@@ -100,6 +115,10 @@ __all__ = [
     "TokenFirstHitting",
     "TokenAncestral",
     "LeftToRight",
+    "Tweedie",
+    "Euler",
+    "UniformAncestral",
+    "GaussianAncestral",
     "llada",
     "dream",
     "categorical",

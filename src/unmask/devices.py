@@ -3,14 +3,25 @@
 import torch
 from torch import Tensor
 
+from unmask.processes import local_rank, world
+
 
 def find_device(device: str | None = None) -> torch.device:
     """Return the device of that name, a GPU where there is one if none is named.
+
+    Of several processes (`unmask.processes`), each gets a GPU of its own, unless one is named by its number.
 
     Raises:
         ValueError: an unknown device, or one that cannot be used here.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and world() > 1 and 0 < torch.cuda.device_count() <= local_rank():
+        count = torch.cuda.device_count()
+        raise ValueError(
+            f"there are more processes than the {count} GPUs here: --nproc_per_node {count}, or --device cpu"
+        )
+    if device == "cuda" and world() > 1:
+        device = f"cuda:{local_rank()}"
     try:
         target = torch.device(device)
     except RuntimeError:

@@ -8,6 +8,7 @@ from unmask.networks.adapters import has_adapter
 from unmask.networks.pretrained import Pretrained
 from unmask.saving import Saved
 from unmask.storage.model_files import saving
+from unmask.storage.remote import is_remote, uploading
 
 
 def export(model: Saved, folder: Path | str) -> None:
@@ -18,11 +19,15 @@ def export(model: Saved, folder: Path | str) -> None:
 
     Args:
         model: of a `Pretrained` network.
-        folder: to write.
+        folder: to write, or a URL such as s3://bucket/model.
 
     Raises:
         ValueError: the network is no model of `transformers`, or has an adapter.
     """
+    if is_remote(folder):
+        with uploading(str(folder)) as here:
+            export(model, here)
+        return
     network, codec = model.network, model.codec
     if not isinstance(network, Pretrained):
         raise ValueError(f"{type(network).__name__} is no model of transformers: only Pretrained is exported")

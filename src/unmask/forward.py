@@ -1,4 +1,4 @@
-"""The forward process: masking data, and drawing the times and numbers of masks."""
+"""The forward process: masking data or replacing its tokens, and drawing the times and numbers of masks."""
 
 import math
 
@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unmask.randomness import Generators, Repeated, uniform
+from unmask.randomness import Generators, Repeated, Share, uniform
 from unmask.schedules import Schedule
 from unmask.types import Times, Tokens, Where
 
@@ -31,6 +31,12 @@ def mask(
         mask_id: the value of a masked token, V.
         given: tokens that are never masked.
         generator: see `unmask.randomness`.
+
+    Examples:
+        >>> x = torch.tensor([[0, 1, 2], [3, 4, 5]])
+        >>> unmask.mask(x, torch.tensor([0.0, 1.0]), unmask.Linear(), mask_id=6)
+        tensor([[0, 1, 2],
+                [6, 6, 6]])
     """
     rate = schedule.mask_rate(t.double()).view(-1, *[1] * (x.dim() - 1))
     masked = uniform(tuple(x.shape), generator, x.device) < rate
@@ -57,8 +63,40 @@ def most_masked(batch: int, length: int, mean_rate: float) -> int:
     return min(batch * length, math.ceil(mean + spread))
 
 
+def randomise(
+    x: Tokens,
+    t: Times,
+    schedule: Schedule,
+    vocab_size: int,
+    *,
+    given: Where | None = None,
+    generator: Generators = None,
+) -> Tokens:
+    """Replace tokens of x by uniformly random ones: draw x_t ~ q(x_t | x) of multinomial diffusion (arXiv:2102.05379).
+
+        q(x_t,i = v | x) = α_t 1[v = x_i] + (1 − α_t) / V
+
+    Args:
+        x: tokens (batch, *dims).
+        t: time of each example, in [0, 1].
+        schedule: gives α_t.
+        vocab_size: V.
+        given: tokens that are never replaced.
+        generator: see `unmask.randomness`.
+    """
+    rate = schedule.mask_rate(t.double()).view(-1, *[1] * (x.dim() - 1))
+    u, v = uniform((len(x), 2, *x.shape[1:]), generator, x.device).unbind(1)
+    replaced = u < rate
+    return torch.where(replaced if given is None else replaced & ~given, (v * vocab_size).long(), x)
+
+
 def all_masked(batch: int, dims: tuple[int, ...], mask_id: int, *, device: torch.device | str | None = None) -> Tokens:
-    """Return a fully masked canvas, x_t at t = 1: (batch, *dims)."""
+    """Return a fully masked canvas, x_t at t = 1: (batch, *dims).
+
+    Examples:
+        >>> unmask.all_masked(1, (4,), mask_id=6)
+        tensor([[6, 6, 6, 6]])
+    """
     return torch.full((batch, *dims), mask_id, device=device)
 
 
@@ -70,10 +108,16 @@ def sample_times(batch: int, *, generator: Generators = None, device: torch.devi
     The second half cancels the error of a lattice for integrands that differ between the ends of [0, 1]. With one
     generator per example the times are independent, so that an example does not depend on its batch; those of
     `Repeated` examples are spread over the draws of each.
+
+    Examples:
+        >>> unmask.sample_times(4).mean()
+        tensor(0.5000, dtype=torch.float64)
     """
     device = torch.device(device or "cpu")
     if generator is None or isinstance(generator, torch.Generator):
         return _spread(batch, uniform((1,), generator, device)).flatten()
+    if isinstance(generator, Share):
+        return generator.of(sample_times(generator.batch(batch), generator=generator.generator, device=device))
     if isinstance(generator, Repeated):
         return _spread(generator.draws, uniform((len(generator.examples),), generator.examples, device)).flatten()
     return 1 - uniform((batch,), generator, device)
@@ -99,6 +143,9 @@ def sample_counts(
     With one generator, example i + batch / 2 gets length + 1 − n_i, so that the sum is constant for an even batch. With
     one length per example they are spread in the same way, but the sum varies.
     """
+    if isinstance(generator, Share) and isinstance(length, int):
+        whole = sample_counts(generator.batch(batch), length, generator=generator.generator, device=device)
+        return generator.of(whole)
     n = (length * sample_times(batch, generator=generator, device=device)).ceil().long()
     if isinstance(length, int) and (generator is None or isinstance(generator, torch.Generator)):
         half = (batch + 1) // 2

@@ -14,6 +14,7 @@ from unmask.codecs import Codec
 from unmask.networks import Network
 from unmask.networks.adapters import Adapter, add_adapter
 from unmask.networks.fitting import fit_network
+from unmask.noise import Wrapped
 from unmask.schedules import Schedule, TokenPolynomial
 from unmask.storage.checkpoint import averaged_weights
 from unmask.storage.description import build
@@ -137,7 +138,7 @@ def _build_others(
 ) -> tuple[Codec, Schedule | TokenPolynomial]:
     """Build the parts of a model beside its network."""
     codec = build(Codec, description.get("codec"), f"{path}: codec", trust).opened(folder)
-    kinds: tuple[type, ...] = (Schedule, TokenPolynomial)
+    kinds: tuple[type, ...] = (Schedule, Wrapped, TokenPolynomial)
     schedule: Any = build(kinds, description.get("schedule"), f"{path}: schedule", trust)
     return codec, schedule
 

@@ -11,6 +11,7 @@ from unmask.codecs.base import Codec
 from unmask.codecs.ended import until_end
 from unmask.forward import all_masked
 from unmask.given import mark_given
+from unmask.kinds import OWN, Kind, check_belongs, fit_redrawing, kind_of, own_objective, own_sampler, require_masked
 from unmask.labels import find_labels
 from unmask.lengths import Lengths
 from unmask.loading import read_model
@@ -42,7 +43,8 @@ class MaskedDiffusion(Saved):
     Args:
         network: predicts masked tokens; or, a causal one, the next token.
         codec: turns data into the network's tokens and back.
-        schedule: that it was trained with; `Linear` for a network trained without a time. A causal one does not use it.
+        schedule: that it was trained with (`Objective.process`); `Linear` for a network trained without a time. A
+            causal one does not use it.
         about: plain facts that are saved with it, such as how it was trained.
 
     Attributes:
@@ -51,6 +53,15 @@ class MaskedDiffusion(Saved):
 
     Raises:
         ValueError: network and codec disagree about the vocabulary, or a causal network has a state-dependent schedule.
+
+    Examples:
+        >>> network = unmask.Transformer(27, (16,), width=32, depth=1, heads=2)
+        >>> model = unmask.MaskedDiffusion(network, unmask.Characters("abcdefghijklmnopqrstuvwxyz "))
+        >>> canvas = model.empty_canvas(2)
+        >>> canvas[:, :3] = model.codec.encode("the")
+        >>> texts = model.decode(model.infill(canvas, sampler=unmask.FirstHitting(tokens_per_call=4)))
+        >>> [(text[:3], len(text)) for text in texts]
+        [('the', 16), ('the', 16)]
     """
 
     def __init__(
@@ -66,12 +77,18 @@ class MaskedDiffusion(Saved):
                 f"the network has a vocabulary of {network.vocab_size} tokens, the codec one of {codec.vocab_size}"
             )
         if isinstance(schedule, TokenPolynomial):
-            if network.causal:
-                raise ValueError("a network that reads from left to right has no schedule")
+            if network.causal or network.vectors:
+                what = "reads noisy vectors" if network.vectors else "reads from left to right"
+                raise ValueError(f"a network that {what} has no schedule")
             require_schedule(schedule, network.vocab_size, "a model").check()
         self.network, self.codec, self.schedule, self.about = network, codec, schedule or Linear(), about or {}
         self.folder: Path | None = None
         self.accelerated: tuple[Accelerated, ...] = ()
+
+    @property
+    def kind(self) -> Kind:
+        """Whether it is a masked model, or a baseline of which some things cannot be asked (docs/baselines.md)."""
+        return kind_of(self.network, self.schedule)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -282,6 +299,7 @@ class MaskedDiffusion(Saved):
         network: Network = self.accelerated[0] if to_draw and self.accelerated else self.network
         lengths = self.lengths
         if x.dim() == 2 and x.shape[1:] != self.shape:
+            require_masked(self.kind, f"a text of {x.shape[1]} tokens, not the {self.shape[0]} of its training,")
             seen = lengths is not None and getattr(self.network, "padding", None) != lengths.fill
             if not network.any_length or seen or self.filled:  # it learned from rows of one length
                 network = Padded(network, None if lengths is None else lengths.fill).eval()
@@ -309,14 +327,15 @@ class MaskedDiffusion(Saved):
     def fit_objective(self, objective: Objective | None = None) -> Objective:
         """Return the objective that bounds this model, or the one given with the model's schedule filled in.
 
-        It is `TimeFreeELBO`, `TokenELBO` for a model with a state-dependent schedule, or `NextToken` for a
-        left-to-right model.
+        It is `TimeFreeELBO`, `TokenELBO` for a model with a state-dependent schedule, `NextToken` for a left-to-right
+        model, or that which another baseline was trained with (`unmask.kinds`).
 
         Raises:
             ValueError: the objective is for the other kind of schedule, or of network.
         """
         if objective is not None:
             check_objective(objective, self.network)
+            check_belongs(objective, self.kind)
         elif self.network.causal:
             return NextToken()
         if isinstance(self.schedule, TokenPolynomial):
@@ -326,22 +345,27 @@ class MaskedDiffusion(Saved):
             return objective if objective.schedule else replace(objective, schedule=self.schedule)
         if isinstance(objective, TokenELBO) and objective.schedule is None:
             raise ValueError(f"TokenELBO needs a state-dependent schedule, the model has {self.schedule}")
-        return objective or TimeFreeELBO()
+        return objective or own_objective(self.network, self.schedule) or TimeFreeELBO()
 
     def fit_sampler(self, sampler: Sampler | None = None) -> Sampler:
         """Return the exact sampler for this model, or the one given.
 
         It is `FirstHitting`, or `TokenFirstHitting` for a model with a state-dependent schedule, which is filled in.
         Other samplers keep the schedule that they were made with: the network knows of mask rates alone. For a
-        left-to-right model it is `LeftToRight`, told what examples end with and are filled up with.
+        left-to-right model it is `LeftToRight`, told what examples end with and are filled up with; other baselines
+        have samplers of their own (`unmask.kinds`).
 
         Raises:
             ValueError: the sampler is for the other kind of schedule, or of network.
         """
         if sampler is not None:
             check_sampler(sampler, self.network)
+            check_belongs(sampler, self.kind)
+        filling = (*self.codec.wrap[1], *(() if self.lengths is None else (self.lengths.fill,)))
+        if self.kind in OWN:
+            shown = (*self.codec.wrap[0], *filling)
+            return fit_redrawing(sampler, self.network, self.schedule, shown, self.conditional)
         if self.network.causal:
-            filling = (*self.codec.wrap[1], *(() if self.lengths is None else (self.lengths.fill,)))
             chosen = sampler if isinstance(sampler, LeftToRight) else LeftToRight()
             return replace(chosen, filling=chosen.filling or filling)
         if isinstance(self.schedule, TokenPolynomial):
@@ -357,7 +381,7 @@ class MaskedDiffusion(Saved):
                 f"{type(sampler).__name__} is for state-dependent schedules, the model has {self.schedule}: "
                 "sample it with FirstHitting or Ancestral"
             )
-        return sampler or FirstHitting()
+        return sampler or own_sampler(self.network, self.schedule) or FirstHitting()
 
     @classmethod
     def from_pretrained(

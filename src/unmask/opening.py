@@ -30,7 +30,7 @@ def load(
     Args:
         name: one of
 
-            - a model's folder, as `MaskedDiffusion.save_pretrained` writes it;
+            - a model's folder, as `MaskedDiffusion.save_pretrained` writes it, here or at a URL such as s3://bucket/model;
             - a run's folder: its model or, if it did not finish, the averaged weights of its last checkpoint;
             - a public model as it was published: of MDLM, SEDD, RADD, LLaDA, Dream and others, or a masked language
               model of `transformers`; `unmask.checkpoints.FAMILIES` and `LAYOUTS` are what is read;

@@ -1,6 +1,7 @@
 """Uniform random numbers from one generator, or from one generator per example."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,37 @@ from torch import Tensor
 
 from unmask.devices import send
 
-Generators = torch.Generator | Sequence[torch.Generator] | None
+
+@dataclass(frozen=True)
+class Share:
+    """The generator of a batch, of which one share is here: every `shares`-th example, from number `first` on.
+
+    Each process draws the numbers of the whole batch and keeps its own, so that an example gets the same numbers
+    however many processes share the batch. Examples i and i + batch / 2 are in one share if shares are even, so that
+    what is spread in pairs (`unmask.forward.sample_counts`) is so in each of them.
+
+    Args:
+        generator: of the whole batch.
+        first: number of the first example that is here, in 0..shares-1.
+        shares: number of shares.
+        whole: examples of the whole batch; None: all shares are of one size.
+    """
+
+    generator: torch.Generator
+    first: int = 0
+    shares: int = 1
+    whole: int | None = None
+
+    def batch(self, here: int) -> int:
+        """Return the number of examples of the whole batch, of which there are some here."""
+        return here * self.shares if self.whole is None else self.whole
+
+    def of(self, x: Tensor) -> Tensor:
+        """Return the share of x (batch, ...) that is here."""
+        return x[self.first :: self.shares]
+
+
+Generators = torch.Generator | Share | Sequence[torch.Generator] | None
 """One generator for the whole batch; or one per example, so that an example does not depend on the others."""
 
 
@@ -17,6 +48,12 @@ def generators(seed: int, count: int, first: int = 0) -> list[torch.Generator]:
     """Return one generator per example, for example numbers first, ..., first + count - 1.
 
     The generator of example i depends on (seed, i) only, not on `count` or `first`.
+
+    Examples:
+        >>> one = [torch.rand(1, generator=generator) for generator in unmask.generators(0, 2)]
+        >>> more = [torch.rand(1, generator=generator) for generator in unmask.generators(0, 5)]
+        >>> one == more[:2]
+        True
     """
     return [seeded(seed, i) for i in range(first, first + count)]
 
@@ -72,7 +109,14 @@ def uniform(shape: tuple[int, ...], generator: Generators, device: torch.device)
         return torch.rand(shape, dtype=torch.float64, device=device)
     if isinstance(generator, torch.Generator):
         return send(torch.rand(shape, dtype=torch.float64, generator=generator, device=generator.device), device)
+    if isinstance(generator, Share):
+        return generator.of(uniform((generator.batch(shape[0]), *shape[1:]), generator.generator, device))
     if len(generator) != shape[0]:
         raise ValueError(f"one generator per example is needed: got {len(generator)} for a batch of {shape[0]}")
     rows = [torch.rand(shape[1:], dtype=torch.float64, generator=g, device=g.device) for g in generator]
     return send(torch.stack(rows), device)
+
+
+def normal(shape: tuple[int, ...], generator: Generators, device: torch.device) -> Tensor:
+    """Draw standard normal numbers in float64, from one number of `uniform` each; the arguments are those of it."""
+    return torch.special.ndtri(uniform(shape, generator, device).clamp(min=2**-54))

@@ -12,11 +12,13 @@ from unmask.codecs.ended import find_end
 from unmask.display.output import Film, save_film, save_samples
 from unmask.display.terminal import Live
 from unmask.model import MaskedDiffusion
+from unmask.processes import check_same, first, several, shared
 from unmask.samplers.base import Sampler
 from unmask.samplers.draw import draw
 from unmask.types import Allowed, Labels, Tokens
 
 
+@shared
 def render(
     model: MaskedDiffusion,
     canvas: Tokens | Sequence[Tensor],
@@ -31,7 +33,7 @@ def render(
     rows: int | None = None,
     allowed: Allowed | None = None,
 ) -> Tokens:
-    """Draw the masked tokens of a canvas, and write or show them.
+    """Draw the masked tokens of a canvas, and write or show them; several processes share it, and the first writes.
 
     Args:
         model: draws them.
@@ -52,6 +54,8 @@ def render(
     """
     codec, names, groups = model.codec, model.about.get("class_names"), by_shape(canvas)
     found: dict[int, Tensor] = {}
+    if several():
+        check_same(weights=model.weights_sha256)
     film = Film(gif is not None)
     for number, here in enumerate(groups):
         some = torch.stack([canvas[i] for i in here])
@@ -72,10 +76,10 @@ def render(
         film.finish()
     each = [found[i] for i in range(len(canvas))]
     x = joined(model, each)
-    if out is not None:
+    if out is not None and first():
         texts = (lambda _: [model.decode(one.unsqueeze(0))[0] for one in each]) if len(groups) > 1 else model.decode
         save_samples(codec, x, out, rows, names, texts)
-    if gif is not None:
+    if gif is not None and first():
         save_film(codec, film.states, gif, rows, names)
     return x
 

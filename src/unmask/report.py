@@ -26,6 +26,10 @@ class Figure(NamedTuple):
     Attributes:
         value: what was measured.
         error: its standard error; None where it is not known.
+
+    Examples:
+        >>> print(unmask.Figure(3.51234, 0.0123), unmask.Figure(3.5))
+        3.5123 ± 0.0123 3.5000 ± unknown
     """
 
     value: float
@@ -50,6 +54,11 @@ class Report:
     Args:
         rows: of the table; each maps names to a `Figure` or to a plain value.
         protocol: everything that another person needs to get the same figures, as plain values.
+
+    Examples:
+        >>> report = unmask.Report(({"nats_per_example": unmask.Figure(12.5, 0.25)},), {"seed": 0})
+        >>> print(report.table())
+        nats per example         12.5000 ± 0.2500
     """
 
     rows: tuple[dict[str, Any], ...]

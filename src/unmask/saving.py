@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from unmask.codecs.base import Codec
+from unmask.kinds import kind_of
 from unmask.networks.adapters import LORA, has_adapter
 from unmask.networks.base import Network
 from unmask.schedules import Schedule, TokenPolynomial
@@ -18,6 +19,7 @@ from unmask.storage.description import describe
 from unmask.storage.folders import CONFIG, WEIGHTS
 from unmask.storage.hub import publishing
 from unmask.storage.model_files import config_digest, file_sums, saving, tensors_digest
+from unmask.storage.remote import is_remote, uploading
 
 
 class Saved(
@@ -67,8 +69,12 @@ class Saved(
     def save_pretrained(self, save_directory: Path | str, **kwargs: Any) -> str | None:
         """Write config.json, model.safetensors and a model card; an error leaves what was there before.
 
+        A URL, such as s3://bucket/model, is written to when all is done (`unmask.storage.remote`).
         The keyword arguments are those of `huggingface_hub.ModelHubMixin.save_pretrained`.
         """
+        if is_remote(save_directory):
+            with uploading(str(save_directory)) as here:
+                return self.save_pretrained(here, **kwargs)
         folder = Path(save_directory)
         kwargs.setdefault("repo_id", folder.name)
         kwargs["model_card_kwargs"] = {"name": kwargs["repo_id"]} | (kwargs.get("model_card_kwargs") or {})
@@ -78,12 +84,16 @@ class Saved(
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
         """Publish the model on the Hugging Face Hub: weights, config.json, the tokenizer if any, and the card.
 
+        A URL, such as s3://bucket/model, is a place of your own to put it.
         The keyword arguments are those of `huggingface_hub.ModelHubMixin.push_to_hub` (private, token, ...).
 
         Raises:
             ValueError: not a name for the Hub.
             ConnectionError: not logged in, no such right, or no connection.
         """
+        if is_remote(repo_id):
+            self.save_pretrained(repo_id)
+            return repo_id
         with publishing(repo_id):
             return super().push_to_hub(repo_id, **{"model_card_kwargs": {"name": repo_id}} | kwargs)
 
@@ -92,9 +102,8 @@ class Saved(
         parts = {"network": self.network, "codec": self.codec, "schedule": self.schedule}
         described = {name: describe(part) for name, part in parts.items()}
         described["codec"].pop("source", None)  # where a tokenizer lies on this machine
-        return model_card(
-            kwargs.get("name", "model"), described, self.parameter_count, self.about, causal=self.network.causal
-        )
+        kind = kind_of(self.network, self.schedule)
+        return model_card(kwargs.get("name", "model"), described, self.parameter_count, self.about, kind=kind)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         description = {

@@ -7,6 +7,7 @@ its relative precision as t → 0.
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -19,7 +20,19 @@ class Schedule(ABC):
 
     A subclass implements `alpha` and `inverse`. It overrides `mask_rate` if 1 − α would subtract nearly equal numbers,
     and `weight` if there is a closed form. Arguments and results are tensors of the same, arbitrary shape.
+
+    Examples:
+        >>> class Square(unmask.Schedule):
+        ...     def alpha(self, t):
+        ...         return 1 - t**2
+        ...     def inverse(self, alpha):
+        ...         return (1 - alpha).sqrt()
+        >>> Square().weight(torch.tensor([0.25, 0.5]))
+        tensor([8., 4.])
     """
+
+    of_masks: ClassVar[bool] = True
+    """Whether it is of tokens that are masked, not replaced by others (`unmask.noise`)."""
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
@@ -57,7 +70,12 @@ class Schedule(ABC):
 
 @dataclass(frozen=True)
 class Linear(Schedule):
-    """Mask at a constant rate: α_t = 1 − t, weight 1 / t."""
+    """Mask at a constant rate: α_t = 1 − t, weight 1 / t.
+
+    Examples:
+        >>> unmask.Linear().alpha(torch.tensor([0.0, 0.25, 1.0]))
+        tensor([1.0000, 0.7500, 0.0000])
+    """
 
     def alpha(self, t: Tensor) -> Tensor:
         return 1 - t
@@ -78,6 +96,10 @@ class Polynomial(Schedule):
 
     Args:
         power: the exponent, positive; 1 is `Linear`.
+
+    Examples:
+        >>> unmask.Polynomial(power=2.0).mask_rate(torch.tensor([0.25, 0.5]))
+        tensor([0.0625, 0.2500])
     """
 
     power: float = 2.0
@@ -101,7 +123,12 @@ class Polynomial(Schedule):
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """Mask along a cosine: α_t = 1 − cos(π/2 (1 − t)), weight π/2 · cot(π/2 · t)."""
+    """Mask along a cosine: α_t = 1 − cos(π/2 (1 − t)), weight π/2 · cot(π/2 · t).
+
+    Examples:
+        >>> unmask.Cosine().alpha(torch.tensor([0.0, 0.5, 1.0]))
+        tensor([1.0000, 0.2929, 0.0000])
+    """
 
     def alpha(self, t: Tensor) -> Tensor:
         return 1 - torch.sin(math.pi / 2 * t)
@@ -117,6 +144,27 @@ class Cosine(Schedule):
 
 
 @dataclass(frozen=True)
+class CosineSignal(Schedule):
+    """Lose the data along a cosine: α_t = cos(π/2 t), weight π/2 · cot(π/4 · t) (arXiv:2102.05379).
+
+    The schedule of multinomial diffusion: slower than `Linear` at first, where `Cosine` is faster.
+    """
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.sin(math.pi / 2 * (1 - t))
+
+    def inverse(self, alpha: Tensor) -> Tensor:
+        return torch.acos(alpha) * (2 / math.pi)
+
+    def mask_rate(self, t: Tensor) -> Tensor:
+        rate = 2 * torch.sin(math.pi / 4 * t) ** 2
+        return torch.where(t < 1, rate, torch.ones_like(rate))  # exactly 1 at the end
+
+    def weight(self, t: Tensor) -> Tensor:
+        return math.pi / 2 / torch.tan(math.pi / 4 * t)
+
+
+@dataclass(frozen=True)
 class Geometric(Schedule):
     """Mask at a geometrically growing rate: α_t = exp(−σ_t), shifted and scaled, with σ_t = beta_min^(1−t) beta_max^t.
 
@@ -127,6 +175,11 @@ class Geometric(Schedule):
     Args:
         beta_min: σ at t = 0, positive.
         beta_max: σ at t = 1, larger than beta_min.
+
+    Examples:
+        >>> schedule = unmask.Geometric()
+        >>> schedule.inverse(schedule.alpha(torch.tensor([0.25, 0.75], dtype=torch.float64)))
+        tensor([0.2500, 0.7500], dtype=torch.float64)
     """
 
     beta_min: float = 1e-5
@@ -178,6 +231,13 @@ class TokenPolynomial(nn.Module):
         power: initial value of every w_i, positive; with equal w this is `Polynomial(power)`.
         groups: group of each token value, V entries in 0..G-1; a group shares one w. None: one w per token value.
         learned: whether w is trained.
+
+    Examples:
+        >>> schedule = unmask.TokenPolynomial(vocab_size=3, power=2.0)
+        >>> with torch.no_grad():
+        ...     print(schedule.mask_rate(torch.tensor([0.5])))
+        ...
+        tensor([[0.2500, 0.2500, 0.2500]], dtype=torch.float64)
     """
 
     def __init__(
@@ -248,6 +308,8 @@ def check_kind(schedule: object, kind: type[Schedule] | type[TokenPolynomial], u
         other = "TokenELBO, TokenAncestral or TokenFirstHitting" if kind is Schedule else "the classes without Token"
         needed = "a schedule that treats all tokens alike" if kind is Schedule else "a TokenPolynomial"
         raise ValueError(f"{user} needs {needed}, got {schedule!r}; for other schedules use {other}")
+    if isinstance(schedule, Schedule) and not schedule.of_masks:
+        raise ValueError(f"{user} needs a schedule of masks; under {schedule!r} tokens are replaced by others")
 
 
 def require_schedule(schedule: TokenPolynomial | None, vocab_size: int, user: str) -> TokenPolynomial:

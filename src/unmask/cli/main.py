@@ -5,10 +5,12 @@ import sys
 import traceback
 import warnings
 from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from importlib.metadata import version
 from keyword import iskeyword
 
+from unmask.processes import one_voice, rank, said_once
 from unmask.storage.failures import explain_failure
 from unmask.storage.names import imports_last
 from unmask.storage.signatures import nearest
@@ -20,6 +22,7 @@ COMMANDS = {
     "evaluate": "measure a model: likelihood, zero-shot perplexity, samples; each figure with error and protocol",
     "sample": "draw new examples from a model: text, images or arrays",
     "infill": "draw the unknown part of a text, an image or an array, and keep the rest",
+    "serve": "show models in the browser, and answer requests over HTTP",
     "study": "compare all samplers on a model, or what float32 draws do to its samples",
     "info": "say what a model, a run or a corpus is, and what was measured of it",
     "plot": "draw the masking schedules, how samples are unmasked, or the loss curve of a run",
@@ -36,6 +39,8 @@ USAGE = (
     "Start with: unmask train digits\n"
 )
 FLAGS = ("--debug", "--verify")
+SHARED = ("train", "evaluate", "sample", "infill")
+"""What all processes of torchrun do together; the first alone does the others."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,17 +62,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         return _fail(f"unknown command {name!r}{nearest(name, COMMANDS)}; the commands are {', '.join(COMMANDS)}", 2)
     try:
-        with verifying(always):
+        if rank() and name not in SHARED:
+            return 0
+        with verifying(always), one_voice() if name != "train" else nullcontext():
             importlib.import_module(f"unmask.cli.{name}{'_' * iskeyword(name)}").run(rest)
     except (KeyboardInterrupt, Exception) as error:
         if debug:
             traceback.print_exception(error)
-        return _fail(*explain_failure(error, name))
+        return _fail(*explain_failure(error, name), said_once if name != "train" else str)
     return 0
 
 
-def _fail(message: str, status: int) -> int:
-    print(f"unmask: error: {' '.join(message.split())}", file=sys.stderr)
+def _fail(message: str, status: int, said: Callable[[str], str | None] = said_once) -> int:
+    if (line := said(" ".join(message.split()))) is not None:
+        print(f"unmask: error: {line}", file=sys.stderr)
     return status
 
 

@@ -19,6 +19,7 @@ OPTIONS: tuple[Option, ...] = (
     ("part", str, None, "for --hub: which of its splits; train if not given"),
     ("shard_tokens", int, 1 << 26, "tokens of a shard, about"),
     ("overwrite", bool, False, "replace a corpus that is in the way, once the new is there"),
+    ("shard", str, None, "2/8 prepares the second of eight parts, each on any machine; --merge puts them together"),
 )
 
 
@@ -39,21 +40,28 @@ def run(arguments: list[str]) -> None:
     text = "leave out rows without a text, and list them in --out"
     parser.add_argument("--skip-bad", "--skip_bad", action="store_true", help=text)
     parser.add_options(*OPTIONS, ("verify", bool, False, "only compare the checksums of the corpus at --out"))
+    parser.add_options(("merge", bool, False, "put the parts beside --out together, as one machine would have made it"))
     settings = parse(parser, arguments, check=check)
     start, out = time.monotonic(), Path(settings.out)
-    from unmask.data.corpora import prepare_corpus
+    from unmask.data.corpora import merge_corpus, prepare_corpus
     from unmask.data.index import verify
 
     if settings.verify:
         print(verify(out).summary(out))
         return
     chosen = {name: settings[name] for name in ("end_token", "skip_bad", *(name for name, *_ in OPTIONS))}
-    print(prepare_corpus(out, settings.files, **chosen).summary(out))
+    found = merge_corpus(out, settings.overwrite) if settings.merge else prepare_corpus(out, settings.files, **chosen)
+    print(found.summary(out))
+    if settings.shard:
+        print(f"When all parts are beside it:\n  unmask prepare --merge --out {out}")
+        return
     print(f"{time.monotonic() - start:.1f} s. Next:\n  unmask train openwebtext --data.path {out}")
 
 
 def check(settings: Namespace) -> None:
-    """Raise a FileNotFoundError for a file that is not there."""
+    """Raise an error for a file that is not there, or for --merge with what has been decided before."""
+    if settings.merge and (settings.files or settings.hub or settings.shard):
+        raise ValueError("--merge takes --out alone: what its parts are of was said when they were prepared")
     for name in settings.files:
         if not Path(name).exists():
             raise FileNotFoundError(f"{name}: no such file or folder")

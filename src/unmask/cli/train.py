@@ -16,11 +16,12 @@ from unmask.cli.common import Option, Parser, first, instantiate, parse
 from unmask.configs import find_config, shipped
 from unmask.storage.folders import CHECKPOINT, RUN
 from unmask.storage.names import given_options
+from unmask.storage.restarts import how_to_begin
 from unmask.storage.settings import count_values, run_settings
 from unmask.training.settings import Optimizer, Run, TrainerSettings
 
 LINKED = ("network.vocab_size", "network.shape", "network.classes", "objective.schedule.vocab_size")
-COMMAND_LINE = ("config", "resume", "overwrite", "dry-run", "dry_run", "import", "from")
+COMMAND_LINE = ("config", "resume", "overwrite", "dry-run", "dry_run", "import", "from", "devices", "nodes", "gpu")
 """What a file cannot ask for."""
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
 """What tells a process of several that it is not the first."""
@@ -42,11 +43,19 @@ START: tuple[Option, ...] = (
 )
 
 
+PLANNED: tuple[Option, ...] = (
+    ("devices", int | None, None, "with --dry-run: by formula, for so many devices of all nodes together"),
+    ("nodes", int, 1, "with --dry-run --devices: machines"),
+    ("gpu", str, "H100", "with --dry-run --devices: what a device is, such as A100"),
+)
+
+
 def run(arguments: list[str]) -> None:
     """Run `unmask train`."""
+    arguments = ["--optimizer.kind" + a[11:] if a.partition("=")[0] == "--optimizer" else a for a in arguments]
     name = first(arguments, "CONFIG")
     config = find_config(name) if name else None
-    resumed = _resumed(arguments, config)
+    arguments, resumed = _resumed(arguments, config)
     for option, _ in given_options(arguments):
         if f"{option.replace('.init_args', '')}" in LINKED:
             raise ArgumentError(None, f"--{option} cannot be chosen: the data decide it")
@@ -56,9 +65,13 @@ def run(arguments: list[str]) -> None:
     settings = parse(parser, arguments, tree, resumed or config, check)
     import torch
 
+    from unmask.training import weightless
+
     torch.manual_seed(settings.seed)
+    elsewhere = settings.dry_run and settings.devices is not None
     try:
-        made = instantiate(parser, settings)
+        with weightless(elsewhere):
+            made = instantiate(parser, settings)
     except ValueError as error:
         if resumed is None:
             raise
@@ -73,7 +86,11 @@ def run(arguments: list[str]) -> None:
         chosen["start"] = settings["from"] or tree["from"]
     chosen["run"] = Run(**{field.name: settings[field.name] for field in fields(Run)})
     if settings.dry_run:
-        print(dry_run(network, made.data, **chosen))
+        from unmask.training import Cluster
+
+        how = "ddp" if settings.trainer.strategy == "auto" else settings.trainer.strategy
+        on = Cluster(settings.devices, settings.nodes, settings.gpu, how) if elsewhere else None
+        print(dry_run(network, made.data, **chosen, on=on))
         return
     train(network, made.data, **chosen, resume=settings.resume, overwrite=settings.overwrite)
 
@@ -103,6 +120,7 @@ def train_parser(config: Path | None, begun: bool = False) -> Parser:
         "--from models/start --lora 8",
     )
     parser.hidden = (*GROUPS, "network.", "lora_", "peer_timeout", "workers", "evaluate_examples", "label_dropout")
+    parser.hidden += tuple(name for name, *_ in PLANNED)
     parser.add_argument("config", metavar="CONFIG", help=f"one of {', '.join(shipped())}; or a YAML file")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of this run, exactly")
     parser.add_argument("--overwrite", action="store_true", help="replace a run that is in the way")
@@ -110,6 +128,7 @@ def train_parser(config: Path | None, begun: bool = False) -> Parser:
     parser.add_class_arguments(Run, default={"out": f"runs/{config.stem}"} if config else None)
     for name, cls in GROUPS.items():
         parser.add_class_arguments(cls, name)
+    parser.add_options(*PLANNED)
     parser.choose("data", "what is learned", required=True)
     parser.add_options(*(START if begun else START[:1]))
     if not begun:
@@ -154,12 +173,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _resumed(arguments: list[str], config: Path | None) -> Path | None:
-    """Return the folder of the run that --resume is to go on with: its settings are the defaults then."""
+def _resumed(arguments: list[str], config: Path | None) -> tuple[list[str], Path | None]:
+    """Return the folder of the run that --resume is to go on with: its settings are the defaults then.
+
+    Also the arguments, with --resume or --overwrite where a scheduler has started the command again.
+    """
     if config is not None and config.is_dir() and "--resume" not in arguments:
         raise ArgumentError(None, f"{config} is the folder of a run: give --resume to go on with it")
-    if config is None or "--resume" not in arguments:
-        return None
+    if config is None:
+        return arguments, None
     out = str(config) if config.is_dir() else f"runs/{config.stem}"
     out = next((value or out for name, value in reversed([*given_options(arguments)]) if name == "out"), out)
-    return Path(out) if Path(out, RUN).is_file() else None
+    flags = ("--resume", "--overwrite")
+    begin = how_to_begin(out, *(flag in arguments for flag in flags))
+    arguments = [one for one in arguments if one not in flags]
+    arguments += [flag for flag, wanted in zip(flags, begin, strict=True) if wanted]
+    return arguments, Path(out) if begin[0] and Path(out, RUN).is_file() else None

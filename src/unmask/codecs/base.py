@@ -23,6 +23,19 @@ class Codec(ABC):
             none.
         padding: the token that fills examples up; None: none is for that alone.
         allowed: which tokens each position can have, so that samples have no others; None: all.
+
+    Examples:
+        >>> class Compass(unmask.Codec):
+        ...     arrows = "↑→↓←"
+        ...     @property
+        ...     def vocab_size(self):
+        ...         return len(self.arrows)
+        ...     def encode(self, data):
+        ...         return torch.tensor([self.arrows.index(arrow) for arrow in data])
+        ...     def decode(self, x):
+        ...         return ["".join((self.arrows + "?")[i] for i in row) for row in x.tolist()]
+        >>> Compass().decode(torch.tensor([[0, 1, 4, 3]]))
+        ['↑→?←']
     """
 
     unit = "token"

@@ -17,6 +17,13 @@ class Pixels(Codec):
 
     Args:
         levels: number of levels, 2..256.
+
+    Examples:
+        >>> codec = unmask.Pixels(levels=3)
+        >>> codec.encode(np.array([[[0], [120], [255]]], dtype=np.uint8)).flatten()
+        tensor([0, 1, 2])
+        >>> codec.decode(torch.tensor([[[[0], [1], [2]]]])).flatten()
+        array([  0, 128, 255], dtype=uint8)
     """
 
     levels: int = 256

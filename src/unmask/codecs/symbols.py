@@ -17,6 +17,11 @@ class Symbols(Codec):
 
     Args:
         count: V, number of symbols.
+
+    Examples:
+        >>> codec = unmask.Symbols(5)
+        >>> codec.encode([3, 1, 4, 1])
+        tensor([3, 1, 4, 1])
     """
 
     count: int

@@ -45,7 +45,13 @@ class NoTextError(ValueError):
 
 @dataclass(frozen=True)
 class Text(Codec):
-    """A codec of texts."""
+    """A codec of texts.
+
+    Examples:
+        >>> codec = unmask.Characters("abc ")  # a text
+        >>> codec.unit, codec.symbol(1), codec.pieces()
+        ('character', 'b', ['a', 'b', 'c', ' '])
+    """
 
     @abstractmethod
     def encode(self, data: str) -> Int[Tensor, " length"]:
@@ -74,6 +80,13 @@ class Characters(Text):
 
     Args:
         alphabet: distinct characters, in token order.
+
+    Examples:
+        >>> codec = unmask.Characters("abcdefghijklmnopqrstuvwxyz ")
+        >>> codec.encode("a cat")
+        tensor([ 0, 26,  2,  0, 19])
+        >>> codec.decode(torch.tensor([[0, 26, 2, 27, 19]]))  # 27 is the mask
+        ['a c░t']
     """
 
     alphabet: str
@@ -120,7 +133,12 @@ class Characters(Text):
 
 @dataclass(frozen=True)
 class Bytes(Text):
-    """Text as its UTF-8 bytes: token i is the byte i."""
+    """Text as its UTF-8 bytes: token i is the byte i.
+
+    Examples:
+        >>> unmask.Bytes().encode("café")
+        tensor([ 99,  97, 102, 195, 169])
+    """
 
     unit = "byte"
 

@@ -57,6 +57,15 @@ class Tokenizer(Text):
         padding_token: the token that fills examples up, such as [PAD]; None: none is for that alone.
         mask_token: the tokenizer's own mask, such as [MASK]. In canvases and samples the mask is the value V
             nevertheless; a network that knows this token puts it there.
+
+    Examples:
+        >>> import tokenizers
+        >>> words = tokenizers.models.WordLevel({"a": 0, "cat": 1, "[UNK]": 2}, unk_token="[UNK]")
+        >>> made = tokenizers.Tokenizer(words)
+        >>> made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+        >>> made.save("tokenizer.json")
+        >>> unmask.Tokenizer("tokenizer.json").encode("a cat")
+        tensor([0, 1])
     """
 
     source: str = "gpt2"

@@ -52,7 +52,16 @@ class _Place(NamedTuple):
 
 
 class Split(Dataset[tuple[Tensor, Tensor | None]], ABC):
-    """Examples that are read many at a time: split[indices] is (tokens (batch, *dims), labels (batch,) or None)."""
+    """Examples that are read many at a time: split[indices] is (tokens (batch, *dims), labels (batch,) or None).
+
+    Examples:
+        >>> split = unmask.Examples(np.arange(8).reshape(4, 2), labels=np.array([0, 1, 0, 1]))  # a split
+        >>> for x, label in split.batches(2):
+        ...     print(x.tolist(), label.tolist())
+        ...
+        [[0, 1], [2, 3]] [0, 1]
+        [[4, 5], [6, 7]] [0, 1]
+    """
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -88,11 +97,37 @@ class Split(Dataset[tuple[Tensor, Tensor | None]], ABC):
         count = len(self) if limit is None else min(limit, len(self))
         return np.arange(count) * len(self) // count
 
+    def shuffled(self, generator: np.random.Generator) -> Integer[np.ndarray, " n"]:
+        """Return the indices in the order in which an epoch of training sees the examples."""
+        return generator.permutation(len(self))
+
+    def expect(self, indices: Integer[np.ndarray, " n"]) -> None:
+        """Be told which examples will be read soon; what lies elsewhere is fetched in the background."""
+
     def batches(self, size: int, limit: int | None = None) -> Iterator[tuple[Tokens, Labels | None]]:
         """Yield the examples in order, `size` at a time; with `limit`, that many spread evenly over the split."""
-        indices = self.spread(limit)
-        for start in range(0, len(indices), size):
-            yield self[indices[start : start + size]]
+        return iter(Batches(self, size, limit))
+
+
+class Batches(Sequence[tuple[Tokens, Labels | None]]):
+    """The examples of a split in order, some at a time; a batch is read when it is asked for.
+
+    Args:
+        split: of the examples.
+        size: examples at a time.
+        limit: that many examples, spread evenly over the split; None: all.
+    """
+
+    def __init__(self, split: Split, size: int, limit: int | None = None) -> None:
+        self.split, self.size, self.indices = split, size, split.spread(limit)
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.size)
+
+    def __getitem__(self, number: Any) -> Any:
+        if not 0 <= number < len(self):
+            raise IndexError(f"batch {number} of {len(self)}")
+        return self.split[self.indices[number * self.size : (number + 1) * self.size]]
 
 
 S = TypeVar("S", bound=Split)
@@ -105,6 +140,13 @@ class Examples(Split):
         x: tokens (N, *dims), perhaps a memory map.
         labels: (N,), or None.
         chosen: the examples of x that belong to this split, in order; all if None.
+
+    Examples:
+        >>> examples = unmask.Examples(np.arange(12).reshape(4, 3))
+        >>> x, labels = examples[np.array([0, 2])]
+        >>> x
+        tensor([[0, 1, 2],
+                [6, 7, 8]])
     """
 
     def __init__(
@@ -149,6 +191,14 @@ class Windows(Split):
 
     Raises:
         ValueError: the text is shorter than one window.
+
+    Examples:
+        >>> windows = unmask.Windows(np.arange(10), length=4, stride=3)
+        >>> x, _ = windows[np.arange(len(windows))]
+        >>> x
+        tensor([[0, 1, 2, 3],
+                [3, 4, 5, 6],
+                [6, 7, 8, 9]])
     """
 
     def __init__(self, tokens: Integer[np.ndarray, " n"], length: int, stride: int, start: int = 0) -> None:
@@ -212,6 +262,25 @@ class DataSet(ABC):
     """Settings of a data set; what they name is read on first use.
 
     A subclass is a frozen dataclass whose fields are plain values, so that it is saved with a model.
+
+    Examples:
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Squares(unmask.DataSet):
+        ...     count: int = 100
+        ...     @property
+        ...     def codec(self):
+        ...         return unmask.Symbols(10)
+        ...     @property
+        ...     def shape(self):
+        ...         return (4,)
+        ...     def split(self, part):
+        ...         start = {"train": 0, "valid": 80, "test": 90}[part]
+        ...         stop = {"train": 80, "valid": 90, "test": self.count}[part]
+        ...         return unmask.Examples(np.array([[int(c) for c in f"{i * i:04}"] for i in range(start, stop)]))
+        >>> Squares().split("test")[np.array([0, 9])]
+        (tensor([[8, 1, 0, 0],
+                [9, 8, 0, 1]]), None)
     """
 
     @property

@@ -10,9 +10,11 @@ from unmask.codecs.tokenizer import TOKENIZER, Tokenizer
 from unmask.data.base import DataSet, Part, Split
 from unmask.data.index import Index, check_sizes
 from unmask.data.packing import PACKED, Packing, Shards
+from unmask.data.remote import open_remote
 from unmask.data.replacing import INDEX
 from unmask.data.text import check_lengths
 from unmask.lengths import Lengths
+from unmask.storage.remote import is_remote, last_name
 from unmask.storage.sums import verify_file
 
 SplitBy = Literal["90-5-5", "last-2-percent", "last-100000"]
@@ -23,7 +25,7 @@ class Corpus(DataSet):
     """Documents that `unmask prepare` cut into tokens.
 
     Args:
-        path: the folder that it made.
+        path: the folder that it made; or where that was copied, s3://bucket/corpus (also gs:// and hf://).
         length: of a sequence.
         packing: how documents fill sequences. `concatenated`: one after another, each followed by the token that ends
             a text (MD4, SEDD, RADD). `wrapped`: so, and every sequence begins and ends with what the tokenizer puts
@@ -58,6 +60,8 @@ class Corpus(DataSet):
             FileNotFoundError: no corpus there.
             ValueError: it is damaged, or its preparation was interrupted.
         """
+        if is_remote(self.path):
+            return open_remote(self.path)
         folder = Path(self.path)
         index = Index.read(folder)
         if not index.complete:
@@ -69,12 +73,12 @@ class Corpus(DataSet):
 
     @property
     def name(self) -> str:
-        return Path(self.path).resolve().name
+        return last_name(self.path) if is_remote(self.path) else Path(self.path).resolve().name
 
     @cached_property
     def codec(self) -> Tokenizer:
         index = self.shards.index
-        path = Path(self.path) / TOKENIZER
+        path = self.shards.folder / TOKENIZER
         if index.tokenizer_sha256 is not None and path.is_file():
             verify_file(path, index.tokenizer_sha256, INDEX)
         roles: dict[str, Any] = {

@@ -102,11 +102,18 @@ class Files:
         """
         self.skipped.clear()
         for _, path, format in self.files:
-            if format == "text":
-                yield from cut_documents(characters(path), self.boundary)
-            else:
-                rows = rows_of(path, format, (self.field,))
-                yield from texts_of(rows, self.field, self.skipped if self.skip_bad else None)
+            yield from self._read(path, format)
+
+    def files_apart(self, count: int) -> list[Iterator[Piece]] | None:
+        """Return the documents of each file; None where there are fewer files than `count`."""
+        return None if len(self.files) < count else [self._read(path, format) for _, path, format in self.files]
+
+    def _read(self, path: Path, format: Format) -> Iterator[Piece]:
+        if format == "text":
+            yield from cut_documents(characters(path), self.boundary)
+        else:
+            rows = rows_of(path, format, (self.field,))
+            yield from texts_of(rows, self.field, self.skipped if self.skip_bad else None)
 
 
 def texts_of(rows: Iterable[Row], field: str, skipped: list[str] | None) -> Iterator[Piece]:
@@ -197,20 +204,36 @@ class Hub:
             ConnectionError: the data cannot be had.
             ValueError: no such split, configuration or field; says which there are.
         """
+        rows = self._rows()
+        self.skipped.clear()
+        yield from self._read(rows, self.name)
+
+    def files_apart(self, count: int) -> list[Iterator[Piece]] | None:
+        """Return the documents of each file; None where there are fewer files than `count`, or rows are left out."""
+        rows = self._rows()
+        if self.skip_bad or rows.num_shards < count:
+            return None
+        numbers = range(rows.num_shards)
+        return [
+            self._read(rows.shard(len(numbers), u), f"{self.name}, file {u + 1} of {len(numbers)}") for u in numbers
+        ]
+
+    def _read(self, rows: Any, name: str) -> Iterator[Piece]:
+        numbered = (Row(f"{name}, row {number}", row) for number, row in enumerate(rows))
+        yield from texts_of(numbered, self.field, self.skipped if self.skip_bad else None)
+
+    def _rows(self) -> Any:
         try:
             from datasets import load_dataset
         except ImportError:
             raise ImportError("data sets of the Hub need the package datasets: pip install 'unmask[text]'") from None
         commit = self.commit
         try:
-            rows = load_dataset(self.name, self.config, split=self.part, revision=commit, streaming=True)
+            return load_dataset(self.name, self.config, split=self.part, revision=commit, streaming=True)
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from None
         except (OSError, RuntimeError) as error:
             raise ConnectionError(self._unreachable(error)) from None
-        self.skipped.clear()
-        numbered = (Row(f"{self.name}, row {number}", row) for number, row in enumerate(rows))
-        yield from texts_of(numbered, self.field, self.skipped if self.skip_bad else None)
 
 
 def cut_documents(texts: Iterable[str], boundary: Boundary) -> Iterator[Piece]:

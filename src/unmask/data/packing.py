@@ -4,6 +4,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,13 +14,15 @@ from jaxtyping import Int64, Integer
 
 from unmask.codecs.base import Codec
 from unmask.data.base import Split
-from unmask.data.index import Index, Shard, corpus_checksum
+from unmask.data.index import SUFFIXES, Index, Shard, corpus_checksum
 from unmask.data.replacing import INDEX
 from unmask.given import encode_given
 from unmask.storage.sums import verify_file
 from unmask.types import Tokens
 
 Packing = Literal["concatenated", "wrapped", "padded", "filled"]
+RUN, WINDOW = 4, 16
+"""Of a corpus elsewhere, training shuffles the sequences of 16 shards at a time: four runs of four neighbours."""
 
 
 class Shards:
@@ -34,6 +37,9 @@ class Shards:
         wrap: tokens that sequences begin with and end with, of a codec that has some.
         padding: the token that fills sequences up; None: the one that ends a text.
     """
+
+    elsewhere = False
+    """Whether shards must be fetched before they are read."""
 
     def __init__(self, folder: Path, index: Index) -> None:
         self.folder, self.index = folder, index
@@ -65,9 +71,17 @@ class Shards:
         parts = [self._ends(shard) + start for shard, start in zip(self.index.shards, self.starts, strict=False)]
         return np.concatenate(parts)
 
+    def expect(self, numbers: Integer[np.ndarray, " shards"]) -> None:
+        """Be told which shards will be read soon."""
+
+    def _file(self, shard: Shard, kind: int) -> Path:
+        """Return a file of a shard, which is what it was when it was written: tokens (0) or ends (1)."""
+        path = self.folder / f"{shard.name}{SUFFIXES[kind]}"
+        verify_file(path, shard.sha256[kind], INDEX)
+        return path
+
     def _ends(self, shard: Shard) -> Int64[np.ndarray, " documents"]:
-        path = self.folder / f"{shard.name}.ends.npy"
-        verify_file(path, shard.sha256[1], INDEX)
+        path = self._file(shard, 1)
         try:
             ends = np.load(path, allow_pickle=False)
         except (ValueError, EOFError, OSError) as error:
@@ -78,22 +92,25 @@ class Shards:
         return ends
 
     def _map(self, shard: Shard) -> Integer[np.ndarray, " tokens"]:
-        path = self.folder / f"{shard.name}.bin"
-        verify_file(path, shard.sha256[0], INDEX)
+        path = self._file(shard, 0)
         tokens = np.memmap(path, self.index.dtype, "r")
         if self.vocab_size is not None and (highest := int(tokens.max())) >= self.vocab_size:
             raise ValueError(f"{path}: holds the token {highest}, but the tokenizer has {self.vocab_size:,}")
         return tokens
+
+    def _mapped(self, number: int) -> Integer[np.ndarray, " tokens"]:
+        """Return the tokens of a shard."""
+        if number not in self.maps:
+            self.maps[number] = self._map(self.index.shards[number])
+        return self.maps[number]
 
     def read(self, start: int, stop: int) -> Integer[np.ndarray, " tokens"]:
         """Return tokens start..stop-1, across the borders of shards."""
         first, last = np.searchsorted(self.starts, (start, stop - 1), side="right") - 1
         pieces = []
         for number in range(first, last + 1):
-            if number not in self.maps:
-                self.maps[number] = self._map(self.index.shards[number])
             base = self.starts[number]
-            pieces.append(self.maps[number][max(start - base, 0) : stop - base])
+            pieces.append(self._mapped(number)[max(start - base, 0) : stop - base])
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
@@ -127,8 +144,8 @@ class Packed(Split):
         return (), ()
 
     @abstractmethod
-    def begin(self, i: int) -> int:
-        """Return the number of the first token of sequence i in the corpus."""
+    def begin(self, i: Any) -> Any:
+        """Return the number of the first token of sequence i, or of each of several, in the corpus."""
 
     @abstractmethod
     def row(self, i: int) -> Integer[np.ndarray, " length"]:
@@ -136,9 +153,36 @@ class Packed(Split):
 
     def place(self, index: int) -> dict[str, Any]:
         """Return the number, from 0, of the document that a sequence begins in, and of its first token there."""
-        at, ends = self.begin(index), self.shards.ends
+        at, ends = int(self.begin(index)), self.shards.ends
         document = int(np.searchsorted(ends, at, side="right"))
         return {"document": document, "token": at - (int(ends[document - 1]) if document else 0)}
+
+    def _shard(self, indices: Integer[np.ndarray, " n"]) -> Integer[np.ndarray, " n"]:
+        """Return the number of the shard that each sequence begins in."""
+        return np.searchsorted(self.shards.starts, self.begin(indices), side="right") - 1
+
+    def shuffled(self, generator: np.random.Generator) -> Integer[np.ndarray, " n"]:
+        """Return the sequences in the order of an epoch; of a corpus elsewhere those of some shards at a time."""
+        of = self._shard(np.arange(len(self))) if self.shards.elsewhere else np.zeros(1)
+        self.windows: list[np.ndarray] = []
+        if len(used := np.unique(of)) <= WINDOW:
+            return super().shuffled(generator)
+        run = (used + generator.integers(RUN)) // RUN
+        runs = generator.permutation(np.unique(run))
+        windows = [runs[i : i + WINDOW // RUN] for i in range(0, len(runs), WINDOW // RUN)]
+        self.windows = [used[np.isin(run, window)] for window in windows]
+        inside = [np.flatnonzero(np.isin(of, window)) for window in self.windows]
+        return np.concatenate([generator.permutation(some) for some in inside])
+
+    def expect(self, indices: Integer[np.ndarray, " n"]) -> None:
+        """Be told which sequences training sees next: the shards of these and of those after them are fetched."""
+        if not self.shards.elsewhere:
+            return
+        here = np.unique(self._shard(indices))
+        self.shards.expect(here)
+        for before, after in pairwise(self.windows):
+            if np.isin(here, before).any():
+                self.shards.expect(after)
 
     def __getitem__(self, indices: Integer[np.ndarray, " batch"]) -> tuple[Tokens, None]:
         rows = np.empty((len(indices), self.length), dtype=np.int64)
@@ -159,7 +203,7 @@ class Concatenated(Packed):
     def __len__(self) -> int:
         return (self.stop - self.start) // self.length
 
-    def begin(self, i: int) -> int:
+    def begin(self, i: Any) -> Any:
         return self.start + i * self.length
 
     def row(self, i: int) -> Integer[np.ndarray, " length"]:
@@ -178,7 +222,7 @@ class Wrapped(Packed):
     def __len__(self) -> int:
         return (self.stop - self.start) // self.room
 
-    def begin(self, i: int) -> int:
+    def begin(self, i: Any) -> Any:
         return self.start + i * self.room
 
     def row(self, i: int) -> Integer[np.ndarray, " length"]:
@@ -211,8 +255,8 @@ class Padded(Packed):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def begin(self, i: int) -> int:
-        return int(self.rows[i, 0])
+    def begin(self, i: Any) -> Any:
+        return self.rows[i, 0]
 
     def row(self, i: int) -> Integer[np.ndarray, " length"]:
         before, after = self.around
@@ -243,8 +287,8 @@ class Filled(Packed):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def begin(self, i: int) -> int:
-        return int(self.rows[i, 0])
+    def begin(self, i: Any) -> Any:
+        return self.rows[i, 0]
 
     def row(self, i: int) -> Integer[np.ndarray, " length"]:
         before, after = self.around

@@ -43,8 +43,24 @@ class Source(Protocol):
         """Yield the documents."""
 
 
+@runtime_checkable
+class CutSource(Protocol):
+    """Documents that have been cut into tokens, and what identifies them."""
+
+    def identity(self) -> dict[str, Any]:
+        """See `Source.identity`."""
+
+    def cut(self) -> Iterator[tuple[Any, bool]]:
+        """Yield the tokens of each piece, and whether a document ends with it."""
+
+
+def dtype_of(codec: Tokenizer) -> str:
+    """Return the type that the tokens of a corpus are written in."""
+    return "<u2" if codec.vocab_size <= 1 << 16 else "<u4"
+
+
 def prepare(
-    source: Source, codec: Tokenizer, folder: Path, shard_tokens: int = 1 << 26, *, wait: bool = False
+    source: Source | CutSource, codec: Tokenizer, folder: Path, shard_tokens: int = 1 << 26, *, wait: bool = False
 ) -> Index:
     """Cut all documents into tokens, and write them as shards. What was interrupted goes on after its last shard.
 
@@ -77,8 +93,8 @@ def prepare(
     return index
 
 
-def _prepare(source: Source, codec: Tokenizer, folder: Path, key: dict[str, Any]) -> Index:
-    dtype = "<u2" if codec.vocab_size <= 1 << 16 else "<u4"
+def _prepare(source: Source | CutSource, codec: Tokenizer, folder: Path, key: dict[str, Any]) -> Index:
+    dtype = dtype_of(codec)
     roles = json.loads(json.dumps({name: getattr(codec, name) for name in ROLES}))
     index = _begun(folder, key) or Index(key, dtype, codec.end, (), False, 0, roles=roles)
     if index.end != codec.end:
@@ -98,7 +114,11 @@ def _prepare(source: Source, codec: Tokenizer, folder: Path, key: dict[str, Any]
     done = sum(shard.pieces for shard in index.shards)
     with tqdm(desc="cutting into tokens", unit="char", unit_scale=True, delay=2) as bar:
         unknown = Unknown(codec)
-        cut = unknown.counted(_cut(islice(_shown(source, bar), done, None), codec))
+        cut: Iterator[tuple[Any, bool]]
+        if isinstance(source, CutSource):
+            cut = islice(source.cut(), done, None)
+        else:
+            cut = unknown.counted(cut_pieces(islice(_shown(source, bar), done, None), codec))
         while not index.complete:
             index = _add_shard(index, folder, cut)
             if index.complete and not index.shards:
@@ -162,7 +182,7 @@ def _add_shard(index: Index, folder: Path, cut: Iterator[tuple[list[int], bool]]
     return replace(index, shards=shards, complete=not more, empty=index.empty + empty)
 
 
-def replace_corpus(source: Source, codec: Tokenizer, folder: Path, shard_tokens: int) -> Index:
+def replace_corpus(source: Source | CutSource, codec: Tokenizer, folder: Path, shard_tokens: int) -> Index:
     """Prepare a corpus beside one that is there, which it takes the place of when it is complete.
 
     Whatever ends it, the folder holds the old corpus or the new one, whole; see `unmask.data.replacing`.
@@ -217,7 +237,7 @@ def _shown(pieces: Iterable[Piece], bar: tqdm) -> Iterator[Piece]:
         yield piece
 
 
-def _cut(pieces: Iterator[Piece], codec: Tokenizer) -> Iterator[tuple[list[int], bool]]:
+def cut_pieces(pieces: Iterator[Piece], codec: Tokenizer) -> Iterator[tuple[list[int], bool]]:
     """Yield the tokens of each piece, and whether a document ends with it."""
     batch: list[Piece] = []
     size, begins = 0, True  # pieces start where a document does

@@ -1,6 +1,7 @@
 """Windows of a corpus that overlap, in which what an earlier window had is given."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from jaxtyping import Integer
@@ -33,7 +34,7 @@ class Sliding(Packed):
     def __len__(self) -> int:
         return max(0, self.stop - self.start - self.length + self.stride) // self.stride
 
-    def begin(self, i: int) -> int:
+    def begin(self, i: Any) -> Any:
         return self.start + i * self.stride
 
     def row(self, i: int) -> Integer[np.ndarray, " length"]:

@@ -4,35 +4,46 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from tqdm import tqdm
 
 from unmask.checks import check_whole
 from unmask.codecs.pixels import Pixels
-from unmask.data.base import DataSet
+from unmask.data.base import Batches, DataSet
 from unmask.evaluation.data import measured_data
-from unmask.evaluation.protocol import evaluation_mode, sampled_in, versions, weights
-from unmask.evaluation.statistics import Extractor, Inception, ModelFeatures, Statistics, frechet_with_error, gather
+from unmask.evaluation.protocol import check_processes, evaluation_mode, sampled_in, versions, weights
+from unmask.evaluation.statistics import (
+    Extractor,
+    Inception,
+    ModelFeatures,
+    Statistics,
+    frechet_with_error,
+    gather,
+)
+from unmask.kinds import OWN
 from unmask.model import MaskedDiffusion
 from unmask.opening import load
+from unmask.processes import agreed, first, in_order, shared
 from unmask.report import Figure, Report, brief
 from unmask.samplers.ancestral import Ancestral, Grid
-from unmask.samplers.base import Sampler, State
+from unmask.samplers.base import Sampler
 from unmask.samplers.draw import draw_batches
 from unmask.samplers.first_hitting import FirstHitting
 from unmask.schedules import Cosine, Linear, TokenPolynomial
 from unmask.storage.description import describe
 from unmask.storage.files import replacing
 from unmask.storage.folders import cache_folder
-from unmask.types import Tokens
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Picture
@@ -50,11 +61,12 @@ class FrechetReport(Report):
 
     def figure(self) -> Picture:
         """Draw distances against network calls, a line for each schedule and grid."""
-        from unmask.display.figures import distance_figure
+        from unmask.display.measured import distance_figure
 
         return distance_figure(self.rows)
 
 
+@shared
 def frechet(
     model: MaskedDiffusion,
     data: DataSet | None = None,
@@ -92,6 +104,7 @@ def frechet(
     check_whole(0, seed=seed)
     chosen = _samplers(model, steps, guidance)
     data = measured_data(model, data)
+    check_processes(model, data=lambda: [data.split(part).checksum for part in ("train", "test")])
     there = len(data.split("test"))
     if there < 2:
         raise ValueError(f"{data.name}: a Fréchet distance needs at least 2 test images, got {there}")
@@ -105,24 +118,26 @@ def frechet(
     real = reference(extractor, data, batch_size)
     classes = model.network.classes
     label = None if classes is None else torch.arange(samples) % classes
-    rows = [_row("test images", "test images", real, extractor, _test_images(data, batch_size, samples), None, 1)]
+    seen = gather(extractor, (x for x, _ in data.split("test").batches(batch_size, samples)))
+    rows = [_row("test images", "test images", real, seen, None, 1)]
     tqdm.write(brief(rows[0]), sys.stderr)
     for sampler in tqdm(chosen, desc="samplers", unit="sampler"):
-        calls: list[float] = []
+        how: dict[str, Any] = {"seed": seed, "batch_size": batch_size}
         canvas = model.empty_canvas(samples)
-        states = draw_batches(
-            model.network_for(canvas, to_draw=True),
-            canvas,
-            sampler,
-            label,
-            seed=seed,
-            batch_size=batch_size,
-        )
-        with evaluation_mode(model):
-            images = _images(states, calls)
-            kind = _kind(sampler)
-            name = f"{kind}, {sampler.steps} steps" if isinstance(sampler, Ancestral) else kind
-            rows.append(_row(name, kind, real, extractor, images, calls, classes or 1))
+        with evaluation_mode(model), torch.no_grad():
+            batches = draw_batches(
+                model.network_for(canvas, to_draw=True),
+                canvas,
+                sampler,
+                label,
+                **how,
+                keep=lambda state: (extractor(state.x).float().cpu(), state.calls.tolist()),
+            )
+            found, called = zip(*batches, strict=True)
+        kind = _kind(sampler)
+        name = f"{kind}, {sampler.steps} steps" if isinstance(sampler, Ancestral) else kind
+        calls = [float(one) for batch in called for one in batch]
+        rows.append(_row(name, kind, real, torch.cat(found), calls, classes or 1))
         tqdm.write(brief(rows[-1]), sys.stderr)
     protocol = {
         "features": extractor.name,
@@ -150,6 +165,8 @@ def _samplers(model: MaskedDiffusion, steps: Sequence[int], guidance: float) -> 
         raise ValueError(f"guidance {guidance:g} is for models with classes; this one has none")
     if model.network.causal:
         return [replace(model.fit_sampler(), guidance=guidance)]
+    if model.kind in OWN:
+        return [replace(model.fit_sampler(), steps=count, guidance=guidance) for count in steps]  # type: ignore[call-arg]
     kinds = product((Linear(), Cosine()), GRIDS, steps)
     chosen: list[Sampler] = [Ancestral(schedule, count, grid) for schedule, grid, count in kinds]
     return [replace(sampler, guidance=guidance) for sampler in (*chosen, FirstHitting())]
@@ -176,30 +193,23 @@ def reference(features: Extractor, data: DataSet, batch_size: int) -> Statistics
     split = data.split("train")
     key = json.dumps([features.name, split.checksum, describe(data.codec), data.shape])
     path = cache_folder() / "frechet" / f"{sha256(key.encode()).hexdigest()[:32]}.safetensors"
+    stored = None
     if path.is_file():
-        try:
+        with suppress(SafetensorError, KeyError):  # damaged: made again
             stored = load_file(path)
-            return Statistics(stored["mean"], stored["covariance"], int(stored["count"]))
-        except (SafetensorError, KeyError):  # damaged: made again
-            pass
-    bar = tqdm(split.batches(batch_size), total=-(-len(split) // batch_size), desc="training images", delay=2)
+            stored = {name: stored[name] for name in ("mean", "covariance", "count")}
+    if (known := agreed(stored)) is not None:
+        return Statistics(known["mean"], known["covariance"], int(known["count"]))
     with torch.no_grad():
-        found = Statistics.of(features(x).float().cpu() for x, _ in bar)
-    with replacing(path) as target:
-        save_file({"mean": found.mean, "covariance": found.covariance, "count": torch.tensor(found.count)}, str(target))
+        batches = Batches(split, batch_size)
+        found = Statistics.of(
+            in_order(lambda _, batch: features(batch[0]).float().cpu(), batches, title="training images")
+        )
+    if first():
+        with replacing(path) as target:
+            count = torch.tensor(found.count)
+            save_file({"mean": found.mean, "covariance": found.covariance, "count": count}, str(target))
     return found
-
-
-def _test_images(data: DataSet, batch_size: int, count: int) -> Iterator[Tokens]:
-    """Yield as many test images as there are samples."""
-    yield from (x for x, _ in data.split("test").batches(batch_size, count))
-
-
-def _images(states: Iterable[State], calls: list[float]) -> Iterator[Tokens]:
-    """Yield the images of batches, and add the network calls of each image to `calls`."""
-    for state in states:
-        calls += state.calls.double().tolist()
-        yield state.x
 
 
 def _kind(sampler: Sampler) -> str:
@@ -213,13 +223,11 @@ def _row(
     name: str,
     line: str,
     real: Statistics,
-    features: Extractor,
-    images: Iterable[Tokens],
+    seen: Float[Tensor, "n width"],
     calls: list[float] | None,
     period: int,
 ) -> dict[str, Any]:
     """Return a row of the table."""
-    seen = gather(features, images)
     distance = Figure.of(frechet_with_error(real, seen, period))
     mean = sum(calls) / len(calls) if calls else None
     return {"sampler": name, "line": line, "calls": mean, "images": len(seen), "distance": distance}

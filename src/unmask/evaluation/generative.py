@@ -16,9 +16,10 @@ from unmask.data.base import DataSet
 from unmask.evaluation.data import check_fits, model_data
 from unmask.evaluation.judge import Judge, JudgePrecision
 from unmask.evaluation.perplexity import Counted, Perplexity, mean_error, retokenise, token_entropy
-from unmask.evaluation.protocol import evaluation_mode, sampled_in, versions, weights
+from unmask.evaluation.protocol import check_processes, evaluation_mode, sampled_in, versions, weights
 from unmask.given import clean_tokens
 from unmask.model import MaskedDiffusion
+from unmask.processes import shared
 from unmask.report import Figure, Report, brief
 from unmask.samplers.base import Sampler
 from unmask.samplers.draw import draw_batches
@@ -41,7 +42,7 @@ class GenerativeReport(Report):
 
     def figure(self) -> Picture:
         """Draw perplexity against entropy, a point for each temperature, and data as a star."""
-        from unmask.display.figures import frontier_figure
+        from unmask.display.measured import frontier_figure
 
         samples = [row for row in self.rows if "sampler" in row]
         data = next(({"name": row["data"], **row} for row in self.rows if "data" in row), None)
@@ -57,6 +58,7 @@ def _name(row: dict[str, Any]) -> str:
     return f"{row['sampler']['class']}, temperature {row['temperature']:g}"
 
 
+@shared
 def generative(
     model: MaskedDiffusion,
     *,
@@ -114,6 +116,7 @@ def generative(
     if texts == "raw" and codec != judge.codec:
         raise ValueError(f"texts raw needs a judge of the model's own tokens, {codec}; {judge.name} has others")
     real = None if compared is None else _real_texts(compared, samples)
+    check_processes(model, data=lambda: None if compared is None else compared.split("test").checksum)
     rows: list[dict[str, Any]] = []
     for one in chosen:
         x, calls = draw_samples(model, one, samples, batch_size, seed)
@@ -151,10 +154,12 @@ def draw_samples(
 ) -> tuple[Tokens, float]:
     """Return samples, and the network calls of one on average."""
     canvas = model.empty_canvas(samples, seed)
-    batches = draw_batches(model.network_for(canvas, to_draw=True), canvas, sampler, seed=seed, batch_size=batch_size)
-    bar = tqdm(batches, desc="sampling", total=-(-samples // batch_size), unit="batch", delay=2)
+    how: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "title": "sampling"}
     with evaluation_mode(model):
-        found = [(state.x.cpu(), state.calls.double().tolist()) for state in bar]
+        network = model.network_for(canvas, to_draw=True)
+        found = [
+            *draw_batches(network, canvas, sampler, **how, keep=lambda state: (state.x.cpu(), state.calls.tolist()))
+        ]
     calls = [call for _, batch in found for call in batch]
     return torch.cat([x for x, _ in found]), sum(calls) / len(calls)
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from unmask.codecs.text import Text
 from unmask.codecs.tokenizer import Tokenizer
+from unmask.kinds import require_masked
 from unmask.model import MaskedDiffusion
 from unmask.networks.base import Network
 from unmask.objectives.estimate import draw_loss
@@ -71,6 +72,7 @@ class Harness(LM):
             raise ValueError(f"the harness is for models of texts; this one's tokens are {self.model.codec}")
         if isinstance(self.model.schedule, TokenPolynomial):
             raise ValueError("the harness is for models of a scalar schedule; this one's is state-dependent")
+        require_masked(self.model.kind, "the harness, which asks for the likelihood of what follows a text,")
         self.codec: Text = self.model.codec
         self.draws, self.padded, self.max_new_tokens, self.seed = draws, padded, max_new_tokens, seed
         self.tokens_per_call, self.block_length = tokens_per_call, block_length

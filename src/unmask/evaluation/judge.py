@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from tqdm import tqdm
 
 from unmask.codecs.tokenizer import Tokenizer
 from unmask.evaluation.perplexity import Counted, causal_nll
+from unmask.processes import in_order
 
 JudgePrecision = Literal["float32", "bfloat16"]
 
@@ -77,25 +77,21 @@ class Judge:
         known = list(rows)
         end = None if counted == "all" else self.codec.end
         many = max(1, (1 << 30) // (self.context * self.codec.vocab_size * 4))  # a gigabyte of logits in float32
-        found: list[torch.Tensor] = []
-        for start in tqdm(range(0, len(known), 8 * many), desc="judging", unit="batch", delay=2):
-            found += causal_nll(
-                self.network,
-                known[start : start + 8 * many],
-                context=self.context,
-                end=end,
-                counted=counted,
-                batch_size=many,
-                device=self.device,
-            )
-        return found
+
+        def judge(_: int, start: int) -> list[torch.Tensor]:
+            how: dict[str, Any] = {"context": self.context, "end": end, "counted": counted, "device": self.device}
+            return causal_nll(self.network, known[start : start + 8 * many], **how, batch_size=many)
+
+        batches = in_order(judge, range(0, len(known), 8 * many), title="judging")
+        return [nll for batch in batches for nll in batch]
 
     def features(self, rows: list[list[int]]) -> torch.Tensor:
         """Return the judge's last hidden state at the last token of each text: (n, width)."""
-        found = []
-        for row in tqdm(rows, desc="features", unit="text", delay=2):
+
+        def look(_: int, row: list[int]) -> torch.Tensor:
             ids = torch.tensor([row[: self.context] or [self.codec.end]], device=self.device)
             with torch.no_grad():
                 states = self.network(input_ids=ids, output_hidden_states=True).hidden_states
-            found.append(states[-1][0, -1].float().cpu())
-        return torch.stack(found)
+            return states[-1][0, -1].float().cpu()
+
+        return torch.stack([*in_order(look, rows, title="features")])

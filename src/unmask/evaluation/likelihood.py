@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm import tqdm
 
 from unmask.checks import check_choice, check_whole
 from unmask.codecs.base import Codec
 from unmask.codecs.tokenizer import Tokenizer
-from unmask.data.base import DataSet, Part, Split
+from unmask.data.base import Batches, DataSet, Part, Split
 from unmask.evaluation.breakdown import Breakdown, text_bytes
 from unmask.evaluation.data import measured_data
 from unmask.evaluation.per_example import Bounds, PerExample, error_of_mean
-from unmask.evaluation.protocol import Precision, evaluation_mode, versions, weights
+from unmask.evaluation.protocol import Precision, check_processes, evaluation_mode, versions, weights
 from unmask.given import given_and_clean
+from unmask.kinds import require_masked
 from unmask.lengths import Lengths
 from unmask.model import MaskedDiffusion
 from unmask.networks.base import Network
 from unmask.objectives.base import Objective
 from unmask.objectives.estimate import draw_loss
 from unmask.objectives.scalar import DiscreteELBO
+from unmask.objectives.uniform import UniformELBO
+from unmask.processes import in_order, shared
 from unmask.randomness import seeded
 from unmask.report import Figure, Report
 from unmask.schedules import TokenPolynomial
@@ -86,6 +88,15 @@ class Likelihood:
         return value, value * self.nats_per_token[1]
 
 
+class Measured(NamedTuple):
+    """What is found of a batch: see `Bounds`; and its tokens, with what each adds, where that is asked for."""
+
+    nats: Float[Tensor, " n"]
+    error: Float[Tensor, " n"]
+    tokens: Int[Tensor, " n"]
+    spent: tuple[Int[Tensor, "n length"], Float[Tensor, "n length"]] | None
+
+
 def evaluate(
     network: Network,
     objective: Objective,
@@ -95,8 +106,9 @@ def evaluate(
     seed: int = 0,
     lengths: Lengths | None = None,
     breakdown: Breakdown | None = None,
+    title: str | None = None,
 ) -> Likelihood:
-    """Average the negative ELBO over batches of examples.
+    """Average the negative ELBO over batches of examples; several processes share these (`unmask.processes.together`).
 
     The standard error treats examples as independent. Draws are spread evenly over an example and its batch, which as a
     rule makes the mean better than this error says.
@@ -104,37 +116,44 @@ def evaluate(
     Args:
         network: in evaluation mode.
         objective: estimates the bound.
-        batches: clean tokens and labels (or None) on the network's device; a token t that is given stands as -1 - t.
+        batches: clean tokens and labels (or None); a token t that is given stands as -1 - t.
         draws: masks per example; an exact objective has none.
         seed: of the masks; batch i has a generator of its own.
         lengths: p(n) of a model that has one: −log p(n) is added to the bound of each example.
         breakdown: what each token adds is added to it.
+        title: of a progress bar; None: there is none.
 
     Raises:
         ValueError: no examples, or what `draw_loss` refuses.
         FloatingPointError: an estimate that is not finite.
     """
-    parts: list[Tensor] = []
-    errors: list[Tensor] = []
-    tokens: list[Tensor] = []
-    for i, (x, label) in enumerate(batches):
-        generator = seeded(seed, i, device=x.device)
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+
+    def measure(i: int, batch: tuple[Tensor, Tensor | None]) -> Measured:
+        x, label = batch[0].to(device), None if batch[1] is None else batch[1].to(device)
+        generator = seeded(seed, i, device=device)
         of_length = 0 if lengths is None else -lengths.log_p(lengths.measure(x), label)
         given, x = given_and_clean(x, network.excluded)
         drawn = draw_loss(network, objective, x, label, draws=draws, given=given, generator=generator)
         each = drawn.nelbo.view(draws, -1)
-        parts.append(each.mean(0).double() + of_length)
-        errors.append(torch.zeros_like(parts[-1]) if objective.exact else error_of_mean(each))
-        if breakdown is not None:
-            breakdown.add(x.flatten(1), drawn.parts.view(draws, len(x), -1).mean(0))
-        tokens.append(torch.full((len(x),), x[0].numel()) if given is None else (~given).flatten(1).sum(1).cpu())
-    if not parts:
+        nats = each.mean(0).double() + of_length
+        error = torch.zeros_like(nats) if objective.exact else error_of_mean(each)
+        tokens = torch.full((len(x),), x[0].numel()) if given is None else (~given).flatten(1).sum(1)
+        spent = None if breakdown is None else (x.flatten(1), drawn.parts.view(draws, len(x), -1).mean(0))
+        return Measured(nats, error, tokens, spent)
+
+    found = []
+    for one in (Measured(*one) for one in in_order(measure, batches, title=title)):
+        if breakdown is not None and one.spent is not None:
+            breakdown.add(*one.spent)
+        found.append(one._replace(spent=None))
+    if not found:
         raise ValueError("no examples to evaluate")
-    nats = torch.cat(parts)
+    nats, errors, tokens = (torch.cat(part).cpu() for part in zip(*(one[:3] for one in found), strict=True))
     if not nats.isfinite().all():
         raise FloatingPointError(f"example {int((~nats.isfinite()).nonzero()[0])} has a likelihood that is not finite")
-    calls = (1 if objective.exact else draws) * objective.calls * len(nats)
-    return Likelihood.of(nats.cpu(), torch.cat(tokens), calls, torch.cat(errors).cpu())
+    calls = (1 if objective.exact else draws) * objective.calls * network.passes * len(nats)
+    return Likelihood.of(nats, tokens, calls, errors)
 
 
 @dataclass(frozen=True)
@@ -170,7 +189,7 @@ class LikelihoodReport(Report):
         Raises:
             ValueError: the report was made without `breakdown`.
         """
-        from unmask.display.figures import breakdown_figure
+        from unmask.display.measured import breakdown_figure
 
         if self.breakdown is None or self.codec is None:
             raise ValueError("a likelihood has a figure where it was measured with breakdown=True")
@@ -209,16 +228,14 @@ class Estimate:
         breakdown: Breakdown | None = None,
     ) -> Likelihood:
         """Average the negative ELBO over a part of data, with a progress bar of that title; see `evaluate`."""
-        batches = split.batches(self.batch_size, self.limit)
-        count = min(self.limit or len(split), len(split))
-        bar = tqdm(batches, desc=title, total=-(-count // self.batch_size), unit="batch", delay=2)
-        moved = ((x.to(model.device), None if label is None else label.to(model.device)) for x, label in bar)
+        batches = Batches(split, self.batch_size, self.limit)
         mixed = torch.autocast(model.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed")
         with evaluation_mode(model), mixed:
-            how = {"draws": self.draws, "seed": self.seed}
-            return evaluate(model.network, objective, moved, **how, lengths=lengths, breakdown=breakdown)
+            how: dict[str, Any] = {"draws": self.draws, "seed": self.seed, "title": title}
+            return evaluate(model.network, objective, batches, **how, lengths=lengths, breakdown=breakdown)
 
 
+@shared
 def likelihood(
     model: MaskedDiffusion,
     data: DataSet | None = None,
@@ -268,6 +285,7 @@ def likelihood(
     objectives = bounds(model, objective, steps)
     data = measured_data(model, data)
     part = data.split(split)
+    check_processes(model, data=lambda: part.checksum)
     places = Breakdown.empty(math.prod(data.shape), model.network.vocab_size) if breakdown else None
     counted = text_bytes(part, model.codec, limit) if isinstance(model.codec, Tokenizer) else None
     rows = []
@@ -321,16 +339,22 @@ def bounds(
         raise ValueError("steps need a scalar schedule; the model has a state-dependent one")
     if model.network.causal:
         raise ValueError("steps are of masked models; a left-to-right model has its likelihood, which takes no steps")
+    own = model.fit_objective()
+    if not isinstance(own, UniformELBO):
+        require_masked(model.kind, "a bound of so many steps")
     if not steps:
         raise ValueError("steps must name at least one number of steps")
     found: list[tuple[str | None, Objective]] = []
     for count in steps:
+        if count == math.inf and isinstance(own, UniformELBO):
+            raise ValueError("of replaced tokens there is no bound of infinitely many steps here; name a number")
         if count == math.inf:
             found.append(("inf", model.fit_objective()))
         elif count < 1 or count != int(count):
             raise ValueError(f"steps must be whole numbers of at least 1, or infinity; got {count}")
         else:
-            found.append((str(int(count)), DiscreteELBO(model.schedule, int(count))))
+            own_bound = replace(own, steps=int(count)) if isinstance(own, UniformELBO) else None
+            found.append((str(int(count)), own_bound or DiscreteELBO(model.schedule, int(count))))
     return found
 
 

@@ -14,9 +14,10 @@ from unmask.codecs.text import Text
 from unmask.data.base import DataSet
 from unmask.evaluation.data import check_fits, model_data
 from unmask.evaluation.generative import draw_samples
-from unmask.evaluation.protocol import versions, weights
+from unmask.evaluation.protocol import check_processes, versions, weights
 from unmask.given import clean_tokens
 from unmask.model import MaskedDiffusion
+from unmask.processes import shared
 from unmask.report import Figure, Report
 from unmask.samplers.base import Sampler
 from unmask.storage.description import describe
@@ -25,6 +26,7 @@ Canonical = Sequence[str | None]
 """The canonical SMILES of each molecule; None for a string that is no molecule."""
 
 
+@shared
 def molecules(
     model: MaskedDiffusion,
     *,
@@ -71,6 +73,7 @@ def molecules(
             "the model does not say what it was trained with: name it, as in --data SMILES --data.path FILE"
         )
     check_fits(model, data)
+    check_processes(model)
     known = training_molecules(model, data)
     x, calls = draw_samples(model, sampler, samples, batch_size, seed)
     row: dict[str, Any] = {"samples": samples, "calls": calls} | shares(canonical(model.decode(x)), known)

@@ -1,6 +1,6 @@
 """What all measures share: which weights were measured, with what, and in which state."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from importlib.metadata import version
@@ -10,6 +10,7 @@ import torch
 
 from unmask.checkpoints import WEIGHT_FILES
 from unmask.model import MaskedDiffusion
+from unmask.processes import check_same, several
 from unmask.samplers.base import Sampler
 from unmask.storage.files import checksum
 
@@ -38,6 +39,12 @@ def versions(model: MaskedDiffusion) -> dict[str, str]:
 def sampled_in(model: MaskedDiffusion) -> str:
     """Return the number format that a model is sampled in, and whether it is compiled."""
     return str(*model.accelerated) or str(next(model.network.parameters()).dtype).removeprefix("torch.")
+
+
+def check_processes(model: MaskedDiffusion, **found: Callable[[], Any]) -> None:
+    """Raise a ValueError on all processes that share a call, unless they have the same model and other things."""
+    if several():
+        check_same(**weights(model), **{name: find() for name, find in found.items()})
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from torch import Tensor
 from unmask.codecs.pixels import Pixels
 from unmask.model import MaskedDiffusion
 from unmask.networks.head import HeadedNetwork
+from unmask.processes import in_order
 from unmask.types import Tokens
 
 GROUPS = 10
@@ -95,9 +96,9 @@ def frechet_with_error(
 
 
 def gather(extractor: Callable[[Tokens], Tensor], batches: Iterable[Tensor]) -> Float[Tensor, "n width"]:
-    """Return the features of all images, on the CPU."""
+    """Return the features of all images, on the CPU; several processes share them (`unmask.processes.together`)."""
     with torch.no_grad():
-        return torch.cat([extractor(x).float().cpu() for x in batches])
+        return torch.cat([*in_order(lambda _, x: extractor(x).float().cpu(), batches)])
 
 
 class Inception:

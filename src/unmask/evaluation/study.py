@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 import time
@@ -21,8 +22,10 @@ from unmask.evaluation.ngram import NGram
 from unmask.evaluation.perplexity import mean_error, token_entropy
 from unmask.evaluation.protocol import evaluation_mode, sampled_in, short_name, versions, weights
 from unmask.gumbel import effective_temperature
+from unmask.kinds import OWN, require_masked
 from unmask.model import MaskedDiffusion
 from unmask.networks.base import check_label
+from unmask.noise import Scored
 from unmask.randomness import generators, seeded
 from unmask.report import Figure, Report, brief
 from unmask.samplers.ancestral import Ancestral
@@ -32,6 +35,7 @@ from unmask.samplers.first_hitting import FirstHitting
 from unmask.samplers.gumbel import GumbelAncestral
 from unmask.samplers.ordered import InOrder
 from unmask.samplers.remasking import Remasking
+from unmask.samplers.score import Euler, Tweedie
 from unmask.samplers.token import TokenAncestral, TokenFirstHitting
 from unmask.schedules import TokenPolynomial
 from unmask.storage.description import describe
@@ -61,7 +65,7 @@ class StudyReport(Report):
 
     def figure(self) -> Picture:
         """Draw quality against network calls, and that of test data as a line."""
-        from unmask.display.figures import study_figure
+        from unmask.display.measured import study_figure
 
         rows = [row for row in self.rows if row["sampler"] != TEST_DATA]
         real = next((row for row in self.rows if row["sampler"] == TEST_DATA), {})
@@ -186,9 +190,14 @@ def _samplers(model: MaskedDiffusion, length: int | None = None) -> list[Sampler
         plain = model.fit_sampler()
         return [plain, replace(plain, top_p=0.9), replace(plain, temperature=0.8)]
     length = length or math.prod(model.shape)
+    budgets = sorted({max(1, length // 16), max(1, length // 4), length})
+    if model.kind in OWN:
+        return [replace(model.fit_sampler(), steps=steps) for steps in budgets]  # type: ignore[call-arg]
+    if isinstance(model.schedule, Scored):
+        scored = itertools.product(budgets, (Tweedie, Euler, Ancestral))
+        return [FirstHitting(), *(kind(model.schedule.schedule, steps, "uniform") for steps, kind in scored)]
     if isinstance(model.schedule, TokenPolynomial):
         frozen = [TokenFirstHitting(model.schedule, form) for form in ("thinned", "frozen")]
-        budgets = sorted({max(1, length // 16), max(1, length // 4), length})
         return [*frozen, *(TokenAncestral(model.schedule, steps) for steps in budgets)]
     chosen: list[Sampler] = [FirstHitting(), InOrder(), FirstHitting(block_length=max(1, length // 8))]
     for many in sorted({max(1, length // 64), max(1, length // 16)} - {1}):
@@ -214,6 +223,7 @@ def _precisions(model: MaskedDiffusion, steps: Sequence[int]) -> list[Sampler]:
         raise ValueError("the precision study is for models without a learned schedule")
     if model.network.causal:
         raise ValueError("the precision study is of ancestral sampling; the model reads from left to right")
+    require_masked(model.kind, "the precision study")
     chosen: list[Sampler] = []
     for many in steps:
         chosen.append(Ancestral(steps=many, grid="uniform"))

@@ -16,6 +16,7 @@ from unmask.canvas import Canvas, kept_notes, text_canvas
 from unmask.checks import check_choice, check_whole
 from unmask.evaluation.known_text import known_text_nats
 from unmask.evaluation.protocol import evaluation_mode
+from unmask.kinds import require_masked
 from unmask.model import MaskedDiffusion
 from unmask.networks.base import check_label
 from unmask.prompts import LENGTHS
@@ -151,6 +152,7 @@ def length_posterior(
     check_whole(1, batch_size=batch_size)
     if model.network.causal:
         raise ValueError("a left-to-right model takes no account of what follows a hole, so that it has no length")
+    require_masked(model.kind, "a hole of unknown length")
     check_label(label, model.network.classes, 1)
     ranges, log_prior = _check_holes(model, text, prior)
     combinations = list(itertools.product(*ranges))

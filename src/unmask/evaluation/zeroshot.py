@@ -14,9 +14,10 @@ from unmask.codecs.tokenizer import Tokenizer
 from unmask.data.benchmarks import BENCHMARKS, Ends, Texts, sequences
 from unmask.data.packing import PACKED, Packed, Packing
 from unmask.evaluation.likelihood import Estimate, bounds, drawn_of
-from unmask.evaluation.protocol import Precision, versions, weights
+from unmask.evaluation.protocol import Precision, check_processes, versions, weights
 from unmask.evaluation.published import published
 from unmask.model import MaskedDiffusion
+from unmask.processes import check_same, shared
 from unmask.report import Figure, Report
 from unmask.storage.description import describe
 
@@ -44,6 +45,7 @@ class ZeroshotReport(Report):
         return "\n".join((head, *body))
 
 
+@shared
 def zeroshot(
     model: MaskedDiffusion,
     *,
@@ -98,6 +100,7 @@ def zeroshot(
     rows: list[dict[str, Any]] = []
     stated: dict[str, dict[str, Any]] = {}
     missing = []
+    check_processes(model)
     for name in sets or BENCHMARKS:
         try:
             texts = Texts(name, root, ends)
@@ -106,7 +109,9 @@ def zeroshot(
             if sets:
                 raise
             missing.append(str(error))
+            check_same(**{name: None})
             continue
+        check_same(**{name: split.checksum})
         stated[name] = _stated(texts, split)
         title = texts.benchmark.title
         for label, objective in objectives:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -19,6 +19,7 @@ from unmask.infilling.requests import Reader
 from unmask.infilling.sources import ArrayExamples, Source, open_source
 from unmask.infilling.work import Work
 from unmask.model import MaskedDiffusion
+from unmask.processes import check_same, first, shared
 from unmask.samplers.base import Sampler
 from unmask.samplers.stopping import stop_early as stopping
 from unmask.storage.description import describe
@@ -46,6 +47,7 @@ class Filled(NamedTuple):
         return f"{self.path}: {self.inputs:,} inputs" + f", {self.bad:,} of them left out" * (self.bad > 0)
 
 
+@shared
 def infill_file(
     model: MaskedDiffusion,
     source: Path | str,
@@ -92,7 +94,8 @@ def infill_file(
     x.png with masks x.mask.png, white where unknown; an array is a .npy file (N, *dims), -1 where unknown. For an array
     `out` may be a .npy, too: (N, *dims), or (N, samples, *dims).
 
-    Random numbers of an alternative depend on (seed, number of the input, number of the alternative) alone, neither on
+    Several processes share the batches (`unmask.processes.together`), and the first writes. Random numbers of an
+    alternative depend on (seed, number of the input, number of the alternative) alone, neither on
     the batch nor on the order. All inputs of one length, of the whole file, go in batches, those with the most unknown
     tokens first. Texts of several lengths share batches where something can be put at their end: where the network has
     a token that is hidden from the others, lengths are filled up to multiples of 16; where a model's examples are
@@ -152,13 +155,16 @@ def infill_file(
     settings = identity(model) | {"input": checked.sha256, "sampler": describe(sampler)}
     settings |= {"seed": seed, "samples": samples, "score": score, "stop_early": stop_early}
     settings |= constraint | asdict(how)
+    check_same(**settings)
     out.parent.mkdir(parents=True, exist_ok=True)
     taken = f"{out}: another process is writing it; nothing was changed"
-    with locked_file(out.with_name(f".{out.name}.lock"), taken), evaluation_mode(model):
-        journal = Journal(out, settings, overwrite)
+    lock = locked_file(out.with_name(f".{out.name}.lock"), taken) if first() else nullcontext()
+    with lock, evaluation_mode(model):
+        journal = Journal(out, settings, overwrite) if first() else None
         work.finish(checked, journal, batch_size)
-        (write_array if out.suffix == ".npy" else write_lines)(out, work, checked, journal)
-        journal.part.unlink()
+        if journal is not None:
+            (write_array if out.suffix == ".npy" else write_lines)(out, work, checked, journal)
+            journal.part.unlink()
     return Filled(out, len(inputs), len(checked.bad))
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from unmask.canvas import Canvas, answer, as_messages, known_tokens, make_canvas
 from unmask.codecs.classes import allowed_tokens
 from unmask.evaluation.unknown_length import Prior, is_open, longest_canvas
+from unmask.kinds import OWN
 from unmask.model import MaskedDiffusion
 from unmask.prompts import Prompt, prompt_canvas
 from unmask.types import Allowed
@@ -132,7 +133,7 @@ class Reader:
             canvas = prompt_canvas(self.model, prompt, 1, 0, length=self.length).canvas[0].cpu()
         else:
             canvas = self._canvas(form, {name: value for name, value in values.items() if name not in CONSTRAINTS})
-        if self.model.network.causal:
+        if self.model.network.causal or self.model.kind in OWN:
             self.model.fit_sampler().check(self.model.network, canvas.unsqueeze(0), None)
         label = self.number(given.get("label", self.label))
         rule = self.rule(form, values)._replace(labelled=label is not None)

@@ -1,5 +1,6 @@
 """Completing some inputs in one batch, each as if it were alone."""
 
+import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from unmask.infilling.journal import Journal
 from unmask.infilling.requests import Reader, Request, Rule, filled_up, result_of
 from unmask.infilling.sources import Source
 from unmask.model import MaskedDiffusion
+from unmask.processes import agreed, in_order
 from unmask.randomness import Repeated, seeded
 from unmask.samplers.base import Sampler
 from unmask.samplers.stopping import stop_early
@@ -39,6 +41,13 @@ class Drawn(NamedTuple):
     error: float
 
 
+class Picture(NamedTuple):
+    """An image that is to be written: its file and what that holds."""
+
+    path: str
+    content: bytes
+
+
 @dataclass(frozen=True)
 class Work:
     """Completes inputs; the settings are those of `infill_file`."""
@@ -54,18 +63,29 @@ class Work:
     stop: bool | None
     pictures: Path
 
-    def finish(self, checked: Checked, journal: Journal, batch_size: int) -> None:
-        """Complete the inputs whose results are not in the journal yet, and add these."""
-        number = self.inputs.number
-        left = sum(number(index) not in journal for group in checked.good.values() for index in group)
-        total = sum(map(len, checked.good.values()))
-        with tqdm(total=total, initial=total - left, desc="infilling", unit="input", delay=2) as bar:
-            for batch in checked.batches(max(1, batch_size // self.samples)):
-                todo = [index for index in batch if number(index) not in journal]
-                if todo:
-                    results = self.complete(todo, batch_size)
-                    journal.add({number(index): result for index, result in zip(todo, results, strict=True)})
-                    bar.update(len(todo))
+    def finish(self, checked: Checked, journal: Journal | None, batch_size: int) -> None:
+        """Complete the inputs whose results are not in the journal yet, and add these; other processes have none."""
+        number, done = self.inputs.number, agreed([] if journal is None else [*journal.places])
+        batches = checked.batches(max(1, batch_size // self.samples))
+        known = frozenset(done)
+        left = ([index for index in batch if number(index) not in known] for batch in batches)
+        todo, total = [batch for batch in left if batch], sum(map(len, checked.good.values()))
+        with tqdm(total=total, initial=total - sum(map(len, todo)), desc="infilling", unit="input", delay=2) as bar:
+            every = in_order(lambda _, batch: self.complete(batch, batch_size), todo, every=1)
+            for batch, results in zip(todo, every, strict=True):
+                if journal is not None:
+                    journal.add({number(index): self._kept(one) for index, one in zip(batch, results, strict=True)})
+                bar.update(len(batch))
+
+    def _kept(self, result: dict[str, Any]) -> dict[str, Any]:
+        """Write the images of a result; return it with their paths, from the results on."""
+        for one in result["completions"]:
+            if isinstance(one.get("image"), tuple):
+                picture = Picture(*one["image"])
+                with replacing(picture.path) as target:
+                    target.write_bytes(picture.content)
+                one["image"] = str(Path(picture.path).relative_to(self.pictures.parent))
+        return result
 
     def complete(self, batch: list[int], batch_size: int) -> list[dict[str, Any]]:
         """Return the results of inputs that share a rule, and the shape of their longest canvases."""
@@ -125,14 +145,12 @@ class Work:
         return {"log_p": round(drawn.log_p + log_p, 4), "error": None if math.isnan(together) else round(together, 4)}
 
     def _content(self, index: int, rank: int, request: Request, canvas: Canvas, x: Int[Tensor, "*longer"]) -> Any:
-        """Return a completion as JSON holds it; an image is written, and its path from the results on returned."""
+        """Return a completion as JSON holds it; of an image what is to be written."""
         content = result_of(self.model, request.form, canvas, x)
         if request.form != "image":
             return content
         from PIL import Image
 
-        folder = self.pictures
-        path = folder / f"{self.inputs.name(index)}{f'-{rank + 1}' if self.samples > 1 else ''}.png"
-        with replacing(path) as target:
-            Image.fromarray(content[..., 0] if content.shape[2] == 1 else content).save(target)
-        return str(path.relative_to(folder.parent))
+        path = self.pictures / f"{self.inputs.name(index)}{f'-{rank + 1}' if self.samples > 1 else ''}.png"
+        Image.fromarray(content[..., 0] if content.shape[2] == 1 else content).save(file := io.BytesIO(), "PNG")
+        return Picture(str(path), file.getvalue())

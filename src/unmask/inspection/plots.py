@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from unmask.display.figures import exponent_figure, schedule_figure, symbols, trajectory_figure
 from unmask.display.output import Film
+from unmask.kinds import require_masked
 from unmask.model import MaskedDiffusion
 from unmask.samplers.base import Sampler
 from unmask.samplers.draw import draw
@@ -41,6 +42,7 @@ def plot_trajectory(
         sampler: the model's own if None.
         seed: of the samples.
     """
+    require_masked(model.kind, "the plot of a trajectory, which is of what is unmasked when,")
     film, labels, sampler = Film(), model.labels(label, samples), model.fit_sampler(sampler)
     canvas = model.empty_canvas(samples, seed, label=labels)
     draw(model.network_for(canvas), canvas, labels, sampler=sampler, seed=seed, batch_size=samples, watch=film)

@@ -24,6 +24,12 @@ class Positions:
         index: (batch, M) the positions of each example, packed to the left and filled up with arbitrary ones, where M
             is the largest number per example. None if examples have many positions, so that packing saves nothing.
         kept: which entries of the flattened `index` are selected positions, in increasing order; None: all of them.
+
+    Examples:
+        >>> masked = torch.tensor([[True, False, True], [False, True, False]])
+        >>> at = unmask.Positions.of(masked)
+        >>> at.example, at.position
+        (tensor([0, 0, 1]), tensor([0, 2, 1]))
     """
 
     example: Int[Tensor, " n"]
@@ -107,7 +113,13 @@ At = Where | Positions
 
 
 def pick(logits: Tensor, at: At | None) -> Tensor:
-    """Return logits (batch, *dims, V) at the positions `at`: (N, V) in row-major order; all of them if `at` is None."""
+    """Return logits (batch, *dims, V) at the positions `at`: (N, V) in row-major order; all of them if `at` is None.
+
+    Examples:
+        >>> logits = torch.tensor([[[0.0, 1.0], [2.0, 3.0]]])
+        >>> unmask.pick(logits, torch.tensor([[False, True]]))
+        tensor([[2., 3.]])
+    """
     if at is None:
         return logits
     return at.pick(logits.flatten(1, -2)) if isinstance(at, Positions) else logits[at]
@@ -131,6 +143,20 @@ class Network(nn.Module, ABC):
             (row-major), and are defined where none of these is masked. On clean tokens one call so gives every factor
             of p(x) = ∏ p(x_i | x_<i). Such a network has `NextToken` and `LeftToRight`, and no other objectives and
             samplers.
+        vectors: whether it reads noisy vectors in place of tokens (`unmask.networks.gaussian`).
+        passes: network evaluations of one prediction, in evaluation.
+
+    Examples:
+        >>> class Unigram(unmask.Network):
+        ...     def __init__(self, vocab_size, shape, classes=None):
+        ...         super().__init__()
+        ...         self.vocab_size, self.shape, self.classes = vocab_size, shape, classes
+        ...         self.logits = torch.nn.Parameter(torch.zeros(vocab_size))
+        ...     def forward(self, x_t, noise=None, label=None, *, at=None):
+        ...         return unmask.pick(self.logits.expand(*x_t.shape, -1), at)
+        >>> x = torch.tensor([[3, 1, 4, 1], [2, 0, 2, 3]])
+        >>> unmask.TimeFreeELBO()(Unigram(5, (4,)), x).nelbo / 4  # log 5 nats a token
+        tensor([1.6094, 1.6094], dtype=torch.float64)
     """
 
     vocab_size: int
@@ -139,6 +165,11 @@ class Network(nn.Module, ABC):
     excluded: tuple[int, ...] = ()
     any_length: bool = False
     causal: bool = False
+    vectors: bool = False
+
+    @property
+    def passes(self) -> int:
+        return 1
 
     @property
     def mask_id(self) -> int:

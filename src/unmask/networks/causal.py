@@ -38,6 +38,12 @@ class CausalTransformer(Transformer):
             images.
         rotary_base: the lowest rotary frequency has a period of about 2π * rotary_base positions.
         checkpointing: whether to compute each block again in the backward pass instead of keeping what is inside.
+        convolution: positions, up to its own, of a depthwise convolution before each block; 0 for none.
+
+    Examples:
+        >>> network = unmask.CausalTransformer(27, (16,), width=32, depth=2, heads=4)
+        >>> unmask.NextToken()(network, torch.zeros(1, 16, dtype=torch.long)).nelbo / 16  # log 27 before training
+        tensor([3.2958], dtype=torch.float64)
     """
 
     causal = True
@@ -57,6 +63,7 @@ class CausalTransformer(Transformer):
         absolute_positions: bool = False,
         rotary_base: float = 10_000.0,
         checkpointing: bool = False,
+        convolution: int = 0,
     ) -> None:
         super().__init__(
             vocab_size,
@@ -70,6 +77,7 @@ class CausalTransformer(Transformer):
             absolute_positions=absolute_positions,
             rotary_base=rotary_base,
             checkpointing=checkpointing,
+            convolution=convolution,
         )
 
     def features(
@@ -79,8 +87,8 @@ class CausalTransformer(Transformer):
         flat = x_t.flatten(1)
         inputs = F.pad(flat[:, :-1], (1, 0), value=self.mask_id)
         condition = None if self.condition is None else self.condition(None, label, len(x_t))
-        angles = self.angles(self._dims(x_t), self.embed.weight)
-        h = self.run_blocks(self._embedded(inputs, 0), angles, condition, at)
+        dims = self._dims(x_t)
+        h = self.run_blocks(self._embedded(inputs, 0), dims, self.angles(dims, self.embed.weight), condition, at)
         undefined = (inputs == self.mask_id).cumsum(1) > 1  # the first one is the begin token
         return h.masked_fill((undefined if at is None else at.pick(undefined)).unsqueeze(-1), math.nan)
 
@@ -132,7 +140,7 @@ class CachedReading(Reading):
         if inputs.shape[1] > 1:
             place = torch.full_like(last, inputs.shape[1] - 1)
             at = Positions(last, place)
-        h = network.run_blocks(h, (cos[here], sin[here]), condition, at, self.past)
+        h = network.run_blocks(h, self.dims, (cos[here], sin[here]), condition, at, self.past)
         return network.head(h if at is not None else h.squeeze(1))
 
     def select(self, rows: Int[Tensor, " rows"]) -> None:

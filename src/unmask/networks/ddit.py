@@ -60,6 +60,11 @@ class DDiT(HeadedNetwork):
         condition: width of the embedding of the noise; None for the time-free form.
         eps: mask rates are clipped to 1 − eps.
         dropout: probability of dropping an entry of a residual branch in training.
+
+    Examples:
+        >>> network = unmask.DDiT(27, (16,), width=32, depth=2, heads=4)
+        >>> network(unmask.all_masked(2, network.shape, network.mask_id)).shape
+        torch.Size([2, 16, 27])
     """
 
     def __init__(

@@ -107,6 +107,19 @@ class HeadedNetwork(Network):
     """A network that ends in a linear map `head`, applied to the features of every position.
 
     A subclass implements `features` instead of `forward`.
+
+    Examples:
+        >>> class Bag(unmask.HeadedNetwork):
+        ...     def __init__(self, vocab_size, shape, classes=None, width=8):
+        ...         super().__init__()
+        ...         self.vocab_size, self.shape, self.classes, self.width = vocab_size, shape, classes, width
+        ...         self.embed = torch.nn.Embedding(vocab_size + 1, width)  # the last one is the mask
+        ...         self.head = torch.nn.Linear(width, vocab_size)
+        ...     def features(self, x_t, noise=None, label=None, at=None):
+        ...         h = self.embed(x_t).mean(1, keepdim=True).expand(*x_t.shape, -1)
+        ...         return unmask.pick(h, at)
+        >>> Bag(5, (4,))(torch.tensor([[5, 1, 5, 1]]), at=torch.tensor([[True, False, True, False]])).shape
+        torch.Size([2, 5])
     """
 
     head: LinearMap

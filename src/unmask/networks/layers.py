@@ -79,6 +79,7 @@ class Past:
     def __init__(self, length: int) -> None:
         self.length, self.read = length, 0
         self.kept: tuple[Tensor, Tensor] | None = None
+        self.last: Tensor | None = None
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Keep those of the next positions (batch, heads, n, head), and return those of all until then."""
@@ -88,6 +89,12 @@ class Past:
         self.kept, self.read = (keys, values), stop
         return keys[:, :, :stop], values[:, :, :stop]
 
+    def recent(self, h: Tensor, count: int) -> Tensor:
+        """Return the next inputs of a convolution (batch, n, width) after the last `count` before them, 0 at first."""
+        seen = F.pad(h, (0, 0, count, 0)) if self.last is None else torch.cat((self.last, h), 1)
+        self.last = seen[:, seen.shape[1] - count :]
+        return seen
+
     def _room(self, x: Tensor) -> Tensor:
         return x.new_zeros(*x.shape[:2], self.length, x.shape[3])
 
@@ -95,6 +102,7 @@ class Past:
         """Go on with some of the examples."""
         if self.kept is not None:
             self.kept = self.kept[0].index_select(0, rows), self.kept[1].index_select(0, rows)
+        self.last = None if self.last is None else self.last.index_select(0, rows)
 
 
 class Attention(nn.Module):

@@ -57,6 +57,13 @@ class Pretrained(HeadedNetwork):
         ValueError: a kind of model that is not known to work, a decoder that sees the left side alone, or a token that
             the model does not have.
         ImportError: the package `transformers` is not installed.
+
+    Examples:
+        >>> sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+        >>> body = {"model_type": "bert", "vocab_size": 11, **sizes}
+        >>> network = unmask.Pretrained(11, (16,), body=body, mask=10)
+        >>> network(unmask.all_masked(2, network.shape, network.mask_id)).shape
+        torch.Size([2, 16, 11])
     """
 
     any_length = True

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from unmask.networks.base import Positions
+from unmask.networks.convolution import Convolution
 from unmask.networks.head import HeadedNetwork
 from unmask.networks.layers import Block, Condition, Modulation, Past, modulate, rotary_angles, run_block
+from unmask.networks.ngrams import NGrams
 from unmask.types import Labels, Times, Tokens
 
 
@@ -32,6 +34,16 @@ class Transformer(HeadedNetwork):
             fully masked canvas cannot tell positions apart. Recommended for images, not for windows of a long text.
         rotary_base: the lowest rotary frequency has a period of about 2π * rotary_base positions.
         checkpointing: whether to compute each block again in the backward pass instead of keeping what is inside.
+        convolution: positions on each axis of a depthwise convolution before each block, an odd number; 0 for none.
+            Neighbours are then seen from the first step on, which makes small models learn faster.
+        ngrams: tokens of the longest windows around each position of a text that are embedded too (`NGrams`), at least
+            2; 0 for none. It makes small models of texts learn faster still, for tables that cost memory.
+
+    Examples:
+        >>> network = unmask.Transformer(27, (16,), width=32, depth=2, heads=4)
+        >>> x = unmask.all_masked(2, network.shape, network.mask_id)
+        >>> network(x).shape, network(x, at=x == network.mask_id).shape
+        (torch.Size([2, 16, 27]), torch.Size([32, 27]))
     """
 
     def __init__(
@@ -49,6 +61,8 @@ class Transformer(HeadedNetwork):
         absolute_positions: bool = False,
         rotary_base: float = 10_000.0,
         checkpointing: bool = False,
+        convolution: int = 0,
+        ngrams: int = 0,
     ) -> None:
         super().__init__()
         counts = {"vocab_size": vocab_size, "width": width, "depth": depth, "heads": heads}
@@ -69,13 +83,20 @@ class Transformer(HeadedNetwork):
         self.hidden = max(32, 32 * round(width / 12)) if hidden is None else hidden
         self.time_conditioning, self.rotary_base = time_conditioning, rotary_base
         self.absolute_positions, self.checkpointing = absolute_positions, checkpointing
+        self.convolution, self.ngrams = convolution, ngrams
+        if ngrams and len(shape) != 1:
+            raise ValueError(f"ngrams are for texts; for examples of shape {shape} use convolution")
 
         conditioned = time_conditioning or classes is not None
         self.embed = nn.Embedding(vocab_size + 1, width)
         self.embed_position = nn.Embedding(math.prod(self.shape), width) if absolute_positions else None
+        self.embed_ngrams = NGrams(vocab_size, ngrams, width) if ngrams else None
         self.condition = Condition(width, classes, time_conditioning) if conditioned else None
         self.blocks = nn.ModuleList(
             Block(width, heads, self.hidden, dropout, conditioned, self.causal) for _ in range(depth)
+        )
+        self.convolutions = nn.ModuleList(
+            Convolution(width, convolution, self.shape, self.causal) for _ in range(depth if convolution else 0)
         )
         self.norm = nn.LayerNorm(width, elementwise_affine=not conditioned, bias=False)
         self.modulation = Modulation(width, 2) if conditioned else None
@@ -91,6 +112,10 @@ class Transformer(HeadedNetwork):
             if isinstance(module, Modulation):
                 nn.init.zeros_(module.map.weight)
                 nn.init.zeros_(module.map.bias)
+            if isinstance(module, Convolution):
+                nn.init.zeros_(module.weight)
+            if isinstance(module, NGrams):
+                module.initialise()
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
@@ -108,8 +133,10 @@ class Transformer(HeadedNetwork):
             if tuple(x_t.shape[1:]) != self.shape:
                 raise ValueError(f"a network with absolute positions takes {self.shape}, got {tuple(x_t.shape[1:])}")
             h = h + self.embed_position.weight
+        if self.embed_ngrams is not None:
+            h = h + self.embed_ngrams(x_t)
         condition = None if self.condition is None else self.condition(noise, label, len(x_t))
-        return self.run_blocks(h, self.angles(tuple(x_t.shape[1:]), h), condition, at)
+        return self.run_blocks(h, tuple(x_t.shape[1:]), self.angles(tuple(x_t.shape[1:]), h), condition, at)
 
     def angles(self, dims: tuple[int, ...], h: Tensor) -> tuple[Tensor, Tensor]:
         """Return cos and sin of the rotary angles of examples of some dims, for h (batch, L, width)."""
@@ -118,6 +145,7 @@ class Transformer(HeadedNetwork):
     def run_blocks(
         self,
         h: Tensor,
+        dims: tuple[int, ...],
         angles: tuple[Tensor, Tensor],
         condition: Tensor | None,
         at: Positions | None = None,
@@ -127,6 +155,7 @@ class Transformer(HeadedNetwork):
 
         Args:
             h: embedded tokens.
+            dims: of the examples.
             angles: cos and sin of their rotary angles.
             condition: see `Block`.
             at: positions.
@@ -134,9 +163,13 @@ class Transformer(HeadedNetwork):
         """
         again = self.checkpointing and self.training
         before = [None] * self.depth if past is None else past
-        for block, one in zip(self.blocks[:-1], before[:-1], strict=True):
-            h = run_block(block, again, h, *angles, condition, None, one)
-        h = self.blocks[-1](h, *angles, condition, at, before[-1])
+        for i, (block, one) in enumerate(zip(self.blocks, before, strict=True)):
+            if self.convolution:
+                h = self.convolutions[i](h, dims, one)
+            if i < self.depth - 1:
+                h = run_block(block, again, h, *angles, condition, None, one)
+            else:
+                h = block(h, *angles, condition, at, one)
         shift, scale = (None, None) if self.modulation is None else self.modulation(condition)
         if at is not None and shift is not None and scale is not None:
             shift, scale = at.spread(shift.squeeze(1)), at.spread(scale.squeeze(1))

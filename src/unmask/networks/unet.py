@@ -118,6 +118,11 @@ class UNet(HeadedNetwork):
         dropout: probability of dropping an entry of a residual branch in training.
         checkpointing: whether to recompute the blocks' activations in the backward pass: a third slower, with much less
             memory.
+
+    Examples:
+        >>> network = unmask.UNet(17, (8, 8, 1), widths=(32,), blocks=1)
+        >>> network(unmask.all_masked(2, network.shape, network.mask_id)).shape
+        torch.Size([2, 8, 8, 1, 17])
     """
 
     def __init__(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from unmask.networks.base import Network
 from unmask.randomness import Generators
+from unmask.schedules import Linear, Schedule, TokenPolynomial
 from unmask.types import Labels, Nats, Tokens, Where
 
 
@@ -19,6 +20,13 @@ class Loss(NamedTuple):
         loss: the scalar to backpropagate.
         nelbo: unbiased estimate of the negative ELBO, an upper bound on −log p(x), in nats per example; detached.
         parts: contribution of each token to `nelbo`, (batch, L).
+
+    Examples:
+        >>> network = unmask.Transformer(5, (4,), width=32, depth=1, heads=2)
+        >>> found = unmask.TimeFreeELBO()(network, torch.tensor([[3, 1, 4, 1], [2, 0, 2, 3]]))
+        >>> found.loss.backward()
+        >>> found.nelbo.shape, found.parts.shape
+        (torch.Size([2]), torch.Size([2, 4]))
     """
 
     loss: Float[Tensor, ""]
@@ -28,7 +36,17 @@ class Loss(NamedTuple):
 
 @dataclass(frozen=True)
 class Objective(ABC):
-    """Estimate an upper bound on −log p(x): mask x at random, call the network, weight its cross-entropies."""
+    """Estimate an upper bound on −log p(x): mask x at random, call the network, weight its cross-entropies.
+
+    Examples:
+        >>> class Twice(unmask.Objective):
+        ...     def __call__(self, network, x, label=None, *, given=None, generator=None):
+        ...         draw = lambda: unmask.TimeFreeELBO()(network, x, label, given=given, generator=generator)
+        ...         return unmask.Loss(*((one + other) / 2 for one, other in zip(draw(), draw())))
+        >>> network = unmask.Transformer(5, (4,), width=32, depth=1, heads=2)
+        >>> Twice()(network, torch.tensor([[3, 1, 4, 1]])).nelbo / 4  # log 5: it has not learned anything
+        tensor([1.6094], dtype=torch.float64)
+    """
 
     @property
     def exact(self) -> bool:
@@ -39,6 +57,11 @@ class Objective(ABC):
     def calls(self) -> int:
         """Network evaluations per example."""
         return 1
+
+    @property
+    def process(self) -> Schedule | TokenPolynomial:
+        """What a model that is trained with it has as its schedule (`MaskedDiffusion.schedule`)."""
+        return getattr(self, "schedule", None) or Linear()
 
     @abstractmethod
     def __call__(

@@ -26,6 +26,11 @@ class NextToken(Objective):
     with a p(x | n) that does not depend on n, and the questions of a conversation are not counted.
 
     It is for networks that are `causal`, such as `CausalTransformer`.
+
+    Examples:
+        >>> network = unmask.CausalTransformer(5, (4,), width=32, depth=1, heads=2)
+        >>> unmask.NextToken()(network, torch.tensor([[3, 1, 4, 1]])).nelbo / 4  # log 5: it has not learned anything
+        tensor([1.6094], dtype=torch.float64)
     """
 
     @property

@@ -8,7 +8,7 @@ import torch
 from unmask.forward import mask, most_masked, sample_counts, sample_times
 from unmask.networks.base import Network, Positions
 from unmask.objectives.base import Loss, Objective, length_without_given
-from unmask.randomness import Generators, uniform
+from unmask.randomness import Generators, Share, uniform
 from unmask.schedules import Linear, Schedule, check_kind
 from unmask.types import Labels, Times, Tokens, Where
 
@@ -66,6 +66,8 @@ def positions_to_predict(masked: Where, most: int | None = None) -> tuple[Positi
 
 def _most_at_times(schedule: Schedule, steps: int, x: Tokens, generator: Generators) -> int | None:
     """Return how many tokens are masked at most at times that are rounded up to i / steps (`most_masked`)."""
+    if isinstance(generator, Share) and generator.shares == 1:
+        generator = generator.generator
     if x.device.type == "cpu" or not (generator is None or isinstance(generator, torch.Generator)):
         return None
     times = torch.arange(1, steps + 1, dtype=torch.float64) / steps
@@ -83,6 +85,12 @@ class ContinuousELBO(Objective):
 
     Args:
         schedule: gives α.
+
+    Examples:
+        >>> network = unmask.Transformer(5, (4,), width=32, depth=1, heads=2)
+        >>> bound = unmask.ContinuousELBO(unmask.Cosine())(network, torch.tensor([[3, 1, 4, 1], [2, 0, 2, 3]]))
+        >>> bound.nelbo.shape
+        torch.Size([2])
     """
 
     schedule: Schedule = field(default_factory=Linear)
@@ -119,6 +127,11 @@ class DiscreteELBO(Objective):
     Args:
         schedule: gives α.
         steps: T, at least 1.
+
+    Examples:
+        >>> network = unmask.Transformer(5, (4,), width=32, depth=1, heads=2)
+        >>> unmask.DiscreteELBO(steps=1)(network, torch.tensor([[3, 1, 4, 1]])).nelbo / 4  # log 5
+        tensor([1.6094], dtype=torch.float64)
     """
 
     schedule: Schedule = field(default_factory=Linear)
@@ -163,6 +176,11 @@ class TimeFreeELBO(Objective):
         power: exponent of L / n in `.loss`, in [0, 1]; 1 minimises the bound. With less, examples with few masks, whose
             gradients have the largest variance, have less weight, and training is faster at first. `.nelbo` is always
             the bound.
+
+    Examples:
+        >>> network = unmask.Transformer(5, (4,), width=32, depth=1, heads=2)
+        >>> unmask.TimeFreeELBO()(network, torch.tensor([[3, 1, 4, 1]])).nelbo / 4  # log 5: it has not learned anything
+        tensor([1.6094], dtype=torch.float64)
     """
 
     power: float = 1.0
@@ -189,6 +207,7 @@ class TimeFreeELBO(Objective):
         masked = masked if given is None else masked & ~given
         pairs, odd = divmod(len(x), 2)
         shared = generator is None or isinstance(generator, torch.Generator)
+        shared = shared or (isinstance(generator, Share) and generator.whole is None and not odd)  # else without pairs
         most = pairs * (x[0].numel() + 1) + odd * x[0].numel() if shared else None  # see `sample_counts`
         if isinstance(length, int) and shared and not odd:
             at, counted = Positions.of(masked, most), None

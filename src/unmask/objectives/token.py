@@ -40,6 +40,12 @@ class TokenELBO(Objective):
         schedule: gives w, and is trained. None: the schedule of the model (see `MaskedDiffusion.nelbo`).
         masks: K, masks per example with the same t, evaluated in one network call; at least 2 to learn w.
         power: as in `TimeFreeELBO`, in the loss of the network only; w is always trained on the bound.
+
+    Examples:
+        >>> network = unmask.Transformer(5, (4,), width=32, depth=1, heads=2, time_conditioning=True)
+        >>> objective = unmask.TokenELBO(unmask.TokenPolynomial(vocab_size=5))
+        >>> objective(network, torch.tensor([[3, 1, 4, 1]])).nelbo / 4  # log 5: it has not learned anything
+        tensor([1.6094], dtype=torch.float64)
     """
 
     schedule: TokenPolynomial | None = None

@@ -30,19 +30,22 @@ times and positions can therefore be planned before the first network call, and 
 step that reveals each position: `FirstHitting` sorts v, `Ancestral` bins it by a grid of times, `InOrder` ignores it.
 The others are not planned: `MostConfident` and `EntropyBounded` choose positions by the network's predictions,
 `Remasking` masks revealed tokens again, and `TokenFirstHitting` and `TokenAncestral` are for schedules that depend on
-the token. `LeftToRight` is for networks that read from left to right. `llada` and `dream` return the procedures that
-were published with these models.
+the token. `Tweedie` and `Euler` are SEDD's, and `LeftToRight` is for networks that read from left to right. `llada` and
+`dream` return the procedures that were published with these models.
 """
 
 from unmask.samplers.ancestral import Ancestral
 from unmask.samplers.base import Sampler, State
 from unmask.samplers.confidence import EntropyBounded, MostConfident
 from unmask.samplers.first_hitting import FirstHitting
+from unmask.samplers.gaussian import GaussianAncestral
 from unmask.samplers.left_to_right import LeftToRight
 from unmask.samplers.ordered import InOrder
 from unmask.samplers.presets import dream, llada
 from unmask.samplers.remasking import Remasking
+from unmask.samplers.score import Euler, Tweedie
 from unmask.samplers.token import TokenAncestral, TokenFirstHitting
+from unmask.samplers.uniform import UniformAncestral
 from unmask.samplers.unmasking import Plan, Planned, Unmasking
 
 __all__ = [
@@ -60,6 +63,10 @@ __all__ = [
     "TokenFirstHitting",
     "TokenAncestral",
     "LeftToRight",
+    "Tweedie",
+    "Euler",
+    "UniformAncestral",
+    "GaussianAncestral",
     "llada",
     "dream",
 ]

@@ -52,6 +52,13 @@ class Ancestral(Planned):
         steps: number of steps (per block), at least 1; 1 draws every token independently.
         grid: times i / steps ("uniform") or sin(π/2 · i / steps) ("cosine": the first steps are small, so that few
             tokens are drawn together while there is little context); "dream": see `dream`.
+
+    Examples:
+        >>> network = unmask.Transformer(5, (16,), width=32, depth=1, heads=2)
+        >>> canvas = unmask.all_masked(2, (16,), network.mask_id)
+        >>> *_, last = unmask.Ancestral(steps=4).trajectory(network, canvas)
+        >>> bool((last.calls <= 4).all())
+        True
     """
 
     schedule: Schedule = field(default_factory=Linear)

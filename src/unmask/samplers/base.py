@@ -23,6 +23,12 @@ class State(NamedTuple):
         x: tokens, masked where nothing is revealed yet.
         t: time of each example, from 1 down to 0.
         calls: network evaluations per example so far.
+
+    Examples:
+        >>> network = unmask.Transformer(5, (4,), width=32, depth=1, heads=2)
+        >>> states = unmask.FirstHitting().trajectory(network, unmask.all_masked(1, (4,), 5))
+        >>> [(int((state.x == 5).sum()), int(state.calls)) for state in states]  # masks, calls
+        [(4, 0), (3, 1), (2, 2), (1, 3), (0, 4)]
     """
 
     x: Tokens
@@ -44,6 +50,13 @@ class Sampler(ABC):
         top_p: draw from the most likely tokens that together have this probability, in (0, 1] (nucleus sampling).
         guidance: scale s of classifier-free guidance. 1: no guidance; 0: the label is ignored. Any other value takes
             two network evaluations per example, in one batch.
+
+    Examples:
+        >>> network = unmask.Transformer(5, (4,), width=32, depth=1, heads=2)
+        >>> canvas = torch.tensor([[3, 5, 5, 1]])  # 5 is the mask: the two tokens between are drawn
+        >>> x = unmask.FirstHitting(temperature=0.8)(network, canvas)
+        >>> x[:, [0, 3]]
+        tensor([[3, 1]])
     """
 
     temperature: float = 1.0

@@ -168,6 +168,13 @@ class MostConfident(SurestFirst):
             linearly over the steps, as with the uniform grid).
         measure_filtered: measure the predictions after temperature, top-k and top-p, not before. (Not after top_k=1,
             which makes every prediction certain.)
+
+    Examples:
+        >>> network = unmask.Transformer(5, (16,), width=32, depth=1, heads=2)
+        >>> canvas = unmask.all_masked(2, (16,), network.mask_id)
+        >>> *_, last = unmask.MostConfident(steps=4, measure="margin", grid="uniform").trajectory(network, canvas)
+        >>> last.calls
+        tensor([4, 4])
     """
 
     steps: int = 64
@@ -244,6 +251,13 @@ class EntropyBounded(SurestFirst):
 
     Args:
         bound: nats; 0 reveals one token per call (and all that are certain), infinity reveals all.
+
+    Examples:
+        >>> network = unmask.Transformer(5, (16,), width=32, depth=1, heads=2)
+        >>> canvas = unmask.all_masked(1, (16,), network.mask_id)
+        >>> *_, last = unmask.EntropyBounded(bound=5.0).trajectory(network, canvas)
+        >>> last.calls  # 4 tokens a call: the entropies are log 5 = 1.61 nats each, and that of the last is not counted
+        tensor([4])
     """
 
     bound: float = 0.1

@@ -42,6 +42,13 @@ class FirstHitting(Planned):
             next call's tokens. With one token per call both are the same.
         form: of order 2. "extrapolation" continues every prediction linearly in the number of masked tokens;
             "predictor-corrector" pairs the calls and extrapolates the second of each pair.
+
+    Examples:
+        >>> network = unmask.Transformer(5, (16,), width=32, depth=1, heads=2)
+        >>> canvas = unmask.all_masked(2, (16,), network.mask_id)
+        >>> *_, last = unmask.FirstHitting(tokens_per_call=4, order=2).trajectory(network, canvas)
+        >>> last.calls
+        tensor([4, 4])
     """
 
     schedule: Schedule = field(default_factory=Linear)

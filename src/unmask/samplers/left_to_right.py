@@ -37,6 +37,13 @@ class LeftToRight(Sampler):
             the same, as far as rounding allows.
         filling: tokens that may stand after unknown ones, such as those that fill up examples. None of what is drawn
             depends on them. `MaskedDiffusion.fit_sampler` knows them.
+
+    Examples:
+        >>> network = unmask.CausalTransformer(5, (16,), width=32, depth=1, heads=2)
+        >>> prompt = unmask.all_masked(1, (16,), network.mask_id)
+        >>> prompt[0, :3] = torch.tensor([3, 1, 4])
+        >>> unmask.LeftToRight(top_p=0.9)(network, prompt)[0, :3]
+        tensor([3, 1, 4])
     """
 
     stop_at: tuple[int, ...] | int | None = None

@@ -26,6 +26,12 @@ class InOrder(Planned):
     Args:
         order: a permutation of the positions 0..L-1 (row-major), the first to be revealed first; None: 0, 1, ..., L-1.
         tokens_per_call: tokens revealed per network call.
+
+    Examples:
+        >>> network = unmask.Transformer(5, (4,), width=32, depth=1, heads=2)
+        >>> states = unmask.InOrder(order=(3, 1, 0, 2)).trajectory(network, unmask.all_masked(1, (4,), 5))
+        >>> [(state.x == 5).long().tolist() for state in states]
+        [[[1, 1, 1, 1]], [[1, 1, 1, 0]], [[1, 0, 1, 0]], [[0, 0, 1, 0]], [[0, 0, 0, 0]]]
     """
 
     order: tuple[int, ...] | None = None

@@ -35,6 +35,11 @@ def llada(
 
     Raises:
         ValueError: if a setting is invalid.
+
+    Examples:
+        >>> sampler = unmask.llada(steps=16)
+        >>> sampler.grid, sampler.block_length
+        ('llada', 32)
     """
     measures: dict[str, Order] = {"low_confidence": "confidence", "random": "random"}
     blocks = {"block_length": 32, "blocks_after_prompt": True}
@@ -68,6 +73,11 @@ def dream(
 
     Raises:
         ValueError: if a setting is invalid.
+
+    Examples:
+        >>> sampler = unmask.dream(steps=64)
+        >>> sampler.measure, sampler.top_p
+        ('entropy', 0.95)
     """
     filters = {"top_p": top_p} | settings | _temperature(temperature)
     if alg == "origin":

@@ -48,6 +48,12 @@ class Remasking(Sampler):
         loop: (t_on, t_off, alpha_on). Reveal without remasking to α = alpha_on until t_on; keep α constant and only
             exchange tokens until t_off; then reveal the rest without remasking. None: remask throughout.
         temperature, top_k, top_p, guidance: see `Sampler`.
+
+    Examples:
+        >>> network = unmask.Transformer(5, (16,), width=32, depth=1, heads=2)
+        >>> x = unmask.Remasking(steps=8, eta=0.1)(network, unmask.all_masked(2, (16,), network.mask_id))
+        >>> bool((x < 5).all())
+        True
     """
 
     schedule: Schedule = field(default_factory=Linear)

@@ -60,6 +60,12 @@ class TokenAncestral(TokenSampler):
         schedule: see `TokenSampler`.
         steps: number of steps, at least 1.
         grid: see `Ancestral`; a grid of t^w̄, w̄ the average of w, so that the result does not depend on the scale of w.
+
+    Examples:
+        >>> network = unmask.Transformer(5, (16,), width=32, depth=1, heads=2, time_conditioning=True)
+        >>> sampler = unmask.TokenAncestral(unmask.TokenPolynomial(vocab_size=5), steps=8)
+        >>> bool((sampler(network, unmask.all_masked(2, (16,), network.mask_id)) < 5).all())
+        True
     """
 
     steps: int = 256
@@ -118,6 +124,13 @@ class TokenFirstHitting(TokenSampler):
     Args:
         schedule: see `TokenSampler`.
         form: "thinned" or "frozen".
+
+    Examples:
+        >>> network = unmask.Transformer(5, (16,), width=32, depth=1, heads=2, time_conditioning=True)
+        >>> sampler = unmask.TokenFirstHitting(unmask.TokenPolynomial(vocab_size=5))
+        >>> *_, last = sampler.trajectory(network, unmask.all_masked(2, (16,), network.mask_id))
+        >>> last.calls  # equal exponents: nothing is thinned
+        tensor([16, 16])
     """
 
     form: Literal["thinned", "frozen"] = "thinned"

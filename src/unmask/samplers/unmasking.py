@@ -178,6 +178,12 @@ class Plan(NamedTuple):
         rate_after: mask rate after each step, for the clock.
         extrapolation: coefficient c of each position, which extrapolates its prediction p′ from that of the previous
             step, p, to p′ + c (p′ − p); None: no extrapolation.
+
+    Examples:
+        >>> rate = torch.tensor([[1.0, 0.5, 0.0]])
+        >>> plan = unmask.Plan(torch.tensor([[0, 1, 0, 1]]), rate[:, :-1], rate[:, 1:])  # even positions, then odd ones
+        >>> plan.step
+        tensor([[0, 1, 0, 1]])
     """
 
     step: Int[Tensor, "batch *dims"]
@@ -197,6 +203,16 @@ class Planned(Unmasking):
     So the steps are planned first, from one uniform number v per position. The token is drawn from the network's
     prediction in that step, from a second uniform number. An example for which a step reveals nothing takes no network
     call, and no step waits for the device in order to find out what to do.
+
+    Examples:
+        >>> class OddFirst(unmask.Planned):
+        ...     def plan(self, v, wanted):
+        ...         step = torch.where(wanted, (torch.arange(v.shape[1]) + 1) % 2, -1)
+        ...         rate = torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64).expand(len(v), -1)
+        ...         return unmask.Plan(step, rate[:, :-1], rate[:, 1:])
+        >>> network = unmask.Transformer(5, (4,), width=32, depth=1, heads=2)
+        >>> [(state.x == 5).tolist() for state in OddFirst().trajectory(network, unmask.all_masked(1, (4,), 5))]
+        [[[True, True, True, True]], [[True, False, True, False]], [[False, False, False, False]]]
     """
 
     @abstractmethod

@@ -16,10 +16,23 @@ from unmask import MaskedDiffusion
 model = MaskedDiffusion.from_pretrained("{name}")
 model.codec.decode(model.sample(4))
 ```"""
+TITLES = {
+    "masked": "A masked diffusion model",
+    "left-to-right": "A left-to-right model",
+    "uniform": "A diffusion model whose tokens are replaced by random ones",
+    "vectors": "A Gaussian diffusion model of embeddings",
+}
+TAGS = {
+    "masked": ["masked-diffusion", "discrete-diffusion"],
+    "left-to-right": ["autoregressive"],
+    "uniform": ["discrete-diffusion"],
+    "vectors": ["diffusion"],
+}
+"""By kind of model; see `unmask.kinds`."""
 
 
 def model_card(
-    name: str, described: dict[str, Any], parameters: int, about: dict[str, Any], *, causal: bool = False
+    name: str, described: dict[str, Any], parameters: int, about: dict[str, Any], *, kind: str = "masked"
 ) -> ModelCard:
     """Write the card of a model.
 
@@ -28,19 +41,18 @@ def model_card(
         described: its network, codec and schedule, as config.json has them.
         parameters: their number.
         about: what is saved with it; reports in `measured` become a table.
-        causal: whether it is a left-to-right model.
+        kind: of model; see `unmask.kinds`.
     """
     data = ModelCardData(
         library_name="unmask",
         license=None if "layout" in about else "apache-2.0",
-        tags=["autoregressive"] if causal else ["masked-diffusion", "discrete-diffusion"],
+        tags=TAGS[kind],
     )
-    kind = "left-to-right" if causal else "masked diffusion"
     network = described["network"]
     trained = about.get("data", {}).get("class")
     parts = [
         f"---\n{data.to_yaml()}\n---\n\n# {name}\n",
-        f"A {kind} model: {network['class']} of {parameters:,} parameters over {network['vocab_size']:,} "
+        f"{TITLES[kind]}: {network['class']} of {parameters:,} parameters over {network['vocab_size']:,} "
         f"tokens, examples of shape {tuple(network['shape'])}" + (f", trained on {trained}" if trained else "") + ".\n",
         USE.format(name=name) + "\n",
     ]

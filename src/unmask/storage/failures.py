@@ -21,9 +21,9 @@ NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "std
 
 
 def explain_failure(error: BaseException, command: str) -> tuple[str, int]:
-    """Return what to say of an error that ended a command, and the exit status: 1, 2 for wrong usage, or 130."""
+    """Return what to say of an error that ended a command, and the exit status: 1, 2 for wrong usage, 130 or 143."""
     if isinstance(error, KeyboardInterrupt):
-        return str(error) or "interrupted", 130
+        return str(error) or "interrupted", getattr(error, "status", 130)  # a signal has another
     if isinstance(error, ArgumentError):
         return error.message, 2
     if isinstance(error, ModuleNotFoundError):

@@ -1,8 +1,11 @@
 """Where things lie in the folders of models and runs. Light: nothing heavy is imported to look a folder up."""
 
 import difflib
+import hashlib
 import os
 from pathlib import Path
+
+from unmask.storage.remote import fetch_folder, folders_in, is_remote, last_name
 
 CONFIG, WEIGHTS, CARD, TOKENIZER = "config.json", "model.safetensors", "README.md", "tokenizer.json"
 TEMPLATE = "chat_template.jinja"
@@ -14,11 +17,30 @@ BEST = Path("checkpoints", "best.safetensors")
 """Of a run's folder: its settings, its last checkpoint, and the folder of its model once it is finished."""
 
 
+KINDS = (".json", ".safetensors", ".jinja", ".txt", ".bin", ".model", ".md")
+"""Endings of what is copied of a model elsewhere."""
+
+
 def cache_folder() -> Path:
     """Return the folder for downloads and encoded texts: $UNMASK_CACHE, else unmask under the user's cache."""
     if "UNMASK_CACHE" in os.environ:
         return Path(os.environ["UNMASK_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "unmask"
+
+
+def _copy(url: str) -> Path:
+    """Copy the model of a URL, or the run that has none yet, as far as it changed; return the folder of the copy."""
+    place = cache_folder() / "models" / f"{last_name(url)}-{hashlib.sha256(url.rstrip('/').encode()).hexdigest()[:16]}"
+    names = folders_in(url)
+    if CONFIG not in names and MODEL in names:
+        return fetch_folder(f"{url.rstrip('/')}/{MODEL}", place, lambda name: name.endswith(KINDS))
+    if not names & {CONFIG, RUN}:
+        raise FileNotFoundError(f"{url}: neither a model nor a run: no {CONFIG} or {RUN} there")
+    folder = fetch_folder(url, place, lambda name: name.endswith(KINDS))
+    if CONFIG not in names and CHECKPOINT.parent.name in names:
+        above = f"{url.rstrip('/')}/{CHECKPOINT.parent}"
+        fetch_folder(above, folder / CHECKPOINT.parent, lambda name: name == CHECKPOINT.name)
+    return folder
 
 
 def is_weights(name: str) -> bool:
@@ -31,8 +53,11 @@ def find_folder(name: str) -> Path | None:
 
     Raises:
         FileNotFoundError: there is no such folder, and it is no name for the Hub or one of a similar name is there.
+        ConnectionError: it is a URL, such as s3://bucket/model, of which no copy can be had.
         ValueError: it is a file.
     """
+    if is_remote(name):
+        return _copy(name)
     path = Path(name)
     if path.is_file():
         raise ValueError(f"{path}: is a file; a model is a folder, of a run or as save_pretrained writes it")

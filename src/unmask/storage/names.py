@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from unmask.storage.remote import is_remote
 from unmask.storage.signatures import BASES, choices_of, nearest
 
 MARK = "\0"
@@ -113,7 +114,7 @@ def check_paths(settings: Iterable[tuple[str, str | None]]) -> None:
     if chosen.get("data") in choices_of("data"):
         for name in ("data.path", "data.labels_path", "data.valid_path", "data.test_path"):
             value = chosen.get(name, chosen.get(name.replace("data.", "data.init_args.")))
-            if value and value not in NULLS and not Path(value).exists():
+            if value and value not in NULLS and not is_remote(value) and not Path(value).exists():
                 raise FileNotFoundError(f"{value}: no such file or folder")
         value = chosen.get("data.tokenizer", chosen.get("data.init_args.tokenizer")) or ""
         if (value.startswith((".", "/")) or value.endswith(".json")) and not Path(value).exists():

@@ -13,6 +13,11 @@ PACKAGES = {
     "mauve": ("unmask evaluate generate --mauve", "mauve"),
     "torch_fidelity": ("unmask evaluate frechet with Inception's features", "fid"),
     "rdkit": ("unmask evaluate molecules", "molecules"),
+    "datatrove": ("unmask.data.trove", "datatrove"),
+    "s3fs": ("corpora and models under s3://", "remote"),
+    "gcsfs": ("corpora and models under gs://", "remote"),
+    "fastapi": ("unmask serve", "serve"),
+    "uvicorn": ("unmask serve", "serve"),
     "lm_eval": ("python -m unmask.evaluation.harness", "harness"),
 }
 """By the name of the module: what needs it, and the extra that installs it."""

@@ -4,8 +4,27 @@ from typing import Any
 
 from unmask.training.settings import Optimizer, Run, TrainerSettings
 
-HOMES = {"train": "start", "dry_run": "rehearsal", "plan_training": "loop", "MovingAverage": "callbacks"}
-__all__ = ["MovingAverage", "Optimizer", "Run", "TrainerSettings", "dry_run", "plan_training", "train"]
+HOMES = {
+    "train": "start",
+    "dry_run": "rehearsal",
+    "plan_training": "loop",
+    "plan": "planning",
+    "Cluster": "planning",
+    "weightless": "planning",
+    "MovingAverage": "averages",
+}
+__all__ = [
+    "Cluster",
+    "MovingAverage",
+    "Optimizer",
+    "Run",
+    "TrainerSettings",
+    "dry_run",
+    "plan",
+    "plan_training",
+    "train",
+    "weightless",
+]
 
 
 def __getattr__(name: str) -> Any:

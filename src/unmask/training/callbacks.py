@@ -1,54 +1,20 @@
-"""What happens around the steps: averaged weights, checkpoints, speed, progress."""
+"""What happens around the steps: checkpoints and progress."""
 
 import math
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, Checkpoint, TQDMProgressBar, WeightAveraging
+from lightning.pytorch.callbacks import Callback, Checkpoint, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from unmask.model import MaskedDiffusion
-from unmask.storage.checkpoint import load_tree, save_tree
-from unmask.training.loggers import Metrics, logs_now
-
-
-class MovingAverage(WeightAveraging):
-    """Average the weights exponentially; validate, export and finish with the average.
-
-    The decay warms up as min(decay, (1 + n) / (10 + n)) over the steps n, so that short runs forget their start.
-    """
-
-    def __init__(self, decay: float) -> None:
-        if not 0 <= decay < 1:
-            raise ValueError(f"ema must be in [0, 1), got {decay}")
-        self.decay, self.step = decay, 0
-        super().__init__(use_buffers=False, multi_avg_fn=self.average)  # constants, whose average may be none: −inf
-
-    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        if self._average_model is not None:  # what is frozen is its own average, and is held once
-            for average, current in zip(self._average_model.module.parameters(), pl_module.parameters(), strict=True):
-                if not current.requires_grad:
-                    average.data = current.data
-
-    @property
-    def model(self) -> MaskedDiffusion:
-        """The model with its averaged weights."""
-        average: Any = self._average_model
-        return average.module.model
-
-    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        self.step = step_idx or 0
-        return step_idx is not None
-
-    def average(self, average: Any, current: Any, _: Any) -> None:
-        decay = min(self.decay, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(average, current, 1 - decay)
+from unmask.storage.checkpoint import find_rows, load_tree, remove_unused_shards, save_tree
+from unmask.training.averages import MovingAverage
+from unmask.training.loggers import Metrics
+from unmask.training.sharding import save_shards
 
 
 class Keep(Checkpoint):
@@ -69,7 +35,7 @@ class Keep(Checkpoint):
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
         if self._due(trainer) and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
-            pl_module.check_finite(outputs["loss"])
+            pl_module.check_finite()
             if not self.evaluate_every or step % self.evaluate_every:
                 self._save(trainer)
 
@@ -114,9 +80,10 @@ class Best(Callback):
         bits = float(trainer.callback_metrics["valid_bits"])
         if bits < self.bits:
             self.bits, self.step, self.since = bits, trainer.global_step, 0
-            if self.path is not None and trainer.is_global_zero:
-                state = {f"model.{name}": tensor for name, tensor in self.averages.model.own_tensors().items()}
-                save_tree({"global_step": self.step, "state_dict": state}, self.path)
+            if self.path is not None:
+                own = {f"model.{name}" for name in pl_module.model.own_tensors()}
+                state = {name: value for name, value in self.averages.averaged(pl_module).items() if name in own}
+                write({"global_step": self.step, "state_dict": state}, self.path, trainer.is_global_zero)
         else:
             self.since += 1
         self._stop_if_due(trainer)
@@ -124,6 +91,15 @@ class Best(Callback):
     def _stop_if_due(self, trainer: Trainer) -> None:
         if self.patience is not None and self.since >= self.patience:
             trainer.should_stop = True
+
+
+def write(tree: dict[str, Any], path: Path, first: bool) -> None:
+    """Write a checkpoint: the first process alone or, where weights are sharded, all of them together."""
+    if find_rows(tree):
+        save_shards(tree, path)
+    elif first:
+        save_tree(tree, path)
+        remove_unused_shards(path.parent)
 
 
 class SafetensorsIO(CheckpointIO):
@@ -140,7 +116,7 @@ class SafetensorsIO(CheckpointIO):
         kept = {f"model.{name}" for name in self.model.own_tensors()}
         parts = {name: checkpoint[name] for name in ("state_dict", "current_model_state") if name in checkpoint}
         small = {key: {name: value for name, value in part.items() if name in kept} for key, part in parts.items()}
-        save_tree(checkpoint | small, path)
+        write(checkpoint | small, Path(path), first=True)  # lightning calls this in the first process alone
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         tree = load_tree(path)
@@ -153,29 +129,6 @@ class SafetensorsIO(CheckpointIO):
 
     def remove_checkpoint(self, path: Any) -> None:
         Path(path).unlink(missing_ok=True)
-
-
-class Speed(Callback):
-    """Log tokens per second, counted between log lines; say how long compilation took, if there is any."""
-
-    def __init__(self, compiled: bool) -> None:
-        self.compiled = compiled
-
-    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self.since, self.tokens = time.perf_counter(), 0
-        if self.compiled:
-            print("compiling (what is compiled is kept for later runs) ...", file=sys.stderr)
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self.compiled:
-            Tqdm.write(f"first step after {time.perf_counter() - self.since:.1f} s", file=sys.stderr)
-            self.compiled, self.since = False, time.perf_counter()
-            return
-        self.tokens += batch[0].numel() * trainer.world_size
-        if logs_now(trainer):
-            now = time.perf_counter()
-            pl_module.log("tokens/s", self.tokens / (now - self.since), prog_bar=True)
-            self.since, self.tokens = now, 0
 
 
 class Bar(TQDMProgressBar):

@@ -22,9 +22,9 @@ def metrics_file(out: Path | str) -> Path:
     return Path(out, "logs", "version_0", "metrics.csv")
 
 
-def logs_now(trainer: Any) -> bool:
-    """Whether this step's figures are written to the logs."""
-    return trainer.global_step % trainer.log_every_n_steps == 0
+def logs_now(trainer: Any, later: int = 0) -> bool:
+    """Whether this step's figures, or those of some steps later, are written to the logs."""
+    return (trainer.global_step + later) % trainer.log_every_n_steps == 0
 
 
 class Metrics(Callback):

@@ -1,13 +1,13 @@
 """The loop around the training steps: lightning's, with what a run needs."""
 
+import copy
 import logging
-import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
@@ -15,20 +15,27 @@ from lightning.pytorch.strategies import StrategyRegistry
 from torch.utils.data import DataLoader
 
 from unmask.data.base import DataSet
-from unmask.data.order import Order
+from unmask.data.order import Division, Order
 from unmask.model import MaskedDiffusion
 from unmask.objectives.base import Objective
 from unmask.storage.checkpoint import averaged_weights, checkpoint_step
-from unmask.training.callbacks import Bar, Best, Keep, MovingAverage, SafetensorsIO, Speed
+from unmask.training.agreement import Agree, settings_sum, weights_sum
+from unmask.training.averages import MovingAverage
+from unmask.training.callbacks import Bar, Best, Keep, SafetensorsIO
+from unmask.training.cost import step_flops
+from unmask.training.held_out import held_out
 from unmask.training.loggers import Metrics, new_loggers
 from unmask.training.optimizer import parameter_groups
 from unmask.training.peers import peers_named
 from unmask.training.settings import Optimizer, Run, TrainerSettings
+from unmask.training.sharding import NAMES, Sharded, emptied
+from unmask.training.stopping import Stop, Stopped
 from unmask.training.trainee import Trainee
+from unmask.training.watching import Loader, Watch
 
 PROFILERS = ("simple", "advanced", "pytorch")
 OTHERS = ("deepspeed", "xla", "single", "fsdp")
-"""Strategies of lightning's that this loop cannot use: they keep their own checkpoints, or parts of the weights."""
+"""Strategies of lightning's that this loop cannot use: they keep their own checkpoints. FSDP2 is ours."""
 
 
 def plan_training(
@@ -60,66 +67,111 @@ def plan_training(
     _quieten()
     settings = TrainerSettings(**trainer) if isinstance(trainer, dict) else trainer
     check_names(settings)
-    every = settings.accumulate_grad_batches
-    held_out: Any = list(data.split("valid").batches(run.batch_size, run.evaluate_examples))
-    metrics = Metrics(run.out)
-    keep = Keep(run.checkpoint, run.checkpoint_every, run.evaluate_every if held_out else None, metrics)
-    averages = MovingAverage(run.ema)
-    callbacks: list[Callback] = [averages, Speed(run.compile), metrics]
-    if run.keep_best or run.patience is not None:
-        if not held_out:
-            raise ValueError("keep_best and patience need a validation part, and the data have none")
-        callbacks.append(Best(averages, run.best if run.keep_best else None, run.patience))
-    callbacks.append(keep)  # the last of them, so that the others' state is in it
-    if settings.enable_progress_bar:
-        callbacks.append(Bar(settings.max_steps))
-    passed = {name: value for name, value in vars(settings).items() if name != "logger"}
-    loop = _new_trainer(
-        **passed | {"log_every_n_steps": settings.rows_every},
-        precision=run.precision,
-        callbacks=callbacks,
-        logger=new_loggers(settings.logger, run.out),
-        plugins=[SafetensorsIO(model)],
-        default_root_dir=run.out,
-        max_epochs=-1,
-        val_check_interval=run.evaluate_every * every,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        enable_model_summary=False,
-        inference_mode=False,
-    )
-    train_split = data.split("train")
-    order = Order(
-        len(train_split), run.batch_size, run.seed, lambda: loop.global_step * every, loop.global_rank, loop.world_size
-    )
-    on_gpu = loop.strategy.root_device.type == "cuda"
-    loading: dict[str, Any] = {"batch_size": None, "collate_fn": _as_it_is, "pin_memory": on_gpu}
-    batches = DataLoader(train_split, sampler=order, num_workers=run.workers, **loading)
-    valid: DataLoader = DataLoader(held_out, **loading)
+    sharded, stop = settings.strategy in NAMES, Stop()
+    callbacks = _new_callbacks(model, data, objective, run, settings, stop)
+    loop = _new_trainer(model, run, settings, callbacks)
+    division = Division(run.batch_size, loop.world_size, settings.accumulate_grad_batches, loop.global_rank)
+    batches, valid = _new_loaders(data, run, division, loop)
     parameter_groups(model, optimizer)  # raises for settings that do not fit the model
-    trainee = Trainee(model, objective, optimizer, run.seed, run.label_dropout, data.has_given, data.lengths)
+    if loop.world_size > 1:
+        loop.callbacks.insert(0, _new_agreement(model, data, run, settings))  # type: ignore[attr-defined]
+    trained, objective = copy.deepcopy((model, objective)) if sharded else (model, objective)
+    given, lengths = data.has_given, data.lengths
+    trainee = Trainee(trained, objective, optimizer, run.seed, run.label_dropout, given, lengths, division)
 
     def go() -> int:
         if run.compile:
-            model.network.compile_body()
+            trained.network.compile_body()
         begun = run.checkpoint.exists()
         if begun and (step := checkpoint_step(run.checkpoint)) >= settings.max_steps:
             take_weights(model, run.checkpoint)  # nothing is left to do
             model.eval()
             return step
-        try:
-            with peers_named(loop, run.peer_timeout):
-                loop.fit(trainee, batches, valid, ckpt_path=run.checkpoint if begun else None)
-        except (SystemExit, ConnectionError) as error:  # lightning makes the first of Ctrl-C
-            kept = "go on with --resume" if run.checkpoint.exists() else "there is no checkpoint yet"
-            if isinstance(error, ConnectionError):
-                raise ConnectionError(f"{error}; {kept}") from error
-            raise KeyboardInterrupt(f"interrupted at step {loop.global_step}; {kept}") from None
+        with _ends_said(loop, run), emptied(model) if sharded else nullcontext():
+            loop.fit(trainee, batches, valid, ckpt_path=run.checkpoint if begun else None)
+        if stop.received:
+            kept = "after a checkpoint; go on with --resume"
+            raise Stopped(f"stopped by {stop.received} at step {loop.global_step}, {kept}")
+        if sharded:
+            model.load_state_dict(trainee.whole)
         model.eval()
         return loop.global_step
 
     return go
+
+
+@contextmanager
+def _ends_said(loop: Trainer, run: Run) -> Iterator[None]:
+    """Say how to go on where training is interrupted, or another process ends."""
+    try:
+        with peers_named(loop, run.peer_timeout, "; go on from the last checkpoint with --resume"):
+            yield
+    except (SystemExit, ConnectionError) as error:  # lightning makes the first of Ctrl-C
+        kept = "go on with --resume" if run.checkpoint.exists() else "there is no checkpoint yet"
+        if isinstance(error, ConnectionError):
+            raise ConnectionError(f"{error}; {kept}") from error
+        raise KeyboardInterrupt(f"interrupted at step {loop.global_step}; {kept}") from None
+
+
+def _new_callbacks(
+    model: MaskedDiffusion, data: DataSet, objective: Objective, run: Run, settings: TrainerSettings, stop: Stop
+) -> list[Callback]:
+    metrics, evaluated = Metrics(run.out), len(data.split("valid")) > 0
+    averages = MovingAverage(run.ema)
+    callbacks = [averages, stop, Watch(step_flops(model.network, objective.calls), run.compile), metrics]
+    if run.keep_best or run.patience is not None:
+        if not evaluated:
+            raise ValueError("keep_best and patience need a validation part, and the data have none")
+        callbacks.append(Best(averages, run.best if run.keep_best else None, run.patience))
+    evaluate_every = run.evaluate_every if evaluated else None
+    callbacks.append(Keep(run.checkpoint, run.checkpoint_every, evaluate_every, metrics))
+    if settings.enable_progress_bar:  # checkpoints come last of the others, so that these' state is in them
+        callbacks.append(Bar(settings.max_steps))
+    return callbacks
+
+
+def _new_trainer(model: MaskedDiffusion, run: Run, settings: TrainerSettings, callbacks: list[Callback]) -> Trainer:
+    passed: dict[str, Any] = {name: value for name, value in vars(settings).items() if name != "logger"}
+    if settings.strategy in NAMES:
+        passed["strategy"] = Sharded(hybrid=settings.strategy == "fsdp2_hybrid")
+    loggers = new_loggers(settings.logger, run.out)
+    try:
+        return Trainer(
+            **passed | {"log_every_n_steps": settings.rows_every, "precision": run.precision},
+            callbacks=callbacks,
+            logger=loggers,
+            plugins=[SafetensorsIO(model)],
+            default_root_dir=run.out,
+            max_epochs=-1,
+            val_check_interval=run.evaluate_every * settings.accumulate_grad_batches,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            enable_model_summary=False,
+            inference_mode=False,
+        )
+    except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"trainer: {' '.join(str(error).split())}") from error
+
+
+def _new_loaders(data: DataSet, run: Run, division: Division, loop: Trainer) -> tuple[DataLoader, DataLoader]:
+    """Return what is trained on, and what is evaluated."""
+    on_gpu = loop.strategy.root_device.type == "cuda"
+    loading: dict[str, Any] = {"batch_size": None, "collate_fn": _as_it_is, "pin_memory": on_gpu}
+    train, valid = data.split("train"), data.split("valid")
+    order = Order(train, division, run.seed, lambda: loop.global_step)
+    shares: Any = held_out(valid, division, run.evaluate_examples)
+    return Loader(train, sampler=order, num_workers=run.workers, **loading), DataLoader(shares, **loading)
+
+
+def _new_agreement(model: MaskedDiffusion, data: DataSet, run: Run, settings: TrainerSettings) -> Agree:
+    """Return what compares the processes at the start."""
+    step = str(checkpoint_step(run.checkpoint)) if run.checkpoint.is_file() else "none"
+    facts = {"training data": data.split("train").checksum, "checkpoint": step}
+    facts["settings"] = settings_sum(run.batch_size, run.seed, run.precision, settings.accumulate_grad_batches)
+    if step == "none":
+        facts["initial weights"] = weights_sum(model)
+    return Agree(facts)
 
 
 def take_weights(model: MaskedDiffusion, path: Path) -> int:
@@ -134,18 +186,11 @@ def check_names(settings: TrainerSettings) -> None:
 
     Names alone are looked at: an object is one that the caller made.
     """
-    known = ["auto", *(name for name in StrategyRegistry.available_strategies() if not name.startswith(OTHERS))]
+    known = ["auto", *NAMES, *(name for name in StrategyRegistry.available_strategies() if not name.startswith(OTHERS))]
     for name, names in (("strategy", known), ("profiler", PROFILERS)):
         value = getattr(settings, name)
         if isinstance(value, str) and value not in names:
             raise ValueError(f"trainer.{name} must be one of {', '.join(names)}; got {value!r}")
-
-
-def _new_trainer(**settings: Any) -> Trainer:
-    try:
-        return Trainer(**settings)
-    except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"trainer: {' '.join(str(error).split())}") from error
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -158,19 +203,3 @@ def _quieten() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (".*does not have many workers.*", ".*isinstance.*LeafSpec.*", ".*litlogger.*"):
         warnings.filterwarnings("ignore", message)
-
-
-def trained_on(settings: TrainerSettings) -> torch.device:
-    """Return the kind of device that the settings train on."""
-    on_gpu = settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    return torch.device("cuda" if on_gpu else "cpu")
-
-
-def processes_of(settings: TrainerSettings) -> int:
-    """Return how many processes train together."""
-    here = settings.devices
-    if here == "auto" or str(here) == "-1":
-        count = torch.cuda.device_count() if trained_on(settings).type == "cuda" else 1
-    else:
-        count = len(here) if isinstance(here, list) else int(here) if str(here).isdigit() else 1
-    return max(count * settings.num_nodes, int(os.environ.get("WORLD_SIZE", 1)))

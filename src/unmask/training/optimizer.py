@@ -1,4 +1,4 @@
-"""AdamW over the parts of a model that learn at different rates."""
+"""The parts of a model that learn at different rates, and their optimizer."""
 
 from typing import Any
 
@@ -7,34 +7,43 @@ from torch import nn
 
 from unmask.model import MaskedDiffusion
 from unmask.schedules import TokenPolynomial
+from unmask.training.muon import Muon
 from unmask.training.settings import Optimizer
 
 
 def parameter_groups(model: MaskedDiffusion, settings: Optimizer) -> list[dict[str, Any]]:
-    """Return the parameters that decay, those that do not, and the exponents of a learned schedule, as far as trained.
+    """Return the parameters that decay, those that do not, and those of a learned schedule, as far as trained.
+
+    For Muon those that decay are first the matrices inside the network, which it is for, then those of the head.
 
     Raises:
         ValueError: a rate for exponents, but the model learns none.
     """
     network = model.network
-    matrices = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+    maps = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
     embeddings = {id(m.weight) for m in network.modules() if isinstance(m, nn.Embedding)}  # perhaps tied to the head
-    maps = {id(m.weight) for m in network.modules() if isinstance(m, matrices)} - embeddings
-    trained = [p for p in network.parameters() if p.requires_grad]
-    decays = [p for p in trained if id(p) in maps]
-    others = [p for p in trained if id(p) not in maps]
-    if settings.schedule_lr and not isinstance(model.schedule, TokenPolynomial):
+    matrices = {id(m.weight) for m in network.modules() if isinstance(m, maps)} - embeddings
+    head = getattr(network, "head", None)
+    outside = {id(p) for p in head.parameters()} if isinstance(head, nn.Module) else set()
+    inside = matrices - outside if settings.kind == "Muon" else set()
+    beginnings = ("schedule.", "network.noise.") if network.vectors else ("schedule.",)
+    learned = [p for name, p in model.named_parameters() if name.startswith(beginnings) and p.requires_grad]
+    trained = [p for p in network.parameters() if p.requires_grad and not any(p is q for q in learned)]
+    if settings.schedule_lr and not isinstance(model.schedule, TokenPolynomial) and not network.vectors:
         raise ValueError("optimizer.schedule_lr is for the exponents of TokenELBO; this objective learns no schedule")
-    exponents = [p for name, p in model.named_parameters() if name.startswith("schedule.") and p.requires_grad]
-    groups: list[dict[str, Any]] = [{"params": decays, "weight_decay": settings.weight_decay, "lr": settings.lr}]
-    groups += [{"params": others, "weight_decay": 0.0, "lr": settings.lr}]
-    groups = [group for group in groups if group["params"]]
-    if exponents:
-        groups += [{"params": exponents, "weight_decay": 0.0, "lr": settings.schedule_lr or settings.lr}]
-    return groups
+    decay, muon = {"weight_decay": settings.weight_decay}, {"lr": settings.matrix_lr, "momentum": settings.momentum}
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in trained if id(p) in inside], **decay, **muon},
+        {"params": [p for p in trained if id(p) in matrices - inside], **decay, "lr": settings.lr},
+        {"params": [p for p in trained if id(p) not in matrices], "weight_decay": 0.0, "lr": settings.lr},
+        {"params": learned, "weight_decay": 0.0, "lr": settings.schedule_lr or settings.lr},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def new_optimizer(model: MaskedDiffusion, settings: Optimizer) -> torch.optim.AdamW:
     """Return the optimizer of a model."""
-    betas = (settings.beta1, settings.beta2)
-    return torch.optim.AdamW(parameter_groups(model, settings), lr=settings.lr, betas=betas, fused=True)
+    groups, betas = parameter_groups(model, settings), (settings.beta1, settings.beta2)
+    if settings.kind == "Muon":
+        return Muon(groups, betas)
+    return torch.optim.AdamW(groups, lr=settings.lr, betas=betas, fused=True)

@@ -12,7 +12,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+
+from unmask.training.heartbeat import EVERY, LOST, SILENT, Heartbeat
+from unmask.training.stopping import unhurried
 
 OBSERVER = "lightning.fabric.strategies.launchers.subprocess_script"
 """The logger of lightning's that says that a process has ended, before it kills all others."""
@@ -20,8 +24,13 @@ HOW = "; start all processes within that time, or raise --peer_timeout"
 
 
 @contextmanager
-def peers_named(trainer: Trainer, seconds: int) -> Iterator[None]:
+def peers_named(trainer: Trainer, seconds: int, kept: str = "") -> Iterator[None]:
     """Wait no longer than some seconds for another process, and say which one is missing.
+
+    Args:
+        trainer: of the processes.
+        seconds: that are waited at the start, and in each step.
+        kept: what is said of how to go on where one gives no sign of life any more.
 
     Raises:
         ConnectionError: one did not come, does not answer, or has ended.
@@ -31,7 +40,7 @@ def peers_named(trainer: Trainer, seconds: int) -> Iterator[None]:
         return
     me = f"process {trainer.global_rank} of {trainer.world_size}"
     strategy: Any = trainer.strategy
-    if isinstance(strategy, DDPStrategy):
+    if isinstance(strategy, DDPStrategy | ModelParallelStrategy):
         strategy._timeout = timedelta(seconds=seconds)  # lightning sets it for strategies that are objects alone
     _announce_ends()
     environment = strategy.cluster_environment
@@ -40,20 +49,40 @@ def peers_named(trainer: Trainer, seconds: int) -> Iterator[None]:
         if not _answers(address, seconds):
             where = f"{address[0]}:{address[1]}"
             raise ConnectionError(f"{me}: process 0 did not come to {where} within {seconds} s{HOW}")
+    heart = Heartbeat(trainer.global_rank, trainer.world_size, max(3 * EVERY, min(SILENT, seconds)), kept)
+    trainer.callbacks.insert(0, _Beats(heart))  # type: ignore[attr-defined]
     try:
         yield
+        heart.stop()
     except RuntimeError as error:
+        heart.stop(LOST)
         said = " ".join(str(error).split())
         if isinstance(error, torch.distributed.DistStoreError) and "clients joined" in said:
             raise ConnectionError(
                 f"{me}: the others did not come within {seconds} s ({said.rstrip('.')}){HOW}"
             ) from error
         if not isinstance(error, torch.distributed.DistError) and "gloo/transport" not in said:
+            heart.stop(said)
             raise
         gone = _ended(getattr(strategy.launcher, "procs", []))
-        lost = f"{', '.join(gone)} ended early" if gone else "another one ended early, or does not answer"
+        with unhurried():
+            lost = f"{', '.join(gone)} ended early" if gone else heart.ended()
+        lost = lost or "another one ended early, or does not answer"
         said = said.partition("] ")[2].partition(". ")[0] or said
         raise ConnectionError(f"{me}: {lost}, at step {trainer.global_step} ({said})") from error
+    except BaseException as error:
+        heart.stop(" ".join(f"{error}".split()) or type(error).__name__)
+        raise
+
+
+class _Beats(Callback):
+    """Begin to give signs of life once the processes have found each other."""
+
+    def __init__(self, heart: Heartbeat) -> None:
+        self.heart = heart
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        self.heart.start()
 
 
 def _answers(address: tuple[str, int], seconds: int) -> bool:

@@ -2,8 +2,6 @@
 
 import copy
 import math
-import resource
-import sys
 import time
 from typing import Any
 
@@ -11,17 +9,20 @@ import numpy as np
 import torch
 
 from unmask.data.base import DataSet
-from unmask.data.order import Order
+from unmask.data.order import Division, Order
 from unmask.given import given_and_clean
 from unmask.model import MaskedDiffusion
 from unmask.networks.base import Network
 from unmask.objectives.base import Objective
+from unmask.objectives.scalar import TimeFreeELBO
 from unmask.randomness import seeded
 from unmask.report import Report
-from unmask.schedules import Linear
 from unmask.training.beginning import Start, begin
-from unmask.training.loop import check_names, processes_of, trained_on
+from unmask.training.loop import check_names
+from unmask.training.memory import peak_memory
 from unmask.training.optimizer import new_optimizer
+from unmask.training.placing import placed, processes_of, trained_on
+from unmask.training.planning import Cluster, plan
 from unmask.training.precision import Choice, decide
 from unmask.training.settings import Optimizer, Run, TrainerSettings
 from unmask.training.start import check_data, with_schedule
@@ -39,6 +40,7 @@ def dry_run(
     run: Run,
     trainer: TrainerSettings | dict[str, Any] | None = None,
     measured_steps: int = 3,
+    on: Cluster | None = None,
 ) -> Report:
     """Estimate what `unmask.train` with the same arguments takes: time, memory, disk. Nothing is written.
 
@@ -54,21 +56,28 @@ def dry_run(
         run: as for `unmask.train`.
         trainer: as for `unmask.train`.
         measured_steps: steps that are timed, after one that is not.
+        on: other machines, for which it is estimated by formula (`unmask.training.plan`); no step is made then.
 
     Raises:
         ValueError: settings that do not fit each other or the data.
     """
-    settings = TrainerSettings(**trainer) if isinstance(trainer, dict) else trainer or TrainerSettings()
+    settings = placed(TrainerSettings(**trainer) if isinstance(trainer, dict) else trainer or TrainerSettings())
     if measured_steps < 1:
         raise ValueError(f"measured_steps must be at least 1, got {measured_steps}")
     check_names(settings)
+    if on is not None:
+        network = network if isinstance(network, Network) else begin(network, data, start, run).network
+        passes, precision = settings.accumulate_grad_batches, "bf16-mixed" if run.precision == "auto" else run.precision
+        calls = (objective or TimeFreeELBO()).calls
+        how: dict[str, Any] = {"batch_size": run.batch_size, "passes": passes, "precision": precision, "calls": calls}
+        return plan(network, on, steps=settings.max_steps, **how)
     device, processes = trained_on(settings), processes_of(settings)
     network, data, schedule, _ = begin(network if start is not None else copy.deepcopy(network), data, start, run)
     choice = decide(network, device, processes)
     if run.precision != "auto":
         choice = Choice(run.precision, "as asked for")
     objective = copy.deepcopy(with_schedule(objective, network, schedule))
-    model = MaskedDiffusion(network, data.codec, getattr(objective, "schedule", Linear())).to(device).train()
+    model = MaskedDiffusion(network, data.codec, objective.process).to(device).train()
     check_data(model, data)
     seconds = _time_steps(model, data, objective, optimizer or Optimizer(), run, settings, choice, measured_steps)
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
@@ -79,7 +88,7 @@ def dry_run(
         "steps": settings.max_steps,
         "seconds_per_step": seconds,
         "estimated_hours": seconds * settings.max_steps / 3600,
-        "memory_mib": round(_peak_memory(device) / MIB),
+        "memory_mib": round(peak_memory(device) / MIB),
         "checkpoint_mib": round(4 * weights / MIB, 2),  # weights, averages, and AdamW's two moments
         "model_mib": round(weights / MIB, 2),
     }
@@ -107,7 +116,8 @@ def _time_steps(
 ) -> float:
     """Return the seconds of a step: the median of a few."""
     device, train = model.device, data.split("train")
-    order = iter(Order(len(train), run.batch_size, run.seed, lambda: 0, world=processes_of(settings)))
+    division = Division(run.batch_size, processes_of(settings), settings.accumulate_grad_batches)
+    order = iter(Order(len(train), division, run.seed, lambda: 0))
     updates = new_optimizer(model, optimizer)
     types = {"bf16": torch.bfloat16, "16": torch.float16}
     low = types.get(choice.precision.partition("-")[0])
@@ -131,11 +141,3 @@ def _time_steps(
                 torch.cuda.synchronize(device)
             times.append(time.perf_counter() - start)
     return sorted(times[1:])[len(times[1:]) // 2]
-
-
-def _peak_memory(device: torch.device) -> int:
-    """Return the bytes that this process has held at most."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024)

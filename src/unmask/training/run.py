@@ -8,6 +8,7 @@
     data_sha256                 of the training part's tokens and labels
     objective, optimizer        descriptions
     run, trainer                settings; run.precision is the one that was chosen
+    processes                   that the run was begun on, or went on with last
     precision                   {"choice", "reason"}
     versions                    {"unmask", "torch"}
     start                       {"name", "sha256"} of the model whose weights training began with, if there is one
@@ -36,12 +37,16 @@ from unmask.storage.folders import CHECKPOINT, RUN
 from unmask.storage.limits import check_size
 from unmask.storage.objects import MOST_JSON
 from unmask.training.folder import CODEC
+from unmask.training.placing import processes_of
 from unmask.training.precision import Choice
 from unmask.training.settings import Optimizer, Run, TrainerSettings
 
 MAY_CHANGE = {"run.out", "run.workers", "run.evaluate_every", "run.evaluate_examples", "run.checkpoint_every"}
 MAY_CHANGE |= {"trainer.max_steps", "trainer.max_time", "trainer.enable_progress_bar", "trainer.log_every_n_steps"}
 MAY_CHANGE |= {"trainer.profiler", "trainer.logger", "run.peer_timeout", "run.keep_best", "run.patience"}
+MAY_CHANGE |= {"trainer.strategy", "trainer.devices", "trainer.num_nodes"}
+A_STEP = {"run.batch_size", "trainer.accumulate_grad_batches"}
+"""What may change with the number of processes, as long as a step has as many examples."""
 MAY_CHANGE_AFTER_NAN = {"optimizer.lr", "optimizer.schedule_lr", "trainer.gradient_clip_val"}
 COMPARED = ("network", "schedule", "data", "objective", "optimizer", "run", "trainer")
 
@@ -80,6 +85,7 @@ def new_record(
         "optimizer": describe(optimizer),
         "run": plain_settings(run),
         "trainer": plain_settings(trainer),
+        "processes": processes_of(trainer),
         "precision": {"choice": choice.precision, "reason": choice.reason},
         "versions": {"unmask": version("unmask"), "torch": torch.__version__},
     }
@@ -136,6 +142,8 @@ def check_same(before: dict[str, Any], now: dict[str, Any], where: Path, step: i
     old, new = (_leaves({name: record[name] for name in COMPARED}) for record in (before, now))
     changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     changed = [key for key in changed if key not in MAY_CHANGE]
+    if "processes" in before and examples_per_step(before) == examples_per_step(now):
+        changed = [key for key in changed if key not in A_STEP]
     if _same_tokens(before.get("codec"), now.get("codec")) and "data.tokenizer" in changed:
         changed.remove("data.tokenizer")  # another name for it
     stopped = before.get("stopped") or {}
@@ -158,6 +166,11 @@ def check_same(before: dict[str, Any], now: dict[str, Any], where: Path, step: i
         name = now["data"]["class"]
         raise ValueError(f"cannot resume on other data: {name} is not what it was when the run began ({where})")
     return {key: [old.get(key), new.get(key)] for key in changed}
+
+
+def examples_per_step(record: dict[str, Any]) -> int:
+    """Return how many examples a step of a run has, over all its processes."""
+    return record["processes"] * record["run"]["batch_size"] * record["trainer"]["accumulate_grad_batches"]
 
 
 def _same_tokens(before: Any, now: Any) -> bool:

@@ -14,20 +14,32 @@ from unmask.storage.folders import BEST, CHECKPOINT
 
 @dataclass(frozen=True)
 class Optimizer:
-    """AdamW with a warm-up and a decay of the learning rate.
+    """AdamW, or Muon for the matrices inside a network and AdamW for the rest, with a warm-up and a decay of the rates.
 
     Args:
-        lr: the highest learning rate.
+        kind: "AdamW", or "Muon", which learns more in a step that costs a little more.
+        lr: the highest learning rate of AdamW.
+        matrix_lr: that of Muon.
+        momentum: of Muon.
         warmup_steps: steps over which it rises from 0.
         decay: how it falls to `final` of that by the last step: "cosine", "linear", or "constant" (it does not).
         final: the fraction of `lr` that is left at the end.
-        schedule_lr: in place of `lr` for the exponents of a learned schedule (`TokenELBO`); `lr` if None.
+        schedule_lr: in place of `lr` for a learned schedule (the exponents of `TokenELBO`, the noise of
+            `GaussianELBO`); `lr` if None.
         weight_decay: of matrices; embeddings, gains and biases do not decay.
         beta1: decay of the gradient's mean.
         beta2: decay of its square's mean.
+
+    Examples:
+        >>> optimizer = unmask.Optimizer(lr=1e-3, warmup_steps=10)
+        >>> [round(optimizer.factor(step, max_steps=110), 2) for step in (0, 9, 60, 110)]
+        [0.1, 1.0, 0.5, 0.0]
     """
 
+    kind: Literal["AdamW", "Muon"] = "AdamW"
     lr: float = 1e-3
+    matrix_lr: float = 0.02
+    momentum: float = 0.95
     warmup_steps: int = 100
     decay: Literal["cosine", "linear", "constant"] = "cosine"
     final: float = 0.0
@@ -37,12 +49,14 @@ class Optimizer:
     beta2: float = 0.98
 
     def __post_init__(self) -> None:
-        for name, value in (("lr", self.lr), ("schedule_lr", self.schedule_lr)):
+        if self.kind not in ("AdamW", "Muon"):
+            raise ValueError(f"optimizer.kind must be AdamW or Muon, got {self.kind!r}")
+        for name, value in (("lr", self.lr), ("matrix_lr", self.matrix_lr), ("schedule_lr", self.schedule_lr)):
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"optimizer.{name} must be positive, got {value}")
         if self.warmup_steps < 0 or not self.weight_decay >= 0:
             raise ValueError("optimizer.warmup_steps and optimizer.weight_decay must be at least 0")
-        for name, value in (("beta1", self.beta1), ("beta2", self.beta2)):
+        for name, value in (("beta1", self.beta1), ("beta2", self.beta2), ("momentum", self.momentum)):
             if not 0 <= value < 1:
                 raise ValueError(f"optimizer.{name} must be in [0, 1), got {value}")
         if not 0 <= self.final <= 1:
@@ -92,6 +106,11 @@ class Run:
         lora_dropout: probability of dropping an entry of what goes into the adapter.
         keep_best: whether the model is that of the best evaluation, not that of the last step.
         patience: evaluations without a better one after which training ends, if given.
+
+    Examples:
+        >>> run = unmask.Run("runs/mine", batch_size=16, ema=0.99)
+        >>> run.precision
+        'auto'
     """
 
     out: str

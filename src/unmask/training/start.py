@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from unmask.codecs.ended import find_end
 from unmask.data.base import DataSet
 from unmask.display.figures import loss_curve
+from unmask.kinds import check_belongs, kind_of, own_objective
 from unmask.model import MaskedDiffusion
 from unmask.networks.base import Network
 from unmask.networks.fitting import IN_TRAINING
@@ -20,14 +21,17 @@ from unmask.objectives.base import Objective
 from unmask.objectives.next_token import NextToken, check_objective
 from unmask.objectives.scalar import TimeFreeELBO
 from unmask.objectives.token import TokenELBO
+from unmask.objectives.uniform import UniformELBO
 from unmask.schedules import Linear, Schedule, TokenPolynomial
 from unmask.storage.checkpoint import checkpoint_step
 from unmask.storage.description import describe
 from unmask.storage.files import replacing
 from unmask.storage.folders import RUN
+from unmask.storage.restarts import how_to_begin
 from unmask.training.beginning import Start, begin
 from unmask.training.folder import contents, held, new_run
-from unmask.training.loop import plan_training, processes_of, take_weights, trained_on
+from unmask.training.loop import plan_training, take_weights
+from unmask.training.placing import divided_anew, placed, processes_of, trained_on
 from unmask.training.precision import Choice, decide
 from unmask.training.run import check_same, find_checkpoint, new_record, plain_settings, read_record, write_record
 from unmask.training.settings import Optimizer, Run, TrainerSettings
@@ -48,7 +52,9 @@ def train(
 ) -> MaskedDiffusion:
     """Train a network on data, and return the model with its averaged weights; the folder of the run keeps all.
 
-    A run that was interrupted goes on with `resume`, and ends with the weights of one that was not, to the last bit.
+    A run that was interrupted goes on with `resume`, and ends with the weights of one that was not, to the last bit; on
+    another number of processes, with as many examples a step, up to rounding. One that torchrun or SLURM has started
+    again goes on by itself.
 
     Args:
         network: a new one; seed torch before you make it for a run that can be repeated. With `start` None, or those
@@ -74,9 +80,12 @@ def train(
         ConnectionError: of several processes, another one did not come, or ended; says which.
         KeyboardInterrupt: says how to go on.
     """
-    settings = TrainerSettings(**trainer) if isinstance(trainer, dict) else trainer or TrainerSettings()
+    settings = placed(TrainerSettings(**trainer) if isinstance(trainer, dict) else trainer or TrainerSettings())
+    resume, overwrite = how_to_begin(run.out, resume, overwrite)
+    before = read_record(Path(run.out)) if resume else {}
+    if resume:
+        run, settings = divided_anew(run, settings, before)
     if resume and not isinstance(network, Network):
-        before = read_record(Path(run.out))
         start = start or (before.get("start") or {}).get("name")
         kept = {name: before["network"][name] for name in IN_TRAINING if name in before["network"]}
         network = kept | (network or {})
@@ -84,7 +93,7 @@ def train(
         check_apart(start, Path(run.out))
     begun = begin(network, data, start, run)
     objective = with_schedule(objective, begun.network, begun.schedule)
-    model = MaskedDiffusion(begun.network, begun.data.codec, getattr(objective, "schedule", Linear()), begun.record)
+    model = MaskedDiffusion(begun.network, begun.data.codec, objective.process, begun.record)
     data = begun.data
     check_data(model, data)
     task = Task(model, data, objective, optimizer or Optimizer(), run, settings)
@@ -291,8 +300,12 @@ def with_schedule(
         network: that is trained.
         known: the schedule of the model that training starts from: learned further, if it is state-dependent.
     """
-    objective = objective or (NextToken() if network.causal else TimeFreeELBO())
+    objective = objective or own_objective(network, Linear()) or (NextToken() if network.causal else TimeFreeELBO())
     check_objective(objective, network)
+    check_belongs(objective, kind_of(network, objective.process))
+    if isinstance(objective, UniformELBO) and not getattr(network, "time_conditioning", True):
+        note = "how many of its tokens are replaced is not seen from an example"
+        print(f"unmask: note: {note}: take --network.time_conditioning true", file=sys.stderr)
     if not isinstance(objective, TokenELBO):
         return objective
     first = known if isinstance(known, TokenPolynomial) else TokenPolynomial(network.vocab_size)

@@ -1,0 +1,63 @@
+"""Draw those committed figures again whose data are in the repository: in its code, or in a table beside them.
+
+python docs/figures.py
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from unmask.display.figures import steps_figure
+from unmask.display.measured import frontier_figure, study_figure
+
+DOCS = Path(__file__).parent
+NUMBER = re.compile(r"[\d,]+(?:\.\d+)?")
+
+
+def table(page: str, first: str) -> list[list[str]]:
+    """Return the cells of the rows of the table of a page whose header begins with some text."""
+    lines = (DOCS / page).read_text(encoding="utf-8").splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(first))
+    rows = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip(" *") for cell in line.strip("|").split("|")])
+    return rows
+
+
+def figures(cell: str) -> list[float]:
+    """Return value and standard error of a cell, such as 3.25 ± 0.01."""
+    return [float(found.replace(",", "")) for found in NUMBER.findall(cell)]
+
+
+def samplers() -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return the rows of the study of samplers in sampling.md, and that of test data."""
+    rows: list[dict[str, Any]] = []
+    for name, calls, entropy, judge in table("sampling.md", "| sampler | calls | entropy, nats |"):
+        name = name.replace("`", "").replace('"', "")
+        if name.startswith("…"):  # the row before, with one more setting
+            name = f"{rows[-1]['sampler'][:-1]}, {name[2:]})"
+        row: dict[str, Any] = {"sampler": name, "entropy": figures(entropy), "judge": figures(judge)}
+        rows.append(row | {"calls": float(calls)} if calls else row)
+    return rows[:-1], rows[-1]
+
+
+def frontier() -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return the rows of samples by temperature in openwebtext.md, and that of real texts."""
+    rows = []
+    for name, micro, _, entropy, _ in table("openwebtext.md", "| | perplexity, micro |"):
+        rows.append({"name": name, "perplexity_micro": figures(micro), "entropy": figures(entropy)})
+    temperatures = [row | {"temperature": figures(row["name"])[0]} for row in rows[:-1]]
+    return temperatures, rows[-1]
+
+
+def main() -> None:
+    images = DOCS / "images"
+    steps_figure(256, 1024).savefig(images / "steps.png", dpi=150)
+    study_figure(*samplers(), "character").savefig(images / "samplers.png", dpi=150)
+    frontier_figure(*frontier(), "the judge").savefig(images / "frontier.png", dpi=150)
+
+
+if __name__ == "__main__":
+    main()

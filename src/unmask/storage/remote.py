@@ -1,0 +1,160 @@
+"""Folders elsewhere: s3://, gs://, hf:// and whatever else fsspec opens, through a cache on this machine.
+
+Credentials are those that the packages of each kind (s3fs, gcsfs, huggingface_hub) find by themselves.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from unmask.storage.files import replacing
+
+FETCHED = ".fetched.json"
+"""In a copy of a folder: which version of each file it holds."""
+BLOCK = 1 << 22
+PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
+
+
+def is_remote(name: Path | str) -> bool:
+    """Return whether a name is that of a file or folder elsewhere, such as s3://bucket/model."""
+    return isinstance(name, str) and "://" in name
+
+
+def last_name(url: str) -> str:
+    """Return the last part of a URL."""
+    return url.rstrip("/").rpartition("/")[2]
+
+
+@contextmanager
+def naming(url: str, what: str = "read") -> Iterator[None]:
+    """Turn whatever goes wrong elsewhere into one line that names the place.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        ConnectionError: no connection, wrong credentials, or no right to do it.
+        ImportError: the package for this kind of place is not installed.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{url}: no such file or folder, or no right to see it") from None
+    except ImportError as error:
+        name = PACKAGES.get(url.partition("://")[0])
+        how = f"needs the package {name}: pip install 'unmask[remote]'" if name else str(error)
+        raise ImportError(f"{url}: {how}") from None
+    except ValueError as error:  # fsspec's, of a kind of place that it does not know
+        raise ValueError(f"{url}: {error}" if url not in str(error) else str(error)) from None
+    except Exception as error:  # each kind of place has errors of its own
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise ConnectionError(f"{url}: cannot be {what}: {said:.200}; are the credentials right?") from None
+
+
+def filesystem(url: str) -> tuple[Any, str]:
+    """Return what opens a URL, and the path in it."""
+    from fsspec.core import url_to_fs
+
+    with naming(url):
+        fs, path = url_to_fs(url)
+        return fs, path.rstrip("/")
+
+
+def fetch(url: str, target: Path, sha256: str | None = None) -> None:
+    """Copy a file to this machine.
+
+    Raises:
+        FileNotFoundError, ConnectionError, ImportError: see `naming`.
+        ValueError: its SHA-256 is not the one that is given; nothing is left here then.
+    """
+    fs, path = filesystem(url)
+    digest = hashlib.sha256()
+    with replacing(target) as temporary, open(temporary, "wb") as file:
+        with naming(url), fs.open(path, "rb", block_size=BLOCK) as source:
+            while block := source.read(BLOCK):
+                digest.update(block)
+                file.write(block)
+        file.flush()
+        if sha256 is not None and digest.hexdigest() != sha256:
+            raise ValueError(f"{url}: damaged: its SHA-256 is not what it should be")
+
+
+def fetch_folder(url: str, folder: Path, wanted: Callable[[str], bool]) -> Path:
+    """Copy the files of a folder elsewhere that have changed since they were last copied, and return `folder`.
+
+    Args:
+        url: of the folder.
+        folder: on this machine.
+        wanted: tells by its name whether a file is copied.
+
+    Raises:
+        FileNotFoundError, ConnectionError, ImportError: see `naming`.
+    """
+    from filelock import FileLock
+
+    fs, path = filesystem(url)
+    with naming(url):
+        fs.invalidate_cache(path)
+        found = {last_name(one["name"]): one["name"] for one in fs.ls(path, detail=True) if one["type"] == "file"}
+        versions = {name: str(fs.ukey(place)) for name, place in found.items() if wanted(name)}
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        known = _known(folder)
+        for name in known.keys() - versions.keys():
+            (folder / name).unlink(missing_ok=True)
+        for name, version in sorted(versions.items(), key=lambda one: one[0] == "config.json"):  # that one last
+            if known.get(name) != version or not (folder / name).is_file():
+                fetch(f"{url.rstrip('/')}/{name}", folder / name)
+        with replacing(folder / FETCHED) as target:
+            target.write_text(json.dumps(versions), encoding="utf-8")
+    return folder
+
+
+def _known(folder: Path) -> dict[str, str]:
+    """Return which version of each file a copy of a folder holds."""
+    with suppress(OSError, ValueError):
+        known = json.loads((folder / FETCHED).read_text(encoding="utf-8"))
+        return {name: known[name] for name in known if Path(name).name == name}
+    return {}
+
+
+def folders_in(url: str) -> set[str]:
+    """Return the names of the folders and files in a folder elsewhere."""
+    fs, path = filesystem(url)
+    with naming(url):
+        fs.invalidate_cache(path)
+        return {last_name(one["name"]) for one in fs.ls(path, detail=True)}
+
+
+def upload_folder(folder: Path | str, url: str) -> str:
+    """Copy all files of a folder to a place elsewhere, config.json or index.json last; return the URL.
+
+    These hold the checksums of the others: whoever reads a folder that is half written is told so.
+
+    Raises:
+        ConnectionError, ImportError: see `naming`.
+
+    Example:
+        upload_folder("data/openwebtext", "s3://bucket/openwebtext")
+    """
+    fs, path = filesystem(url)
+    files = [file for file in sorted(Path(folder).rglob("*")) if file.is_file() and not file.name.startswith(".")]
+    with naming(url, "written"):
+        for file in sorted(files, key=lambda file: file.name in ("config.json", "index.json")):
+            there = f"{path}/{file.relative_to(folder).as_posix()}"
+            fs.makedirs(there.rpartition("/")[0], exist_ok=True)
+            fs.put_file(os.fspath(file), there)
+    return url
+
+
+@contextmanager
+def uploading(url: str) -> Iterator[Path]:
+    """Yield a folder on this machine, whose files are copied to a place elsewhere when the block ends well."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place, last_name(url))
+        folder.mkdir()
+        yield folder
+        upload_folder(folder, url)

@@ -1,0 +1,34 @@
+"""The examples of public docstrings run, and every public class has one."""
+
+import doctest
+import inspect
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import unmask
+from unmask.display.measured import curve_of
+
+GIVEN = {"torch": torch, "np": np, "unmask": unmask}
+"""What the examples do not import."""
+CLASSES = {name: value for name in unmask.__all__ if inspect.isclass(value := getattr(unmask, name))}
+FUNCTIONS = {name: value for name in unmask.__all__ if inspect.isfunction(value := getattr(unmask, name))}
+
+
+@pytest.mark.parametrize("value", [*CLASSES.values(), *FUNCTIONS.values(), curve_of])
+def test_the_examples_of_docstrings_run(value: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    failures: list[str] = []
+    runner = doctest.DocTestRunner()
+    for test in doctest.DocTestFinder(recurse=False).find(value, value.__name__, globs=dict(GIVEN)):
+        runner.run(test, out=failures.append)
+    assert not failures, "".join(failures)
+
+
+def test_every_public_class_has_an_example() -> None:
+    assert len(CLASSES) > 40
+    assert [name for name, value in CLASSES.items() if "\n    >>> " not in (inspect.getdoc(value) or "")] == []
