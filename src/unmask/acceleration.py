@@ -25,12 +25,16 @@ def accelerate(model: MaskedDiffusion, *, precision: str = "auto", compile: bool
         the model.
 
     Raises:
-        ValueError: an unknown precision; `compile` for a left-to-right model, or without a compiler.
+        ValueError: an unknown precision; `compile` for a left-to-right model, or without a compiler; a model of vectors.
 
     Example:
         model = unmask.accelerate(unmask.load("runs/text8"), precision="bf16-mixed", compile=True)
     """
     check_choice("precision", precision, PRECISIONS)
+    if model.network.vectors:
+        if compile or precision == "bf16-mixed":
+            raise ValueError("models of vectors with noise are sampled in the format of their weights, not compiled")
+        return model
     if compile:
         check_compiler()
         if model.network.causal:

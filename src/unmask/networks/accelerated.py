@@ -38,7 +38,9 @@ class Accelerated(Network):
         self.network, self.precision, self.batch = network, precision, 1
         self.vocab_size, self.shape, self.classes = network.vocab_size, network.shape, network.classes
         self.excluded, self.any_length, self.causal = network.excluded, network.any_length, network.causal
-        self.compiled = (compiled_copy(network),) if compile else ()  # a tuple: not a module of this one
+        self.compiled: tuple[Network, ...] = (
+            (compiled_copy(network),) if compile else ()
+        )  # a tuple: not a module of this one
         self.train(network.training)
 
     def __str__(self) -> str:
@@ -76,17 +78,18 @@ class Accelerated(Network):
             return network(*inputs)[:count]
         most = length if at.index is None else at.index.shape[1]
         width = 4 ** math.ceil(math.log(most, 4) - 1e-9)
-        headed = isinstance(network, HeadedNetwork)
         if at.index is None or 2 * width > length:
-            found = network.features(*inputs) if headed else network(*inputs).flatten(1, -2)
+            found = network.features(*inputs) if isinstance(network, HeadedNetwork) else network(*inputs).flatten(1, -2)
             found = at.pick(found)
         else:
             index = F.pad(at.index, (0, width - most, 0, rows - count))
             slots = Positions(_repeated(rows, width, x_t.device), index.flatten(), index)
-            found = network.features(*inputs, slots) if headed else network(*inputs, at=slots)
+            found = (
+                network.features(*inputs, slots) if isinstance(network, HeadedNetwork) else network(*inputs, at=slots)
+            )
             kept = torch.arange(count * most, device=x_t.device) if at.kept is None else at.kept
             found = found.index_select(0, kept // most * width + kept % most)
-        return network.head(found) if headed else found
+        return network.head(found) if isinstance(network, HeadedNetwork) else found
 
     def cross_entropy(
         self,

@@ -81,7 +81,8 @@ class Positions:
 
     def to(self, device: torch.device) -> "Positions":
         """Copy them to a device without waiting for it."""
-        return Positions(*(None if part is None else send(part, device) for part in vars(self).values()))
+        parts = (send(self.example, device), send(self.position, device))
+        return Positions(*parts, *(None if part is None else send(part, device) for part in (self.index, self.kept)))
 
     def repeat(self, times: int, batch: int) -> "Positions":
         """Return the positions of a batch that is repeated `times` times."""

@@ -214,5 +214,6 @@ class TimeFreeELBO(Objective):
         else:
             at, counted = positions_to_predict(masked, most)
         rate, x_t = n.double() / length, x.masked_fill(masked, network.mask_id)
-        how = {"at": at, "weight": 1 / rate, "power": self.power, "counted": counted}
-        return masked_cross_entropy(network, x_t, x, rate, label, **how)
+        return masked_cross_entropy(
+            network, x_t, x, rate, label, at=at, weight=1 / rate, power=self.power, counted=counted
+        )

@@ -15,7 +15,7 @@ from unmask.networks.gaussian import VectorNetwork, Vectors, expected_vector
 from unmask.randomness import Generators, normal, uniform
 from unmask.samplers.base import State
 from unmask.samplers.redrawing import Redrawing
-from unmask.samplers.unmasking import raise_if_failed
+from unmask.samplers.rows import Failures
 from unmask.types import Labels, Tokens
 
 
@@ -62,7 +62,7 @@ class GaussianAncestral(Redrawing):
         times = torch.arange(count, -1, -1, dtype=torch.float64, device=x.device) / count
         gamma = inner.noise(times)
         calls = torch.zeros(len(x), dtype=torch.long, device=x.device)
-        failed = torch.zeros((), dtype=torch.long, device=x.device)
+        failures = Failures(x.device)
         estimate: Vectors | None = None
         yield State(x, times[:1].expand(len(x)), calls)
         for k in range(count + 1):
@@ -76,17 +76,15 @@ class GaussianAncestral(Redrawing):
             if k == count:
                 u = uniform(tuple(x.shape), generator, x.device).flatten()
                 token = categorical(logits.flatten(0, 1), u).view(unknown.shape)
-                failed = torch.where(failed == 0, (k + 1) * (unknown & (token == inner.mask_id)).any(), failed)
+                failures.note(unknown & (token == inner.mask_id), k + 1)
             else:
                 token = logits.argmax(-1)
                 estimate = expected_vector(logits.log_softmax(-1), table)
                 z = torch.where(known, fixed, step_back(z, estimate.double(), gamma[k], gamma[k + 1], generator))
-                failed = torch.where(failed == 0, (k + 1) * ~z.isfinite().all(), failed)
-            if x.device.type == "cpu":
-                raise_if_failed(failed)
+                failures.note(~z.isfinite(), k + 1)
             shown = torch.where(unknown, token, x.flatten(1)).view_as(x)
             yield State(shown, times[min(k + 1, count)].expand(len(x)), calls)
-        raise_if_failed(failed)
+        failures.check()
 
     def logits(
         self,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unmask.devices import send
 from unmask.networks.base import Positions
-from unmask.randomness import Generators, uniform
+from unmask.randomness import Generators, Share, uniform
 from unmask.types import Where
 
 
@@ -51,7 +51,7 @@ class Rows:
 
     def uniform(self, shape: tuple[int, ...], generator: Generators) -> Float[Tensor, "rows ..."]:
         """Draw uniform numbers (rows, *shape), from these examples' own generators if there are any."""
-        if not isinstance(generator, torch.Generator | None):
+        if not isinstance(generator, torch.Generator | Share | None):
             if len(generator) != self.batch:
                 raise ValueError(
                     f"one generator per example is needed: got {len(generator)} for a batch of {self.batch}"

@@ -15,7 +15,7 @@ from unmask.noise import log_scores
 from unmask.randomness import Generators, uniform
 from unmask.samplers.ancestral import Grid, check_grid, grid_times
 from unmask.samplers.base import Sampler, State
-from unmask.samplers.unmasking import raise_if_failed
+from unmask.samplers.rows import Failures
 from unmask.schedules import Linear, Schedule, check_kind
 from unmask.types import Labels, Tokens
 
@@ -55,7 +55,7 @@ class ScoreSampler(Sampler):
         times = grid_times(self.steps, self.grid, x.device)
         rate, reveal = self.schedule.mask_rate(times), self.reveal_rate(times[:-1], times[1:])
         calls = torch.zeros(len(x), dtype=torch.long, device=x.device)
-        failed = torch.zeros((), dtype=torch.long, device=x.device)
+        failures = Failures(x.device)
         rows = at.example * x[0].numel() + at.position
         yield State(x, times[:1].expand(len(x)), calls)
         for k in range(self.steps):
@@ -67,13 +67,11 @@ class ScoreSampler(Sampler):
                 total = 1.0 if isinstance(network, Constrained) else log_scores(logits).logsumexp(-1).double().exp()
                 token = categorical(filter_logits(logits, self.temperature, self.top_k, self.top_p), at.pick(u_token))
                 shown = hidden & (at.pick(u_reveal) < reveal[k] * total) if k + 1 < self.steps else hidden
-                failed = torch.where(failed == 0, (k + 1) * (hidden & (token == network.mask_id)).any(), failed)
-                if x.device.type == "cpu":
-                    raise_if_failed(failed)
+                failures.note(hidden & (token == network.mask_id), k + 1)
                 calls = calls + self.evaluations * (x == network.mask_id).flatten(1).any(1)
                 x = x.flatten().index_copy(0, rows, torch.where(shown, token, here)).view_as(x)
             yield State(x, times[k + 1].expand(len(x)), calls)
-        raise_if_failed(failed)
+        failures.check()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from unmask.replacing import Step, reverse_logits
 from unmask.samplers.ancestral import Grid, check_grid, grid_times
 from unmask.samplers.base import State
 from unmask.samplers.redrawing import Redrawing
-from unmask.samplers.unmasking import raise_if_failed
+from unmask.samplers.rows import Failures
 from unmask.schedules import Schedule, check_kind
 from unmask.types import Labels, Tokens
 
@@ -57,7 +57,7 @@ class UniformAncestral(Redrawing):
         rate = self.schedule.mask_rate(times)
         x = torch.where(unknown, (uniform(tuple(x.shape), generator, x.device) * vocab).long(), x)
         calls = torch.zeros(len(x), dtype=torch.long, device=x.device)
-        failed = torch.zeros((), dtype=torch.long, device=x.device)
+        failures = Failures(x.device)
         yield State(x, times[:1].expand(len(x)), calls)
         for k in range(self.steps):
             u = uniform(tuple(x.shape), generator, x.device).flatten(1)
@@ -65,10 +65,8 @@ class UniformAncestral(Redrawing):
             step = Step.of(self.schedule, times[k : k + 1], times[k + 1 : k + 2], vocab)
             logits = reverse_logits(logits.double().log_softmax(-1), at.pick(x.flatten(1)), step)
             token = categorical(logits, at.pick(u))
-            failed = torch.where(failed == 0, (k + 1) * (token == network.mask_id).any(), failed)
-            if x.device.type == "cpu":
-                raise_if_failed(failed)
+            failures.note(token == network.mask_id, k + 1)
             x = x.flatten().index_copy(0, rows, token.clamp(max=vocab - 1)).view_as(x)
             calls = calls + self.evaluations
             yield State(x, times[k + 1].expand(len(x)), calls)
-        raise_if_failed(failed)
+        failures.check()
