@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,24 @@ from unmask.configs import shipped
 from unmask.data.text8 import ALPHABET, Text8
 from unmask.reproduction import TABLES, reproduce, running, tabling
 from unmask.reproduction.report import curve_of, spread
-from unmask.reproduction.tables import Request, network_of
+from unmask.reproduction.request import Request
+from unmask.reproduction.tables import network_of
+from unmask.training.start import with_schedule
 
 ROWS = ("left-to-right", "md4-cosine")
 FEW: dict[str, Any] = {"steps": 2, "seeds": 2, "draws": 1, "limit": 4}
+SCALES = {name: dict(table.scales) for name, table in TABLES.items()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    """Texts of 16 characters, and a tiny network."""
+    scale = SCALES["text8"]["cpu"]
+    with pytest.MonkeyPatch.context() as patch:
+        tiny = {"width": 32, "depth": 1, "heads": 2}
+        changed = {"data": scale.data | {"length": 16}, "run": scale.run | {"evaluate_examples": 16}}
+        patch.setitem(TABLES["text8"].scales, "cpu", replace(scale, network=scale.network | tiny, **changed))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +103,26 @@ def test_a_given_model_is_measured_and_not_trained(
     assert "any-order (ARDM)" in str(report) and "arXiv:2406.04329" in str(report)
 
 
+def test_finite_steps_have_a_row_for_each_bound(made: Path, data: Text8, tmp_path: Path) -> None:
+    models = {"md4-cosine": made / ROWS[1] / "seed-0"}
+    report = reproduce("finite-steps", data=data, rows=["md4-cosine"], models=models, out=tmp_path, **FEW)
+    assert [(row["T"], row["published"]) for row in report.rows] == [
+        ("1", None),
+        ("10", None),
+        ("100", "≤ 49.80"),
+        ("1000", "≤ 48.50"),
+        ("10000", "≤ 48.40"),
+        ("inf", "≤ 48.40"),
+    ]
+    expected = unmask.evaluation.likelihood(unmask.load(models["md4-cosine"]), data, steps=[10], draws=1, limit=4)
+    assert report.rows[1]["bits_per_character"] == expected.rows[0]["bits_per_character"]
+
+
 def test_another_protocol_and_other_models_are_refused(made: Path, data: Text8, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"rows of another protocol \(draws was 1, is 2\): give another out"):
         reproduce("text8", data=data, rows=ROWS, out=made, **FEW | {"draws": 2})
+    with pytest.raises(ValueError, match=r"\(data was .*'length': 16.* is .*'length': 8"):
+        reproduce("text8", data=replace(data, length=8), rows=ROWS, out=made, **FEW)
     with pytest.raises(ValueError, match="is of the kind left-to-right, the row genmd4 of learned schedule"):
         reproduce("text8", data=data, models={"genmd4": made / ROWS[0] / "seed-0"}, out=tmp_path, **FEW)
     model = unmask.load(made / ROWS[0] / "seed-0")
@@ -118,7 +150,7 @@ def test_minutes_become_steps(data: Text8, tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["text9"], "unknown table: 'text9' (did you mean 'text8'?); there are text8, cifar10"),
+        (["text9"], "unknown table: 'text9' (did you mean 'text8'?); there are text8, cifar10, finite-steps"),
         (["text8", "--rows", "md4-cosin"], "unknown row of text8 at scale cpu: 'md4-cosin' (did you mean 'md4-cosine'"),
         (["cifar10", "--scale", "paper", "--rows", "any-order"], "unknown row of cifar10 at scale paper: 'any-order'"),
         (["text8", "--scale", "big"], "unknown scale: 'big'; there are cpu, paper"),
@@ -137,17 +169,20 @@ def test_bad_input_is_one_line(arguments: list[str], said: str, capsys: pytest.C
     assert len(lines) == 1 and said in lines[0]
 
 
-def test_the_command_prints_what_is_there(made: Path, data: Text8, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of another length the data have another checksum: they are named. Nothing is trained."""
+def test_the_command_prints_what_is_there(made: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = [part for name, value in FEW.items() for part in (f"--{name}", str(value))]
-    command = ["reproduce", "text8", "--data", str(data.path), "--rows", ",".join(ROWS), "--out", str(made), *few]
-    assert main(command) == 1
-    assert "rows of another protocol (data_sha256 was" in capsys.readouterr().err
-    with pytest.MonkeyPatch.context() as patch:
-        scale = TABLES["text8"].scales["cpu"]
-        patch.setitem(TABLES["text8"].scales, "cpu", replace(scale, data=scale.data | {"length": 16}))
-        assert main(command) == 0
+    assert main(["reproduce", "text8", "--data", str(text), "--rows", ",".join(ROWS), "--out", str(made), *few]) == 0
     assert "left to right (autoregressive)  1.23, Transformer AR" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_row_is_a_model_of_its_kind(table: str, data: Text8) -> None:
+    request = Request(table, data=None if table == "cifar10" else data)
+    for name, row in request.chosen.items():
+        used = tabling.find_data(request)
+        network, objective = running.Work(name, row, request, used, Path()).parts()
+        schedule = with_schedule(objective, network).process
+        assert running.kind_of_model(unmask.MaskedDiffusion(network, used.codec, schedule)) == row.kind
 
 
 @pytest.mark.parametrize(
@@ -163,7 +198,7 @@ def test_the_command_prints_what_is_there(made: Path, data: Text8, capsys: pytes
     ],
 )
 def test_the_settings_are_those_of_the_shipped_configurations(table: str, scale: str, row: str, config: str) -> None:
-    tree, made = read_yaml(shipped()[config]), TABLES[table].scales[scale]
+    tree, made = read_yaml(shipped()[config]), SCALES[table][scale]
     one = TABLES[table].rows[row]
     network = network_of(one, made, scale)
     given = {"class": tree["network"]["class_path"]} | tree["network"]["init_args"]

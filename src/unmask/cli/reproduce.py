@@ -1,11 +1,10 @@
 """unmask reproduce TABLE: the rows of a paper's table, trained under one protocol, beside the published figures."""
 
-from typing import Any
-
 from jsonargparse import Namespace
 
 from unmask.cli.common import Option, Parser, parse
-from unmask.reproduction.tables import TABLES, Request
+from unmask.reproduction.request import Request
+from unmask.reproduction.tables import TABLES
 
 OPTIONS: tuple[Option, ...] = (
     ("scale", str, "cpu", "cpu: small and complete; paper: the full size"),
@@ -24,7 +23,7 @@ OPTIONS: tuple[Option, ...] = (
 def run(arguments: list[str]) -> None:
     """Run `unmask reproduce`."""
     tables = "; ".join(f"{name}: {table.about}" for name, table in TABLES.items())
-    parser = Parser("reproduce", description=f"Train the rows of a table, or take models for them. {tables}.")
+    parser = Parser("reproduce", description=f"Train the rows of a paper's table. {tables}.")
     parser.add_argument("table", metavar="TABLE", help=f"one of {', '.join(TABLES)}")
     parser.add_options(*OPTIONS)
     settings = parse(parser, arguments, check=lambda settings: Request(**asked(settings)) and None)
@@ -33,7 +32,7 @@ def run(arguments: list[str]) -> None:
     print(reproduce(**asked(settings), out=settings.out))
 
 
-def asked(settings: Namespace) -> dict[str, Any]:
+def asked(settings: Namespace) -> dict:
     """Return the arguments of `reproduce`, but for `out`."""
     found = {name: settings[name] for name in ("table", *(name for name, *_ in OPTIONS if name != "out"))}
     models = [one.partition("=")[::2] for one in (settings.models or "").split(",") if one]

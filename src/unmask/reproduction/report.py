@@ -6,7 +6,7 @@ import csv
 import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,25 +73,39 @@ def curves_figure(curves: Mapping[str, Sequence[Curve]], timed: bool) -> Picture
     return picture
 
 
-def curve_of(run: Path | str, step_seconds: float | None) -> Curve | None:
+def curve_of(run: Path | str, step_seconds: int | float | None) -> Curve | None:
     """Return the validation curve of a run from its metrics.csv; None where there is none."""
     path = Path(run, "logs", "version_0", "metrics.csv")
     if not path.is_file():
         return None
     with open(path, newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row.get("valid_bits")]
-    x = [(int(row["step"]) + 1) * (step_seconds / 60 if step_seconds else 1) for row in rows]
+    x = [(int(row["step"]) + 1) * (step_seconds / 60 if step_seconds else 1.0) for row in rows]
     return (x, [float(row["valid_bits"]) for row in rows]) if rows else None
 
 
 def table_rows(table: Table, rows: Iterable[tuple[Row, Sequence[dict[str, Any]]]]) -> list[dict[str, Any]]:
     """Return the published rows without one of ours, then ours with the published figure beside them."""
+    if table.steps:
+        return [line for row, results in rows for line in _step_rows(table, row, results)]
     ours = [_row(table, row, results) for row, results in rows]
     beside = {row["published_as"] for row in ours}
     others = [
         {"model": name, "published": str(figure)} for name, figure in table.published.items() if name not in beside
     ]
     return others + [{name: value for name, value in row.items() if name != "published_as"} for row in ours]
+
+
+def _step_rows(table: Table, row: Row, results: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield a row for each number of steps of the bound."""
+    for steps in results[0]["steps_of_bound"]:
+        of_it = []
+        for result in results:
+            value, error = result["steps_of_bound"][steps]
+            of_it.append(result | {"value": value, "error": error})
+        published = table.published.get(steps)
+        found = _row(table, row, of_it) | {"published": str(published) if published else None}
+        yield {"model": row.title, "T": steps} | {name: found[name] for name in found if name != "published_as"}
 
 
 def _row(table: Table, row: Row, results: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -17,13 +17,14 @@ import torch
 import unmask.networks
 import unmask.objectives  # noqa: F401  (all their classes can then be named)
 from unmask.data.base import DataSet
-from unmask.evaluation.likelihood import LikelihoodReport, likelihood
+from unmask.evaluation.likelihood import likelihood
 from unmask.model import MaskedDiffusion
 from unmask.networks.base import Network
 from unmask.noise import Scored
 from unmask.objectives.base import Objective
 from unmask.opening import load
-from unmask.reproduction.tables import TABLES, Request, Row, network_of
+from unmask.reproduction.request import Request
+from unmask.reproduction.tables import TABLES, Row, network_of
 from unmask.schedules import TokenPolynomial
 from unmask.storage.description import build
 from unmask.storage.files import replacing
@@ -51,8 +52,8 @@ class Plan:
     """
 
     max_steps: int
-    step_seconds: float | None = None
-    minutes: float | None = None
+    step_seconds: int | float | None = None
+    minutes: int | float | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Work:
         write(path, vars(plan))
         return plan
 
-    def step_seconds(self, most: float) -> float:
+    def step_seconds(self, most: int | float) -> float:
         """Return the seconds of a step: the median of a short run, which takes at most a tenth of `most` seconds."""
         folder = self.out / "pilot"
         start = time.perf_counter()
@@ -99,14 +100,17 @@ class Work:
         shutil.rmtree(folder)
         return tokens / statistics.median(speeds[1:] or speeds) if speeds else each
 
+    def parts(self) -> tuple[Network, Objective]:
+        """Return a new network and the objective."""
+        made = {"vocab_size": self.data.codec.vocab_size, "shape": self.data.shape, "classes": self.data.classes}
+        described = network_of(self.row, self.request.settings, self.request.scale) | made
+        return build(Network, described, self.name), build(Objective, self.row.objective, self.name)
+
     def train(self, folder: Path, seed: int, plan: Plan, pilot: bool = False) -> MaskedDiffusion:
         """Train a run, or what is left of it."""
         scale, every = self.request.settings, max(1, plan.max_steps // EVALUATIONS)
         torch.manual_seed(seed)
-        made = {"vocab_size": self.data.codec.vocab_size, "shape": self.data.shape, "classes": self.data.classes}
-        described = network_of(self.row, scale, self.request.scale)
-        network = build(Network, described | made, f"row {self.name}")  # type: ignore[type-abstract]
-        objective = build(Objective, self.row.objective, f"row {self.name}")  # type: ignore[type-abstract]
+        network, objective = self.parts()
         rates = scale.optimizer | self.row.optimizer
         warmup = min(rates["warmup_steps"], plan.max_steps // 10)
         often = {"evaluate_every": 10**9, "checkpoint_every": 10**9} if pilot else {}
@@ -144,10 +148,14 @@ class Work:
 
 def measure(model: MaskedDiffusion, request: Request, data: DataSet) -> dict[str, Any]:
     """Return the figures of a model on the test part."""
-    report: LikelihoodReport = likelihood(model, data, draws=request.draws, limit=request.limit)
-    value, error = report.rows[0][TABLES[request.table].figure]
+    table = TABLES[request.table]
+    report = likelihood(model, data, draws=request.draws, limit=request.limit, steps=table.steps or None)
     count = sum(parameter.numel() for parameter in model.parameters())
-    return {"value": value, "error": error, "parameters": count, "protocol": report.protocol}
+    found: dict[str, Any] = {"parameters": count, "protocol": report.protocol}
+    if table.steps:
+        return found | {"steps_of_bound": {row["steps"]: list(row[table.figure]) for row in report.rows}}
+    value, error = report.rows[0][table.figure]
+    return found | {"value": value, "error": error}
 
 
 def kind_of_model(model: MaskedDiffusion) -> str:
@@ -159,7 +167,7 @@ def kind_of_model(model: MaskedDiffusion) -> str:
     return "learned schedule" if isinstance(model.schedule, TokenPolynomial) else "masked"
 
 
-def clock(minutes: float | None) -> str | None:
+def clock(minutes: int | float | None) -> str | None:
     """Write minutes as DD:HH:MM:SS, rounded up to seconds."""
     if minutes is None:
         return None

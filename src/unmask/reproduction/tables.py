@@ -5,19 +5,13 @@ described as in `unmask.storage.description`: {"class": name, argument: value}.
 """
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from unmask.checks import check_whole
-from unmask.reproduction.published import CIFAR10, TEXT8, Published
-from unmask.storage.hub import check_model
-from unmask.storage.signatures import nearest
+from unmask.reproduction.published import CIFAR10, FINITE_STEPS, TEXT8, Published
 
 Described = dict[str, Any]
 SCALES = ("cpu", "paper")
-DEFAULT_MINUTES = 10.0
 
 
 @dataclass(frozen=True)
@@ -77,6 +71,7 @@ class Table:
         rows: by the short name that commands use.
         scales: by name.
         published: the figures of the paper.
+        steps: numbers T of steps; with these the table has a row for the bound of each, published by T.
     """
 
     about: str
@@ -84,6 +79,7 @@ class Table:
     rows: dict[str, Row]
     scales: dict[str, Scale]
     published: dict[str, Published]
+    steps: tuple[int | float, ...] = ()
 
     def at(self, scale: str) -> dict[str, Row]:
         """Return the rows that there are at a scale."""
@@ -213,68 +209,15 @@ CIFAR10_TABLE = Table(
     },
     CIFAR10,
 )
-TABLES = {"text8": TEXT8_TABLE, "cifar10": CIFAR10_TABLE}
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is asked for; see `reproduce`.
-
-    Raises:
-        ValueError: an unknown table, scale or row, or a number out of range; in one line.
-        FileNotFoundError: there are no such data or no such model.
-    """
-
-    table: str
-    scale: str = "cpu"
-    minutes: float | None = None
-    steps: int | None = None
-    seeds: int = 3
-    data: Any = None
-    rows: Sequence[str] | None = None
-    models: Mapping[str, Any] = field(default_factory=dict)
-    draws: int = 4
-    limit: int | None = 512
-
-    def __post_init__(self) -> None:
-        _check_name("table", self.table, TABLES)
-        _check_name("scale", self.scale, SCALES)
-        for name in [*(self.rows or ()), *self.models]:
-            _check_name(f"row of {self.table} at scale {self.scale}", name, TABLES[self.table].at(self.scale))
-        if self.rows is not None and not self.rows:
-            raise ValueError("rows must name at least one row, or be left out for all")
-        if self.minutes is not None and self.steps is not None:
-            raise ValueError("give minutes or steps: rows have equal time, or equal steps")
-        if self.minutes is not None and not 0 < self.minutes < math.inf:
-            raise ValueError(f"minutes must be positive, got {self.minutes:g}")
-        check_whole(1, steps=self.steps, seeds=self.seeds, draws=self.draws, limit=self.limit)
-        if isinstance(self.data, str | Path):
-            if not self.settings.path:
-                what = self.settings.data["class"]
-                raise ValueError(f"{self.table} at scale {self.scale} is of {what}: leave out data ({self.data})")
-            if not Path(self.data).exists():
-                raise FileNotFoundError(f"data: {self.data}: no such file")
-        for model in self.models.values():
-            if isinstance(model, str | Path):
-                check_model(str(model))
-
-    @property
-    def settings(self) -> Scale:
-        """What all rows have in common."""
-        return TABLES[self.table].scales[self.scale]
-
-    @property
-    def chosen(self) -> dict[str, Row]:
-        """The rows that are wanted, in the order of the table; those that models are given for are among them."""
-        rows = TABLES[self.table].at(self.scale)
-        return {name: row for name, row in rows.items() if self.rows is None or name in {*self.rows, *self.models}}
-
-    @property
-    def budget(self) -> tuple[float | None, int | None]:
-        """Minutes, or else steps, of each row and seed."""
-        if self.steps is None and self.minutes is None:
-            return (DEFAULT_MINUTES, None) if self.scale == "cpu" else (None, self.settings.steps)
-        return self.minutes, self.steps
+STEPS_TABLE = Table(
+    "the bound of T steps, bits per character of text8; published: MD4 small's perplexity on LAMBADA",
+    "bits_per_character",
+    {name: TEXT_ROWS[name] for name in ("md4-linear", "md4-cosine")},
+    TEXT8_TABLE.scales,
+    FINITE_STEPS,
+    (1, 10, 100, 1000, 10_000, math.inf),
+)
+TABLES = {"text8": TEXT8_TABLE, "cifar10": CIFAR10_TABLE, "finite-steps": STEPS_TABLE}
 
 
 def network_of(row: Row, scale: Scale, name: str) -> Described:
@@ -289,8 +232,3 @@ def network_of(row: Row, scale: Scale, name: str) -> Described:
     if own.get("class") == scale.network["class"]:
         return scale.network | {key: value for key, value in own.items() if name != "paper" or key in TIMED}
     return own if own.get("class") == "UNet" else scale.network | own
-
-
-def _check_name(what: str, name: str, known: Any) -> None:
-    if name not in known:
-        raise ValueError(f"unknown {what}: {name!r}{nearest(name, known)}; there are {', '.join(known)}")

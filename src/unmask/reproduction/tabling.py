@@ -14,8 +14,9 @@ from unmask.opening import load
 from unmask.report import brief
 from unmask.reproduction.published import SOURCE
 from unmask.reproduction.report import Curve, Reproduction, curve_of, table_rows
+from unmask.reproduction.request import Request
 from unmask.reproduction.running import Work, kind_of_model, measure, read, write
-from unmask.reproduction.tables import TABLES, Request, Row
+from unmask.reproduction.tables import TABLES, Row
 from unmask.storage.description import build, describe
 from unmask.storage.files import replacing
 
@@ -26,7 +27,7 @@ def reproduce(
     table: str,
     *,
     scale: str = "cpu",
-    minutes: float | None = None,
+    minutes: int | float | None = None,
     steps: int | None = None,
     seeds: int = 3,
     data: DataSet | Path | str | None = None,
@@ -46,7 +47,7 @@ def reproduce(
     follow from these. A run ends when its minutes are over in any case.
 
     Args:
-        table: "text8" or "cifar10"; see `TABLES`.
+        table: "text8", "cifar10" or "finite-steps"; see `TABLES`.
         scale: "cpu", a small complete setting (text of 27 characters; digits), or "paper", the full size.
         minutes: of training of each run; 10 at the scale "cpu" if neither these nor `steps` are given, and the steps of
             the shipped configuration at the scale "paper".
@@ -114,11 +115,12 @@ def _check_same(folder: Path, request: Request, data: DataSet) -> None:
     """
     minutes, steps = request.budget
     now = {"table": request.table, "scale": request.scale, "minutes": minutes, "steps": steps}
-    now |= {"draws": request.draws, "limit": request.limit, "data": describe(data)}
+    told = {name: value for name, value in describe(data).items() if name != "path"}
+    now |= {"draws": request.draws, "limit": request.limit, "data": told}
     now |= {"data_sha256": data.split("train").checksum}
     if (folder / ASKED).is_file():
         before = read(folder / ASKED)
-        changed = [name for name in now if before.get(name) != json.loads(json.dumps(now[name])) and name != "data"]
+        changed = [name for name in now if before.get(name) != json.loads(json.dumps(now[name]))]
         if changed:
             said = ", ".join(f"{name} was {before.get(name)}, is {now[name]}" for name in changed)
             raise ValueError(f"{folder} holds rows of another protocol ({said}): give another out")
@@ -139,7 +141,7 @@ def _report(
         curves[chosen[name].title] = [curve for curve in runs if curve is not None]
     protocol = {
         "table": table.about,
-        "published": f"{SOURCE}; ≤ marks a bound, its models are larger, and of the paper's own data and budget",
+        "published": f"{SOURCE}; ≤ marks a bound; of the paper's own models, data and budget",
         "scale": request.scale,
         "data": data.name,
         "budget": f"{minutes:g} minutes of training a run" if minutes else f"{steps:,} steps a run",
@@ -151,6 +153,7 @@ def _report(
         "given": {name: found[0]["given"] for name, found in results.items() if "given" in found[0]},
         **_in_common([result["protocol"] for found in results.values() for result in found]),
     }
+    protocol = {name: value for name, value in protocol.items() if value != {}}
     rows = table_rows(table, ((chosen[name], found) for name, found in results.items()))
     return Reproduction(tuple(rows), protocol, curves, minutes is not None, dict(results))
 
