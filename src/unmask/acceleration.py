@@ -25,7 +25,8 @@ def accelerate(model: MaskedDiffusion, *, precision: str = "auto", compile: bool
         the model.
 
     Raises:
-        ValueError: an unknown precision; `compile` for a left-to-right model, or without a compiler; a model of vectors.
+        ValueError: an unknown precision; `compile` for a left-to-right model, or without a compiler;
+            a model of vectors.
 
     Example:
         model = unmask.accelerate(unmask.load("runs/text8"), precision="bf16-mixed", compile=True)

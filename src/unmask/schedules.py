@@ -148,6 +148,10 @@ class CosineSignal(Schedule):
     """Lose the data along a cosine: α_t = cos(π/2 t), weight π/2 · cot(π/4 · t) (arXiv:2102.05379).
 
     The schedule of multinomial diffusion: slower than `Linear` at first, where `Cosine` is faster.
+
+    Examples:
+        >>> unmask.CosineSignal().alpha(torch.tensor([0.0, 0.5, 1.0]))
+        tensor([1.0000, 0.7071, 0.0000])
     """
 
     def alpha(self, t: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ COMMANDS = {
     "infill": "draw the unknown part of a text, an image or an array, and keep the rest",
     "serve": "show models in the browser, and answer requests over HTTP",
     "study": "compare all samplers on a model, or what float32 draws do to its samples",
+    "reproduce": "train the rows of a paper's table under one protocol, beside the published figures",
     "info": "say what a model, a run or a corpus is, and what was measured of it",
     "plot": "draw the masking schedules, how samples are unmasked, or the loss curve of a run",
     "import": "convert a public checkpoint of MDLM, SEDD or RADD",

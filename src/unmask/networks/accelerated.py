@@ -3,6 +3,7 @@
 import copy
 import math
 from itertools import chain
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -69,7 +70,8 @@ class Accelerated(Network):
                 return self._call_compiled(x_t, noise, label, None if at is None else Positions.of(at))
 
     def _call_compiled(self, x_t: Tokens, noise: Times | None, label: Labels | None, at: Positions | None) -> Logits:
-        (network,) = self.compiled
+        network: Any = self.compiled[0]
+        headed = isinstance(network, HeadedNetwork)
         count, length = len(x_t), x_t[0].numel()
         self.batch = max(self.batch, count)
         rows = fitting_size(count, self.batch)
@@ -79,17 +81,15 @@ class Accelerated(Network):
         most = length if at.index is None else at.index.shape[1]
         width = 4 ** math.ceil(math.log(most, 4) - 1e-9)
         if at.index is None or 2 * width > length:
-            found = network.features(*inputs) if isinstance(network, HeadedNetwork) else network(*inputs).flatten(1, -2)
+            found = network.features(*inputs) if headed else network(*inputs).flatten(1, -2)
             found = at.pick(found)
         else:
             index = F.pad(at.index, (0, width - most, 0, rows - count))
             slots = Positions(_repeated(rows, width, x_t.device), index.flatten(), index)
-            found = (
-                network.features(*inputs, slots) if isinstance(network, HeadedNetwork) else network(*inputs, at=slots)
-            )
+            found = network.features(*inputs, slots) if headed else network(*inputs, at=slots)
             kept = torch.arange(count * most, device=x_t.device) if at.kept is None else at.kept
             found = found.index_select(0, kept // most * width + kept % most)
-        return network.head(found) if isinstance(network, HeadedNetwork) else found
+        return network.head(found) if headed else found
 
     def cross_entropy(
         self,

@@ -126,6 +126,11 @@ class GaussianTransformer(VectorNetwork, Transformer):
         absolute_positions: whether to also learn an embedding of each position.
         rotary_base: the lowest rotary frequency has a period of about 2π * rotary_base positions.
         checkpointing: whether to compute each block again in the backward pass instead of keeping what is inside.
+
+    Examples:
+        >>> network = unmask.GaussianTransformer(5, (4,), width=32, depth=1, heads=2, dim=8)
+        >>> network.embeddings().shape, network.embeddings().norm(dim=1).allclose(torch.ones(5))
+        (torch.Size([5, 8]), True)
     """
 
     def __init__(

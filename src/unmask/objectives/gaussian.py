@@ -41,6 +41,13 @@ class GaussianELBO(Objective):
 
     Args:
         reconstruction: share of the draws that are of the reconstruction term, in (0, 1).
+
+    Examples:
+        >>> network = unmask.GaussianTransformer(5, (4,), width=32, depth=1, heads=2)
+        >>> found = unmask.GaussianELBO()(network, torch.tensor([[3, 1, 4, 1], [2, 0, 2, 3]]))
+        >>> found.loss.backward()  # through the network, the embeddings and the noise schedule
+        >>> found.nelbo.shape, network.noise.ends.grad is not None
+        (torch.Size([2]), True)
     """
 
     reconstruction: float = 0.125

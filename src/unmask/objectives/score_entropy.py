@@ -34,6 +34,14 @@ class ScoreEntropy(Objective):
 
     Args:
         schedule: gives α.
+
+    Examples:
+        >>> network = unmask.Transformer(5, (4,), width=32, depth=1, heads=2, time_conditioning=True)
+        >>> x = torch.tensor([[3, 1, 4, 1], [2, 0, 2, 3]])
+        >>> def bound(objective):
+        ...     return objective(network, x, generator=torch.Generator().manual_seed(0)).nelbo
+        >>> bound(unmask.ScoreEntropy()).allclose(bound(unmask.ContinuousELBO()))  # scores of a new network sum to 1
+        True
     """
 
     schedule: Schedule = field(default_factory=Linear)

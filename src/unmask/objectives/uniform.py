@@ -28,6 +28,14 @@ class HybridELBO(DiscreteELBO):
         schedule: gives α.
         steps: T, at least 1.
         auxiliary: λ, at least 0; D3PM has 0.01 for text and 0.001 for images.
+
+    Examples:
+        >>> network = unmask.Transformer(5, (4,), width=32, depth=1, heads=2, time_conditioning=True)
+        >>> found = unmask.HybridELBO(steps=1, auxiliary=0.01)(network, torch.tensor([[3, 1, 4, 1]]))
+        >>> found.nelbo / 4  # log 5: it has not learned anything
+        tensor([1.6094], dtype=torch.float64)
+        >>> round(found.loss.item() / found.nelbo.item(), 4)
+        1.01
     """
 
     auxiliary: float = 0.01
@@ -75,6 +83,11 @@ class UniformELBO(Objective):
         steps: T, at least 1.
         auxiliary: λ of the auxiliary cross-entropy T · λ · E[ Σ_i −log p̃(x_i | x_t) ] in the loss (D3PM, equation 5,
             for each of the T terms as in the published code); at least 0. The bound does not have it.
+
+    Examples:
+        >>> network = unmask.Transformer(5, (4,), width=32, depth=1, heads=2, time_conditioning=True)
+        >>> unmask.UniformELBO(steps=1)(network, torch.tensor([[3, 1, 4, 1]])).nelbo / 4  # log 5: all noise at once
+        tensor([1.6094], dtype=torch.float64)
     """
 
     schedule: Schedule = field(default_factory=CosineSignal)

@@ -38,6 +38,13 @@ class GaussianAncestral(Redrawing):
         steps: T; the network is called T + 1 times.
         fresh: with self-conditioning, whether the estimate is made anew from the same z_t, by a second call in each
             step. That is the model that the bound is of.
+
+    Examples:
+        >>> network = unmask.GaussianTransformer(5, (16,), width=32, depth=1, heads=2)
+        >>> canvas = unmask.all_masked(2, (16,), network.mask_id)
+        >>> *_, last = unmask.GaussianAncestral(steps=4).trajectory(network, canvas)
+        >>> last.calls
+        tensor([5, 5])
     """
 
     steps: int = 256

@@ -86,6 +86,13 @@ class Tweedie(ScoreSampler):
         schedule: gives α at each time of the grid.
         steps: number of steps, at least 1.
         grid: see `Ancestral`.
+
+    Examples:
+        >>> network = unmask.Transformer(5, (16,), width=32, depth=1, heads=2, time_conditioning=True)
+        >>> canvas = unmask.all_masked(2, (16,), network.mask_id)
+        >>> *_, last = unmask.Tweedie(steps=4).trajectory(network, canvas)
+        >>> bool((last.calls <= 4).all())
+        True
     """
 
     def reveal_rate(self, t: Float[Tensor, " steps"], s: Float[Tensor, " steps"]) -> Float[Tensor, " steps"]:
@@ -105,6 +112,13 @@ class Euler(ScoreSampler):
         schedule: gives α at each time of the grid.
         steps: number of steps, at least 1.
         grid: see `Ancestral`.
+
+    Examples:
+        >>> network = unmask.Transformer(5, (16,), width=32, depth=1, heads=2, time_conditioning=True)
+        >>> canvas = unmask.all_masked(2, (16,), network.mask_id)
+        >>> *_, last = unmask.Euler(unmask.Geometric(), steps=4).trajectory(network, canvas)
+        >>> bool((last.calls <= 4).all())
+        True
     """
 
     def reveal_rate(self, t: Float[Tensor, " steps"], s: Float[Tensor, " steps"]) -> Float[Tensor, " steps"]:

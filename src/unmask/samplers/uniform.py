@@ -30,6 +30,13 @@ class UniformAncestral(Redrawing):
         schedule: gives α. None: that of the model.
         steps: number of steps. None: T of the model's bound.
         grid: see `Ancestral`.
+
+    Examples:
+        >>> network = unmask.Transformer(5, (16,), width=32, depth=1, heads=2, time_conditioning=True)
+        >>> canvas = unmask.all_masked(2, (16,), network.mask_id)
+        >>> *_, last = unmask.UniformAncestral(unmask.CosineSignal(), steps=4).trajectory(network, canvas)
+        >>> last.calls
+        tensor([4, 4])
     """
 
     schedule: Schedule | None = None

@@ -1,0 +1,39 @@
+"""unmask reproduce TABLE: the rows of a paper's table, trained under one protocol, beside the published figures."""
+
+from jsonargparse import Namespace
+
+from unmask.cli.common import Option, Parser, parse
+from unmask.reproduction.request import Request
+from unmask.reproduction.tables import TABLES
+
+OPTIONS: tuple[Option, ...] = (
+    ("scale", str, "cpu", "cpu: small and complete; paper: the full size"),
+    ("minutes", float, None, "of training of each run; 10 at the scale cpu"),
+    ("steps", int, None, "of each run, in place of minutes"),
+    ("seeds", int, 3, "runs of each row"),
+    ("data", str, None, "file of the table's data; text8: any text of its 27 characters"),
+    ("rows", str, None, "those that are wanted, with commas; all if not given"),
+    ("models", str, None, "models that are measured in place of trained ones: ROW=FOLDER, with commas"),
+    ("draws", int, 4, "masks per test example"),
+    ("limit", int, 512, "test examples"),
+    ("out", str, None, "folder; runs/reproduce-TABLE if not given. What is finished there is not done again"),
+)
+
+
+def run(arguments: list[str]) -> None:
+    """Run `unmask reproduce`."""
+    tables = "; ".join(f"{name}: {table.about}" for name, table in TABLES.items())
+    parser = Parser("reproduce", description=f"Train the rows of a paper's table. {tables}.")
+    parser.add_argument("table", metavar="TABLE", help=f"one of {', '.join(TABLES)}")
+    parser.add_options(*OPTIONS)
+    settings = parse(parser, arguments, check=lambda settings: Request(**asked(settings)) and None)
+    from unmask.reproduction.tabling import reproduce
+
+    print(reproduce(**asked(settings), out=settings.out))
+
+
+def asked(settings: Namespace) -> dict:
+    """Return the arguments of `reproduce`, but for `out`."""
+    found = {name: settings[name] for name in ("table", *(name for name, *_ in OPTIONS if name != "out"))}
+    models = [one.partition("=")[::2] for one in (settings.models or "").split(",") if one]
+    return found | {"rows": settings.rows and settings.rows.split(","), "models": dict(models)}

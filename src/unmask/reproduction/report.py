@@ -1,0 +1,136 @@
+"""The report of a table: our rows beside the published ones, and the curves of their validation."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unmask.display.style import styled
+from unmask.report import Figure, Report, finite
+from unmask.reproduction.tables import Row, Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Picture
+
+Curve = tuple[list[float], list[float]]
+"""Minutes of training, or steps, and bits per token of the validation part."""
+
+
+@dataclass(frozen=True)
+class Reproduction(Report):
+    """Our rows of a table, and the published ones.
+
+    Args:
+        rows, protocol: see `Report`. A row of ours has `seeds` models; `±` is the standard error of their mean or, of
+            one model, that of its measurement. `test error` is the standard error over the examples of the test part,
+            which the seeds, and all rows, have in common.
+        curves: of each row, one a seed.
+        timed: whether they are over minutes, not steps.
+        results: what was found of each seed of each row, for the JSON.
+    """
+
+    curves: dict[str, list[Curve]] = field(default_factory=dict)
+    timed: bool = True
+    results: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """See `Report.to_json`; with the key "results": what was found of each seed of each row."""
+        content = json.loads(super().to_json()) | {"results": finite(self.results)}
+        return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def figure(self) -> Picture:
+        """Draw the validation curves of all rows that were trained.
+
+        Raises:
+            ValueError: none was.
+        """
+        if not any(self.curves.values()):
+            raise ValueError("no row was trained: there are no curves")
+        return curves_figure(self.curves, self.timed)
+
+
+@styled
+def curves_figure(curves: Mapping[str, Sequence[Curve]], timed: bool) -> Picture:
+    """Draw curves of validation, those of a row in one colour."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure as NewPicture
+
+    picture = NewPicture(figsize=(8, 4.5), layout="constrained")
+    axes = picture.subplots()
+    for i, (title, runs) in enumerate(curves.items()):
+        colour, line = colormaps["tab10"](i % 10), ("-", "--")[i // 10 % 2]
+        for k, (x, y) in enumerate(runs):
+            label = title if k == 0 else f"_{title}"
+            axes.plot(x, y, line, color=colour, marker=".", markersize=3, linewidth=1, label=label)
+    axes.set(xlabel="minutes of training" if timed else "step", ylabel="validation, bits per token")
+    axes.legend(fontsize=7, ncols=2)
+    return picture
+
+
+def curve_of(run: Path | str, step_seconds: int | float | None) -> Curve | None:
+    """Return the validation curve of a run from its metrics.csv; None where there is none."""
+    path = Path(run, "logs", "version_0", "metrics.csv")
+    if not path.is_file():
+        return None
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("valid_bits")]
+    x = [(int(row["step"]) + 1) * (step_seconds / 60 if step_seconds else 1.0) for row in rows]
+    return (x, [float(row["valid_bits"]) for row in rows]) if rows else None
+
+
+def table_rows(table: Table, rows: Iterable[tuple[Row, Sequence[dict[str, Any]]]]) -> list[dict[str, Any]]:
+    """Return the published rows without one of ours, then ours with the published figure beside them."""
+    if table.steps:
+        return [line for row, results in rows for line in _step_rows(table, row, results)]
+    ours = [_row(table, row, results) for row, results in rows]
+    beside = {row["published_as"] for row in ours}
+    others = [
+        {"model": name, "published": str(figure)} for name, figure in table.published.items() if name not in beside
+    ]
+    return others + [{name: value for name, value in row.items() if name != "published_as"} for row in ours]
+
+
+def _step_rows(table: Table, row: Row, results: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield a row for each number of steps of the bound."""
+    for steps in results[0]["steps_of_bound"]:
+        of_it = []
+        for result in results:
+            value, error = result["steps_of_bound"][steps]
+            of_it.append(result | {"value": value, "error": error})
+        published = table.published.get(steps)
+        found = _row(table, row, of_it) | {"published": str(published) if published else None}
+        yield {"model": row.title, "T": steps} | {name: found[name] for name in found if name != "published_as"}
+
+
+def _row(table: Table, row: Row, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    figure = table.published.get(row.published or "")
+    values = [result["value"] for result in results]
+    steps = sorted({result["steps"] for result in results if result["steps"] is not None})
+    seconds = [result["seconds"] for result in results if result["seconds"] is not None]
+    return {
+        "model": row.title,
+        "published_as": row.published if figure else None,
+        "published": f"{figure}, {row.published}" if figure else None,
+        "parameters": f"{results[0]['parameters']:,}",
+        "steps": " to ".join(f"{one:,}" for one in (steps if len(steps) < 2 else (steps[0], steps[-1]))) or None,
+        "minutes": f"{statistics.mean(seconds) / 60:.1f}" if seconds else None,
+        "seeds": "given" if "given" in results[0] else len(results),
+        table.figure: Figure(statistics.mean(values), spread(values) if len(values) > 1 else results[0]["error"]),
+        "test_error": _rms([result["error"] for result in results]),
+    }
+
+
+def spread(values: Sequence[float]) -> float:
+    """Return the standard error of the mean."""
+    return statistics.stdev(values) / math.sqrt(len(values))
+
+
+def _rms(errors: Sequence[float | None]) -> float | None:
+    known = [error for error in errors if error is not None]
+    return math.sqrt(statistics.mean(error**2 for error in known)) if known else None

@@ -1,0 +1,81 @@
+"""What is asked for of `reproduce`, checked. Light: the command line checks it before anything heavy is loaded."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unmask.checks import check_whole
+from unmask.reproduction.tables import SCALES, TABLES, Row, Scale
+from unmask.storage.hub import check_model
+from unmask.storage.signatures import nearest
+
+DEFAULT_MINUTES = 10.0
+"""At the scale "cpu"."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for; see `reproduce`.
+
+    Raises:
+        ValueError: an unknown table, scale or row, or a number out of range; in one line.
+        FileNotFoundError: there are no such data or no such model.
+    """
+
+    table: str
+    scale: str = "cpu"
+    minutes: int | float | None = None
+    steps: int | None = None
+    seeds: int = 3
+    data: Any = None
+    rows: Sequence[str] | None = None
+    models: Mapping[str, Any] = field(default_factory=dict)
+    draws: int = 4
+    limit: int | None = 512
+
+    def __post_init__(self) -> None:
+        _check_name("table", self.table, TABLES)
+        _check_name("scale", self.scale, SCALES)
+        for name in [*(self.rows or ()), *self.models]:
+            _check_name(f"row of {self.table} at scale {self.scale}", name, TABLES[self.table].at(self.scale))
+        if self.rows is not None and not self.rows:
+            raise ValueError("rows must name at least one row, or be left out for all")
+        if self.minutes is not None and self.steps is not None:
+            raise ValueError("give minutes or steps: rows have equal time, or equal steps")
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise ValueError(f"minutes must be positive, got {self.minutes:g}")
+        check_whole(1, steps=self.steps, seeds=self.seeds, draws=self.draws, limit=self.limit)
+        if isinstance(self.data, str | Path):
+            if not self.settings.path:
+                what = self.settings.data["class"]
+                raise ValueError(f"{self.table} at scale {self.scale} is of {what}: leave out data ({self.data})")
+            if not Path(self.data).exists():
+                raise FileNotFoundError(f"data: {self.data}: no such file")
+        for model in self.models.values():
+            if isinstance(model, str | Path):
+                check_model(str(model))
+
+    @property
+    def settings(self) -> Scale:
+        """What all rows have in common."""
+        return TABLES[self.table].scales[self.scale]
+
+    @property
+    def chosen(self) -> dict[str, Row]:
+        """The rows that are wanted, in the order of the table; those that models are given for are among them."""
+        rows = TABLES[self.table].at(self.scale)
+        return {name: row for name, row in rows.items() if self.rows is None or name in {*self.rows, *self.models}}
+
+    @property
+    def budget(self) -> tuple[int | float | None, int | None]:
+        """Minutes, or else steps, of each row and seed."""
+        if self.steps is None and self.minutes is None:
+            return (DEFAULT_MINUTES, None) if self.scale == "cpu" else (None, self.settings.steps)
+        return self.minutes, self.steps
+
+
+def _check_name(what: str, name: str, known: Any) -> None:
+    if name not in known:
+        raise ValueError(f"unknown {what}: {name!r}{nearest(name, known)}; there are {', '.join(known)}")

@@ -1,0 +1,198 @@
+"""One row of a table with one seed: its budget, its training or the rest of it, and what is measured of it."""
+
+import csv
+import json
+import math
+import shutil
+import statistics
+import sys
+import time
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import unmask.networks
+import unmask.objectives  # noqa: F401  (all their classes can then be named)
+from unmask.data.base import DataSet
+from unmask.evaluation.likelihood import likelihood
+from unmask.model import MaskedDiffusion
+from unmask.networks.base import Network
+from unmask.noise import Scored
+from unmask.objectives.base import Objective
+from unmask.opening import load
+from unmask.reproduction.request import Request
+from unmask.reproduction.tables import TABLES, Row, network_of
+from unmask.schedules import TokenPolynomial
+from unmask.storage.description import build
+from unmask.storage.files import replacing
+from unmask.storage.folders import CONFIG, MODEL, RUN
+from unmask.training.run import find_checkpoint
+from unmask.training.settings import Optimizer, Run, TrainerSettings
+from unmask.training.start import train
+
+PILOT_STEPS = 40
+"""Steps of the short run that measures the seconds of a step; it has at most a tenth of a row's time."""
+SPARE = 0.95
+"""Part of a row's time that its steps are planned for; the rest is for evaluations on the way."""
+EVALUATIONS = 10
+"""Of each run, on the validation part, for its curve."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long each run of a row is trained.
+
+    Attributes:
+        max_steps: steps over which the learning rate falls.
+        step_seconds: of the short run; None where steps are asked for.
+        minutes: after which a run ends in any case; None: never.
+    """
+
+    max_steps: int
+    step_seconds: int | float | None = None
+    minutes: int | float | None = None
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a row is trained with, whatever its seed.
+
+    Attributes:
+        name: short name of the row.
+        row: of the table.
+        request: what is asked for.
+        data: the data set.
+        out: folder of the row.
+    """
+
+    name: str
+    row: Row
+    request: Request
+    data: DataSet
+    out: Path
+
+    def plan(self) -> Plan:
+        """Return how long to train: as it was decided before or, of minutes, from the speed of a short run."""
+        path = self.out / "plan.json"
+        if path.is_file():
+            return Plan(**read(path))
+        minutes, steps = self.request.budget
+        if minutes is None:
+            plan = Plan(steps or 1)
+        else:
+            seconds = self.step_seconds(60 * minutes)
+            plan = Plan(max(1, int(60 * minutes * SPARE / seconds)), seconds, minutes)
+        write(path, vars(plan))
+        return plan
+
+    def step_seconds(self, most: int | float) -> float:
+        """Return the seconds of a step: the median of a short run, which takes at most a tenth of `most` seconds."""
+        folder = self.out / "pilot"
+        start = time.perf_counter()
+        model = self.train(folder, 0, Plan(PILOT_STEPS, minutes=most / 600), pilot=True)
+        each = (time.perf_counter() - start) / model.about["steps"]
+        with open(folder / "logs" / "version_0" / "metrics.csv", newline="", encoding="utf-8") as file:
+            speeds = [float(row["tokens/s"]) for row in csv.DictReader(file) if row.get("tokens/s")]
+        tokens = self.request.settings.run["batch_size"] * math.prod(self.data.shape)
+        shutil.rmtree(folder)
+        return tokens / statistics.median(speeds[1:] or speeds) if speeds else each
+
+    def parts(self) -> tuple[Network, Objective]:
+        """Return a new network and the objective."""
+        made = {"vocab_size": self.data.codec.vocab_size, "shape": self.data.shape, "classes": self.data.classes}
+        described = network_of(self.row, self.request.settings, self.request.scale) | made
+        return build(Network, described, self.name), build(Objective, self.row.objective, self.name)
+
+    def train(self, folder: Path, seed: int, plan: Plan, pilot: bool = False) -> MaskedDiffusion:
+        """Train a run, or what is left of it."""
+        scale, every = self.request.settings, max(1, plan.max_steps // EVALUATIONS)
+        torch.manual_seed(seed)
+        network, objective = self.parts()
+        rates = scale.optimizer | self.row.optimizer
+        warmup = min(rates["warmup_steps"], plan.max_steps // 10)
+        often = {"evaluate_every": 10**9, "checkpoint_every": 10**9} if pilot else {}
+        run = scale.run | self.row.run | {"evaluate_every": every, "checkpoint_every": every} | often
+        begun = find_checkpoint(folder) is not None
+        settings: dict[str, Any] = {"max_steps": plan.max_steps, "max_time": clock(plan.minutes)}
+        with redirect_stdout(sys.stderr):
+            return train(
+                network,
+                self.data,
+                objective=objective,
+                optimizer=Optimizer(**rates | {"warmup_steps": warmup}),
+                run=Run(out=str(folder), seed=seed, **run),
+                trainer=TrainerSettings(**settings, gradient_clip_val=1.0, logger=False),
+                resume=begun,
+                overwrite=not begun and (folder / RUN).is_file(),
+            )
+
+    def result(self, seed: int) -> dict[str, Any]:
+        """Return what is found of a seed: what was found before, or what it is trained and measured for now."""
+        path, folder = self.out / f"seed-{seed}.json", self.out / f"seed-{seed}"
+        if path.is_file():
+            return read(path)
+        begun, start = find_checkpoint(folder) is not None, time.perf_counter()
+        if (folder / MODEL / CONFIG).is_file():  # trained, and not measured yet
+            model, seconds = load(folder), None
+        else:
+            model = self.train(folder, seed, self.plan())
+            seconds = None if begun else time.perf_counter() - start
+        found = {"seed": seed, "run": str(folder), "steps": model.about["steps"], "seconds": seconds}
+        found |= measure(model, self.request, self.data)
+        write(path, found)
+        return found
+
+
+def measure(model: MaskedDiffusion, request: Request, data: DataSet) -> dict[str, Any]:
+    """Return the figures of a model on the test part."""
+    table = TABLES[request.table]
+    report = likelihood(model, data, draws=request.draws, limit=request.limit, steps=table.steps or None)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    found: dict[str, Any] = {"parameters": count, "protocol": report.protocol}
+    if table.steps:
+        return found | {"steps_of_bound": {row["steps"]: list(row[table.figure]) for row in report.rows}}
+    value, error = report.rows[0][table.figure]
+    return found | {"value": value, "error": error}
+
+
+def kind_of_model(model: MaskedDiffusion) -> str:
+    """Return the kind of a model, in the words of `Row`."""
+    if model.kind != "masked":
+        return model.kind
+    if isinstance(model.schedule, Scored):
+        return "scores"
+    return "learned schedule" if isinstance(model.schedule, TokenPolynomial) else "masked"
+
+
+def clock(minutes: int | float | None) -> str | None:
+    """Write minutes as DD:HH:MM:SS, rounded up to seconds."""
+    if minutes is None:
+        return None
+    seconds = max(1, math.ceil(60 * minutes))
+    days, hours = divmod(seconds, 86400)
+    return f"{days:02}:{hours // 3600:02}:{hours % 3600 // 60:02}:{seconds % 60:02}"
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a file of JSON.
+
+    Raises:
+        ValueError: it is damaged; says what to do.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: cannot be read: {error}; delete it, and it is made again") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: is damaged; delete it, and it is made again")
+    return found
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Write a file of JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as target:
+        target.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,234 @@
+"""The tables: which rows they have, how each is trained at which scale, and which published figure stands beside it.
+
+Plain values and no import of torch: the command line checks a request before anything heavy is loaded. An object is
+described as in `unmask.storage.description`: {"class": name, argument: value}.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from unmask.reproduction.published import CIFAR10, FINITE_STEPS, TEXT8, Published
+
+Described = dict[str, Any]
+SCALES = ("cpu", "paper")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What all rows of a table have in common at one scale; a row replaces some of it.
+
+    Args:
+        data: description of the data set, where none is given.
+        network: description of the network.
+        optimizer: settings of `Optimizer`.
+        run: settings of `Run`.
+        steps: of training, where neither minutes nor steps are asked for.
+        path: whether the data set can be read from a file that is named.
+        config: the shipped configuration that these settings are of.
+    """
+
+    data: Described
+    network: Described
+    optimizer: Described
+    run: Described
+    steps: int
+    path: bool
+    config: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model of a table.
+
+    Args:
+        title: what it is called in the table.
+        kind: of model: "masked", "scores", "learned schedule", "left-to-right", "uniform" or "vectors".
+        objective: its description.
+        network: changes of the network of all rows; a "class" takes the place of all of it but the sizes.
+        optimizer, run: changes of these settings.
+        published: name of the published figure that is beside it; None: there is none.
+        paper: whether it has a full-size configuration.
+    """
+
+    title: str
+    kind: str
+    objective: Described
+    network: Described = field(default_factory=dict)
+    optimizer: Described = field(default_factory=dict)
+    run: Described = field(default_factory=dict)
+    published: str | None = None
+    paper: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a paper.
+
+    Args:
+        about: what is compared.
+        figure: name of the figure in the reports of `unmask.evaluation.likelihood`.
+        rows: by the short name that commands use.
+        scales: by name.
+        published: the figures of the paper.
+        steps: numbers T of steps; with these the table has a row for the bound of each, published by T.
+    """
+
+    about: str
+    figure: str
+    rows: dict[str, Row]
+    scales: dict[str, Scale]
+    published: dict[str, Published]
+    steps: tuple[int | float, ...] = ()
+
+    def at(self, scale: str) -> dict[str, Row]:
+        """Return the rows that there are at a scale."""
+        return {name: row for name, row in self.rows.items() if scale != "paper" or row.paper}
+
+
+def _schedule(name: str) -> Described:
+    return {"class": "ContinuousELBO", "schedule": {"class": name}}
+
+
+TIMED = {"time_conditioning": True}
+UNIFORM = {"class": "UniformELBO", "steps": 1000, "schedule": {"class": "CosineSignal"}}
+ABSORB = {"class": "HybridELBO", "steps": 1000, "auxiliary": 0.01}
+TEXT_ROWS = {
+    "left-to-right": Row(
+        "left to right (autoregressive)",
+        "left-to-right",
+        {"class": "NextToken"},
+        {"class": "CausalTransformer"},
+        published="Transformer AR",
+    ),
+    "any-order": Row("any-order (ARDM)", "masked", {"class": "TimeFreeELBO"}, published="ARDM"),
+    "sedd-absorb": Row(
+        "SEDD absorb",
+        "scores",
+        {"class": "ScoreEntropy", "schedule": {"class": "Linear"}},
+        TIMED,
+        published="SEDD absorb",
+    ),
+    "d3pm-absorb": Row("D3PM absorb", "masked", ABSORB, TIMED, published="D3PM absorb"),
+    "d3pm-uniform": Row("D3PM uniform", "uniform", UNIFORM, TIMED, published="D3PM uniform"),
+    "gaussian": Row(
+        "Gaussian diffusion (Plaid)",
+        "vectors",
+        {"class": "GaussianELBO"},
+        {"class": "GaussianTransformer", "dim": 16, "self_conditioning": False},
+        {"schedule_lr": 1e-2},
+        published="Plaid",
+    ),
+    **{
+        f"md4-{name.lower()}": Row(f"MD4, {name.lower()} schedule", "masked", _schedule(name), published="MD4")
+        for name in ("Linear", "Polynomial", "Geometric", "Cosine")
+    },
+    "genmd4": Row(
+        "GenMD4", "learned schedule", {"class": "TokenELBO"}, TIMED, {"schedule_lr": 5e-3}, published="GenMD4"
+    ),
+}
+PIXEL_ROWS = {
+    "left-to-right": Row(
+        "left to right (autoregressive)",
+        "left-to-right",
+        {"class": "NextToken"},
+        {"class": "CausalTransformer"},
+        published="Sparse Transformer",
+        paper=False,
+    ),
+    "any-order": Row("any-order (ARDM)", "masked", {"class": "TimeFreeELBO"}, paper=False),
+    "d3pm-absorb": Row("D3PM absorb", "masked", ABSORB | {"auxiliary": 0.001}, TIMED, published="D3PM absorb"),
+    "d3pm-uniform": Row("D3PM uniform", "uniform", UNIFORM, TIMED),
+    "md4-transformer": Row("MD4, transformer", "masked", _schedule("Cosine"), TIMED, paper=False),
+    "md4": Row(
+        "MD4, U-Net",
+        "masked",
+        _schedule("Cosine"),
+        {"class": "UNet", "widths": (32,), "blocks": 2, "dropout": 0.1} | TIMED,
+        published="MD4",
+    ),
+}
+SMALL = {"lr": 2e-3, "warmup_steps": 100, "decay": "cosine", "weight_decay": 0.01}
+TEXT8_TABLE = Table(
+    "bits per character of text8",
+    "bits_per_character",
+    TEXT_ROWS,
+    {
+        "cpu": Scale(
+            {"class": "Text8", "length": 128},
+            {"class": "Transformer", "width": 128, "depth": 4, "heads": 8, "rotary_base": 100.0},
+            SMALL,
+            {"batch_size": 16, "ema": 0.995, "label_dropout": 0.0, "evaluate_examples": 256},
+            5000,
+            True,
+            "text8_sedd_cpu",
+        ),
+        "paper": Scale(
+            {"class": "Text8", "length": 256},
+            {"class": "Transformer", "width": 768, "depth": 12, "heads": 12, "rotary_base": 10_000.0},
+            {"lr": 5e-4, "warmup_steps": 2000, "decay": "cosine", "weight_decay": 0.03},
+            {"batch_size": 512, "ema": 0.9999, "label_dropout": 0.0, "evaluate_examples": 2048},
+            1_000_000,
+            True,
+            "text8",
+        ),
+    },
+    TEXT8,
+)
+CIFAR10_TABLE = Table(
+    "bits per dimension of CIFAR-10; at --scale cpu of scikit-learn's digits",
+    "bits_per_dimension",
+    PIXEL_ROWS,
+    {
+        "cpu": Scale(
+            {"class": "Digits", "labels": False},
+            {
+                "class": "Transformer",
+                "width": 96,
+                "depth": 4,
+                "heads": 4,
+                "dropout": 0.1,
+                "absolute_positions": True,
+                "rotary_base": 100.0,
+            },
+            {"lr": 3e-3, "warmup_steps": 50, "decay": "cosine", "weight_decay": 0.05},
+            {"batch_size": 32, "ema": 0.995, "label_dropout": 0.0, "evaluate_examples": 200},
+            1200,
+            False,
+            "digits",
+        ),
+        "paper": Scale(
+            {"class": "CIFAR10", "flip": True},
+            {"class": "UNet", "widths": (128,), "blocks": 32, "dropout": 0.1},
+            {"lr": 2e-4, "warmup_steps": 100, "decay": "constant", "beta2": 0.99, "weight_decay": 0.01},
+            {"batch_size": 128, "ema": 0.9999, "evaluate_examples": 1000},
+            1_000_000,
+            True,
+            "cifar10",
+        ),
+    },
+    CIFAR10,
+)
+STEPS_TABLE = Table(
+    "the bound of T steps, bits per character of text8; published: MD4 small's perplexity on LAMBADA",
+    "bits_per_character",
+    {name: TEXT_ROWS[name] for name in ("md4-linear", "md4-cosine")},
+    TEXT8_TABLE.scales,
+    FINITE_STEPS,
+    (1, 10, 100, 1000, 10_000, math.inf),
+)
+TABLES = {"text8": TEXT8_TABLE, "cifar10": CIFAR10_TABLE, "finite-steps": STEPS_TABLE}
+
+
+def network_of(row: Row, scale: Scale, name: str) -> Described:
+    """Return the description of a row's network, without what the data decide.
+
+    Args:
+        row: of the table.
+        scale: has the network of all rows.
+        name: of the scale; at "paper" a row that has the class of all rows keeps its sizes.
+    """
+    own = dict(row.network)
+    if own.get("class") == scale.network["class"]:
+        return scale.network | {key: value for key, value in own.items() if name != "paper" or key in TIMED}
+    return own if own.get("class") == "UNet" else scale.network | own

@@ -1,0 +1,216 @@
+"""`unmask reproduce`: the rows of a table, resumed row by row, beside the published figures."""
+
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import unmask
+from unmask.cli.main import main
+from unmask.cli.train import read_yaml
+from unmask.configs import shipped
+from unmask.data.text8 import ALPHABET, Text8
+from unmask.reproduction import TABLES, reproduce, running, tabling
+from unmask.reproduction.report import curve_of, spread
+from unmask.reproduction.request import Request
+from unmask.reproduction.tables import network_of
+from unmask.training.start import with_schedule
+
+ROWS = ("left-to-right", "md4-cosine")
+FEW: dict[str, Any] = {"steps": 2, "seeds": 2, "draws": 1, "limit": 4}
+SCALES = {name: dict(table.scales) for name, table in TABLES.items()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    """Texts of 16 characters, and a tiny network."""
+    scale = SCALES["text8"]["cpu"]
+    with pytest.MonkeyPatch.context() as patch:
+        tiny = {"width": 32, "depth": 1, "heads": 2}
+        changed = {"data": scale.data | {"length": 16}, "run": scale.run | {"evaluate_examples": 16}}
+        patch.setitem(TABLES["text8"].scales, "cpu", replace(scale, network=scale.network | tiny, **changed))
+        yield
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "words.txt"
+    path.write_text("".join(random.Random(0).choices(ALPHABET, k=20_000)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def data(text: Path) -> Text8:
+    return Text8(str(text), length=16)
+
+
+@pytest.fixture(scope="module")
+def made(data: Text8, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two rows of two seeds, of which the second row was interrupted before its second seed."""
+    out, train, begun = tmp_path_factory.mktemp("out") / "table", running.Work.train, []
+
+    def interrupted(work: running.Work, folder: Path, seed: int, *rest: Any) -> Any:
+        begun.append((work.name, seed))
+        if len(begun) == 4:
+            raise KeyboardInterrupt
+        return train(work, folder, seed, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running.Work, "train", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            reproduce("text8", data=data, rows=ROWS, out=out, **FEW)
+        assert begun == [(name, seed) for name in ROWS for seed in (0, 1)]
+        reproduce("text8", data=data, rows=ROWS, out=out, **FEW)
+    assert begun[4:] == [(ROWS[1], 1)]
+    return out
+
+
+def test_the_table_has_our_rows_beside_the_published_ones(made: Path) -> None:
+    found = json.loads((made / "text8.json").read_text())
+    rows = {row["model"]: row for row in found["rows"]}
+    assert rows["BFN"] == {"model": "BFN", "published": "≤ 1.41"}
+    assert "Transformer AR" not in rows and len(rows) == 14
+    for name, published in zip(ROWS, ("1.23, Transformer AR", "≤ 1.37, MD4"), strict=True):
+        row, each = rows[TABLES["text8"].rows[name].title], found["results"][name]
+        assert row["published"] == published and row["seeds"] == 2 and row["steps"] == "2"
+        values = [one["value"] for one in each]
+        assert [one["seed"] for one in each] == [0, 1] and values[0] != values[1]
+        assert row["bits_per_character"] == pytest.approx([sum(values) / 2, spread(values)])
+    assert found["protocol"]["draws_per_example"] == 1 and found["protocol"]["budget"] == "2 steps a run"
+    assert (made / "text8.png").stat().st_size > 1000
+    steps, bits = curve_of(made / ROWS[0] / "seed-0", None) or ([], [])
+    assert steps == [1, 2] and bits[-1] == pytest.approx(4.7, abs=0.3)  # of noise: log2 of 27 is 4.75
+
+
+def test_a_given_model_is_measured_and_not_trained(
+    made: Path, data: Text8, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("trained")
+
+    monkeypatch.setattr(running, "train", never)
+    given = {"any-order": made / ROWS[1] / "seed-1", "left-to-right": made / ROWS[0] / "seed-0"}
+    report = reproduce("text8", data=data, rows=["any-order"], models=given, out=tmp_path, **FEW)
+    first, second = report.rows[-2:]
+    assert (first["seeds"], second["model"], second["seeds"]) == ("given", "any-order (ARDM)", "given")
+    before = json.loads((made / "text8.json").read_text())["results"][ROWS[0]][0]
+    assert first["bits_per_character"] == (before["value"], before["error"])
+    assert not report.curves and not (tmp_path / "text8.png").exists()
+    assert "any-order (ARDM)" in str(report) and "arXiv:2406.04329" in str(report)
+
+
+def test_finite_steps_have_a_row_for_each_bound(made: Path, data: Text8, tmp_path: Path) -> None:
+    models = {"md4-cosine": made / ROWS[1] / "seed-0"}
+    report = reproduce("finite-steps", data=data, rows=["md4-cosine"], models=models, out=tmp_path, **FEW)
+    assert [(row["T"], row["published"]) for row in report.rows] == [
+        ("1", None),
+        ("10", None),
+        ("100", "≤ 49.80"),
+        ("1000", "≤ 48.50"),
+        ("10000", "≤ 48.40"),
+        ("inf", "≤ 48.40"),
+    ]
+    expected = unmask.evaluation.likelihood(unmask.load(models["md4-cosine"]), data, steps=[10], draws=1, limit=4)
+    assert report.rows[1]["bits_per_character"] == expected.rows[0]["bits_per_character"]
+
+
+def test_another_protocol_and_other_models_are_refused(made: Path, data: Text8, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"rows of another protocol \(draws was 1, is 2\): give another out"):
+        reproduce("text8", data=data, rows=ROWS, out=made, **FEW | {"draws": 2})
+    with pytest.raises(ValueError, match=r"\(data was .*'length': 16.* is .*'length': 8"):
+        reproduce("text8", data=replace(data, length=8), rows=ROWS, out=made, **FEW)
+    with pytest.raises(ValueError, match="is of the kind left-to-right, the row genmd4 of learned schedule"):
+        reproduce("text8", data=data, models={"genmd4": made / ROWS[0] / "seed-0"}, out=tmp_path, **FEW)
+    model = unmask.load(made / ROWS[0] / "seed-0")
+    with pytest.raises(ValueError, match="the model was trained on"):
+        reproduce("cifar10", models={"left-to-right": model}, rows=["left-to-right"], out=tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_minutes_become_steps(data: Text8, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "PILOT_STEPS", 4)
+    request = Request("text8", minutes=2.0, data=data, seeds=1)
+    work = running.Work("left-to-right", request.chosen["left-to-right"], request, tabling.find_data(request), tmp_path)
+    plan = work.plan()
+    assert plan.step_seconds is not None
+    assert 0 < plan.step_seconds < 60 and plan.max_steps == max(1, int(120 * running.SPARE / plan.step_seconds))
+    assert work.plan() == plan and [path.name for path in tmp_path.iterdir()] == ["plan.json"]
+    assert [running.clock(minutes) for minutes in (None, 0.001, 10, 1501.5)] == [
+        None,
+        "00:00:00:01",
+        "00:00:10:00",
+        "01:01:01:30",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["text9"], "unknown table: 'text9' (did you mean 'text8'?); there are text8, cifar10, finite-steps"),
+        (["text8", "--rows", "md4-cosin"], "unknown row of text8 at scale cpu: 'md4-cosin' (did you mean 'md4-cosine'"),
+        (["cifar10", "--scale", "paper", "--rows", "any-order"], "unknown row of cifar10 at scale paper: 'any-order'"),
+        (["text8", "--scale", "big"], "unknown scale: 'big'; there are cpu, paper"),
+        (["text8", "--minutes", "0"], "minutes must be positive, got 0"),
+        (["text8", "--minutes", "1", "--steps", "2"], "give minutes or steps"),
+        (["text8", "--seeds", "0"], "seeds must be a whole number of at least 1, got 0"),
+        (["text8", "--data", "nowhere.txt"], "data: nowhere.txt: no such file"),
+        (["cifar10", "--data", "nowhere"], "cifar10 at scale cpu is of Digits: leave out data"),
+        (["text8", "--models", "md4-linear=./nowhere"], "nowhere: no such folder"),
+        (["text8", "--models", "md4=runs/x"], "unknown row of text8 at scale cpu: 'md4'"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reproduce", *arguments]) != 0
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and said in lines[0]
+
+
+def test_the_command_prints_what_is_there(made: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = [part for name, value in FEW.items() for part in (f"--{name}", str(value))]
+    assert main(["reproduce", "text8", "--data", str(text), "--rows", ",".join(ROWS), "--out", str(made), *few]) == 0
+    assert "left to right (autoregressive)  1.23, Transformer AR" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_row_is_a_model_of_its_kind(table: str, data: Text8) -> None:
+    request = Request(table, data=None if table == "cifar10" else data)
+    for name, row in request.chosen.items():
+        used = tabling.find_data(request)
+        network, objective = running.Work(name, row, request, used, Path()).parts()
+        schedule = with_schedule(objective, network).process
+        assert running.kind_of_model(unmask.MaskedDiffusion(network, used.codec, schedule)) == row.kind
+
+
+@pytest.mark.parametrize(
+    ("table", "scale", "row", "config"),
+    [
+        ("text8", "cpu", "left-to-right", "text8_causal_cpu"),
+        ("text8", "cpu", "sedd-absorb", "text8_sedd_cpu"),
+        ("text8", "cpu", "d3pm-uniform", "text8_d3pm_uniform_cpu"),
+        ("text8", "cpu", "gaussian", "text8_gaussian_cpu"),
+        ("text8", "paper", "any-order", "text8"),
+        ("cifar10", "cpu", "md4-transformer", "digits"),
+        ("cifar10", "paper", "md4", "cifar10"),
+    ],
+)
+def test_the_settings_are_those_of_the_shipped_configurations(table: str, scale: str, row: str, config: str) -> None:
+    tree, made = read_yaml(shipped()[config]), SCALES[table][scale]
+    one = TABLES[table].rows[row]
+    network = network_of(one, made, scale)
+    given = {"class": tree["network"]["class_path"]} | tree["network"]["init_args"]
+    network = {name: list(value) if isinstance(value, tuple) else value for name, value in network.items()}
+    assert network == given | ({"time_conditioning": True} if config == "digits" else {})
+    assert made.optimizer | one.optimizer == tree["optimizer"]
+    chosen = made.run | one.run
+    same = chosen.keys() - ({"label_dropout"} if config == "digits" else set())
+    assert {name: chosen[name] for name in same} == {name: tree[name] for name in same}
+    assert made.steps == tree["trainer"]["max_steps"]
+    if config != "digits":
+        objective = {"class": tree["objective"]["class_path"]} | tree["objective"].get("init_args", {})
+        if isinstance(schedule := objective.get("schedule"), dict):
+            objective["schedule"] = {"class": schedule["class_path"]}
+        assert one.objective == objective
