@@ -193,8 +193,9 @@ def test_a_real_server(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
             monkeypatch.setenv(f"AWS_{name}", value)
         monkeypatch.setenv("UNMASK_CACHE", str(tmp_path / "cache"))
         fsspec.filesystem("s3").mkdir("bucket")
-        place = upload_folder(made, "s3://bucket/texts")
-        here, there = (Corpus(path, 16).split("all") for path in (str(made), place))
+        few, bpe = tmp_path / "few", str(made.parent / "bpe")
+        prepare_corpus(few, [str(made.parent / "t.jsonl")], tokenizer=bpe, shard_tokens=5000)
+        here, there = (Corpus(path, 16).split("all") for path in (str(few), upload_folder(few, "s3://bucket/texts")))
         assert there.checksum == here.checksum and torch.equal(rows(there), rows(here))
         with pytest.raises(FileNotFoundError, match="s3://bucket/none: no such file or folder"):
             Corpus("s3://bucket/none", 16).split("all")
