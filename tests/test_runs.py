@@ -119,7 +119,7 @@ def test_resume_keeps_the_precision_whatever_the_rule_says_now(
     assert decide(small(), "cpu").precision == "bf16-mixed"
     trained(tmp_path / "run", 4, resume=True)
     assert read_record(tmp_path / "run")["precision"]["choice"] == "32-true"
-    assert "32-true" in capsys.readouterr().out.splitlines()[-4]
+    assert "32-true" in capsys.readouterr().out.splitlines()[-5]
 
 
 def test_the_rule_of_precision(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -402,7 +402,7 @@ def test_trainer_settings_refuse() -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"strategy": "evil.Strategy"}, "trainer.strategy must be one of auto, ddp, .*; got 'evil.Strategy'"),
+        ({"strategy": "evil.Strategy"}, "trainer.strategy must be one of auto, fsdp2, fsdp2_hybrid, ddp, .*; got 'evil.Strategy'"),
         ({"strategy": "deepspeed"}, "trainer.strategy must be one of"),
         ({"profiler": "evil.P"}, "trainer.profiler must be one of simple, advanced, pytorch; got 'evil.P'"),
         ({"accelerator": "abacus"}, "trainer.accelerator must be one of auto, cpu, gpu"),

@@ -82,10 +82,11 @@ def train(
     """
     settings = placed(TrainerSettings(**trainer) if isinstance(trainer, dict) else trainer or TrainerSettings())
     resume, overwrite = how_to_begin(run.out, resume, overwrite)
-    before = read_record(Path(run.out)) if resume else {}
-    if resume:
+    there = resume and Path(run.out, RUN).is_file()  # else it is said below, or who trains there
+    before = read_record(Path(run.out)) if there else {}
+    if before:
         run, settings = divided_anew(run, settings, before)
-    if resume and not isinstance(network, Network):
+    if before and not isinstance(network, Network):
         start = start or (before.get("start") or {}).get("name")
         kept = {name: before["network"][name] for name in IN_TRAINING if name in before["network"]}
         network = kept | (network or {})
