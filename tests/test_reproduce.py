@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -129,6 +130,25 @@ def test_another_protocol_and_other_models_are_refused(made: Path, data: Text8, 
     with pytest.raises(ValueError, match="the model was trained on"):
         reproduce("cifar10", models={"left-to-right": model}, rows=["left-to-right"], out=tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_an_unfinished_run_goes_on(made: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one seed the checkpoint alone is left, of another the model: neither is begun again."""
+    out, resumed, train = tmp_path / "table", [], running.train
+    shutil.copytree(made, out)
+    for seed in (0, 1):
+        (out / ROWS[0] / f"seed-{seed}.json").unlink()
+    shutil.rmtree(out / ROWS[0] / "seed-1" / "model")
+
+    def noted(*arguments: Any, **settings: Any) -> Any:
+        resumed.append((Path(settings["run"].out).name, settings["resume"], settings["overwrite"]))
+        return train(*arguments, **settings)
+
+    monkeypatch.setattr(running, "train", noted)
+    reproduce("text8", data=text, rows=ROWS, out=out, **FEW)
+    assert resumed == [("seed-1", True, False)]
+    before, after = (json.loads((folder / "text8.json").read_text()) for folder in (made, out))
+    assert [row["value"] for row in after["results"][ROWS[0]]] == [row["value"] for row in before["results"][ROWS[0]]]
 
 
 def test_minutes_become_steps(data: Text8, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,7 +113,7 @@ class Work:
         network, objective = self.parts()
         rates = scale.optimizer | self.row.optimizer
         warmup = min(rates["warmup_steps"], plan.max_steps // 10)
-        often = {"evaluate_every": 10**9, "checkpoint_every": 10**9} if pilot else {}
+        often = {"evaluate_every": 10**9, "checkpoint_every": 10**9, "evaluate_examples": 1} if pilot else {}
         run = scale.run | self.row.run | {"evaluate_every": every, "checkpoint_every": every} | often
         begun = find_checkpoint(folder) is not None
         settings: dict[str, Any] = {"max_steps": plan.max_steps, "max_time": clock(plan.minutes)}
