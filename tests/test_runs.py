@@ -402,7 +402,7 @@ def test_trainer_settings_refuse() -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"strategy": "evil.Strategy"}, "trainer.strategy must be one of auto, fsdp2, fsdp2_hybrid, ddp, .*; got 'evil.Strategy'"),
+        ({"strategy": "evil.Strategy"}, "trainer.strategy must be one of auto, fsdp2, .*; got 'evil.Strategy'"),
         ({"strategy": "deepspeed"}, "trainer.strategy must be one of"),
         ({"profiler": "evil.P"}, "trainer.profiler must be one of simple, advanced, pytorch; got 'evil.P'"),
         ({"accelerator": "abacus"}, "trainer.accelerator must be one of auto, cpu, gpu"),

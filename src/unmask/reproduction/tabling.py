@@ -114,7 +114,7 @@ def _check_same(folder: Path, request: Request, data: DataSet) -> None:
     What may change: rows, seeds and models.
     """
     minutes, steps = request.budget
-    now = {"table": request.table, "scale": request.scale, "minutes": minutes, "steps": steps}
+    now: dict[str, Any] = {"table": request.table, "scale": request.scale, "minutes": minutes, "steps": steps}
     told = {name: value for name, value in describe(data).items() if name != "path"}
     now |= {"draws": request.draws, "limit": request.limit, "data": told}
     now |= {"data_sha256": data.split("train").checksum}
@@ -155,7 +155,9 @@ def _report(
     }
     protocol = {name: value for name, value in protocol.items() if value != {}}
     rows = table_rows(table, ((chosen[name], found) for name, found in results.items()))
-    return Reproduction(tuple(rows), protocol, curves, minutes is not None, dict(results))
+    return Reproduction(
+        tuple(rows), protocol, curves, minutes is not None, {name: [*found] for name, found in results.items()}
+    )
 
 
 def _in_common(protocols: Sequence[dict[str, Any]]) -> dict[str, Any]:
