@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=11.0, help="of training each")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--points", type=int, default=6, help="of each curve")
-    parser.add_argument("--examples", type=int, default=2048, help="that are measured at the end; a quarter before")
+    parser.add_argument("--examples", type=int, default=1024, help="that are measured for each point")
     parser.add_argument("--json")
     parser.add_argument("--plot")
     settings = parser.parse_args()
@@ -161,10 +161,8 @@ def main() -> None:
             turn += TURN
             for one in both:
                 one.go(TURN, total)
-                if one.seconds >= total:
+                if math.floor(min(turn, total) / total * settings.points) > len(one.curve):
                     one.measure(settings.examples)
-                elif math.floor(turn / total * settings.points) > len(one.curve):
-                    one.measure(settings.examples // 4)
         for one in both:
             seconds, tokens, bits, error = one.curve[-1]
             print(f"seed {seed}, {one.name}: {bits:.3f} ± {error:.3f} bits per token after {one.steps:,} steps, "
