@@ -26,7 +26,8 @@ def run(arguments: list[str]) -> None:
     parser = Parser("reproduce", description=f"Train the rows of a paper's table. {tables}.")
     parser.add_argument("table", metavar="TABLE", help=f"one of {', '.join(TABLES)}")
     parser.add_options(*OPTIONS)
-    settings = parse(parser, arguments, check=lambda settings: Request(**asked(settings)) and None)
+    settings = parse(parser, arguments)
+    Request(**asked(settings))  # before torch is imported
     from unmask.reproduction.tabling import reproduce
 
     print(reproduce(**asked(settings), out=settings.out))
