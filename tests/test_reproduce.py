@@ -83,7 +83,7 @@ def test_the_table_has_our_rows_beside_the_published_ones(made: Path) -> None:
         assert row["bits_per_character"] == pytest.approx([sum(values) / 2, spread(values)])
     assert found["protocol"]["draws_per_example"] == 1 and found["protocol"]["budget"] == "2 steps a run"
     assert (made / "text8.png").stat().st_size > 1000
-    steps, bits = curve_of(made / ROWS[0] / "seed-0", None) or ([], [])
+    steps, bits = curve_of(made / ROWS[0] / "seed-0") or ([], [])
     assert steps == [1, 2] and bits[-1] == pytest.approx(4.7, abs=0.3)  # of noise: log2 of 27 is 4.75
 
 
@@ -149,6 +149,15 @@ def test_an_unfinished_run_goes_on(made: Path, text: Path, tmp_path: Path, monke
     assert resumed == [("seed-1", True, False)]
     before, after = (json.loads((folder / "text8.json").read_text()) for folder in (made, out))
     assert [row["value"] for row in after["results"][ROWS[0]]] == [row["value"] for row in before["results"][ROWS[0]]]
+
+
+def test_a_curve_is_over_the_time_that_steps_took(tmp_path: Path) -> None:
+    (tmp_path / "logs" / "version_0").mkdir(parents=True)
+    lines = ["step,loss,bits,tokens/s,valid_bits", "9,3,4,100,", "9,,,,4.5", "19,2,3,50,", "24,,,,3.5"]
+    (tmp_path / "logs" / "version_0" / "metrics.csv").write_text("\n".join(lines))
+    assert curve_of(tmp_path) == ([10, 25], [4.5, 3.5])
+    minutes, bits = curve_of(tmp_path, 600) or ([], [])  # 6 seconds a step, then 12
+    assert minutes == pytest.approx([1, 1 + 2 + 1]) and bits == [4.5, 3.5]
 
 
 def test_minutes_become_steps(data: Text8, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,15 +26,11 @@ def run(arguments: list[str]) -> None:
     parser = Parser("reproduce", description=f"Train the rows of a paper's table. {tables}.")
     parser.add_argument("table", metavar="TABLE", help=f"one of {', '.join(TABLES)}")
     parser.add_options(*OPTIONS)
-    settings = parse(parser, arguments, check=check)
+    settings = parse(parser, arguments)
+    Request(**asked(settings))  # before torch is imported
     from unmask.reproduction.tabling import reproduce
 
     print(reproduce(**asked(settings), out=settings.out))
-
-
-def check(settings: Namespace) -> None:
-    """Raise a ValueError for what cannot be reproduced so."""
-    Request(**asked(settings))
 
 
 def asked(settings: Namespace) -> dict:

@@ -73,15 +73,29 @@ def curves_figure(curves: Mapping[str, Sequence[Curve]], timed: bool) -> Picture
     return picture
 
 
-def curve_of(run: Path | str, step_seconds: int | float | None) -> Curve | None:
-    """Return the validation curve of a run from its metrics.csv; None where there is none."""
+def curve_of(run: Path | str, tokens: int | None = None) -> Curve | None:
+    """Return the validation curve of a run from its metrics.csv; None where there is none.
+
+    Args:
+        run: its folder.
+        tokens: of a step; the curve is then over minutes, which follow from the tokens a second, else over steps.
+    """
     path = Path(run, "logs", "version_0", "metrics.csv")
     if not path.is_file():
         return None
+    minutes, last, of_step = 0.0, -1, 0.0
+    x: list[float] = []
+    y: list[float] = []
     with open(path, newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("valid_bits")]
-    x = [(int(row["step"]) + 1) * (step_seconds / 60 if step_seconds else 1.0) for row in rows]
-    return (x, [float(row["valid_bits"]) for row in rows]) if rows else None
+        for row in csv.DictReader(file):
+            step = int(row["step"])
+            if row.get("tokens/s") and tokens is not None:
+                of_step = tokens / float(row["tokens/s"]) / 60
+                minutes, last = minutes + (step - last) * of_step, step
+            if row.get("valid_bits"):
+                x.append(float(step + 1) if tokens is None else minutes + (step - last) * of_step)
+                y.append(float(row["valid_bits"]))
+    return (x, y) if x else None
 
 
 def table_rows(table: Table, rows: Iterable[tuple[Row, Sequence[dict[str, Any]]]]) -> list[dict[str, Any]]:

@@ -74,6 +74,11 @@ class Work:
     data: DataSet
     out: Path
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of a step."""
+        return (self.request.settings.run | self.row.run)["batch_size"] * math.prod(self.data.shape)
+
     def plan(self) -> Plan:
         """Return how long to train: as it was decided before or, of minutes, from the speed of a short run."""
         path = self.out / "plan.json"
@@ -96,9 +101,8 @@ class Work:
         each = (time.perf_counter() - start) / model.about["steps"]
         with open(folder / "logs" / "version_0" / "metrics.csv", newline="", encoding="utf-8") as file:
             speeds = [float(row["tokens/s"]) for row in csv.DictReader(file) if row.get("tokens/s")]
-        tokens = self.request.settings.run["batch_size"] * math.prod(self.data.shape)
         shutil.rmtree(folder)
-        return tokens / statistics.median(speeds[1:] or speeds) if speeds else each
+        return self.tokens / statistics.median(speeds[1:] or speeds) if speeds else each
 
     def parts(self) -> tuple[Network, Objective]:
         """Return a new network and the objective."""

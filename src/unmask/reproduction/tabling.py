@@ -127,17 +127,15 @@ def _check_same(folder: Path, request: Request, data: DataSet) -> None:
     write(folder / ASKED, now)
 
 
-def _report(
-    request: Request, results: Mapping[str, Sequence[dict[str, Any]]], folder: Path, data: DataSet
-) -> Reproduction:
+def _report(request: Request, results: dict[str, list[dict[str, Any]]], folder: Path, data: DataSet) -> Reproduction:
     table, chosen = TABLES[request.table], request.chosen
     minutes, steps = request.budget
     curves: dict[str, list[Curve]] = {}
     trained = {name: found for name, found in results.items() if "given" not in found[0]}
     plans = {name: read(folder / name / "plan.json") for name in trained if (folder / name / "plan.json").is_file()}
     for name, found in trained.items():
-        seconds = plans.get(name, {}).get("step_seconds")
-        runs = (curve_of(result["run"], seconds) for result in found)
+        tokens = Work(name, chosen[name], request, data, folder).tokens if minutes else None
+        runs = (curve_of(result["run"], tokens) for result in found)
         curves[chosen[name].title] = [curve for curve in runs if curve is not None]
     protocol = {
         "table": table.about,
