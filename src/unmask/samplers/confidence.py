@@ -35,7 +35,7 @@ def sureness(logits: Float[Tensor, "n vocab"], token: Int[Tensor, " n"], measure
 
     Args:
         logits: (n, V).
-        token: (n,) the token that was drawn.
+        token: (n,) the token that was drawn; V where there is no distribution, which is not read.
         measure: "confidence": log of the probability of that token. "margin": log of the difference between the
             probabilities of the two most likely tokens. "entropy": minus the entropy, in nats.
     """
@@ -43,7 +43,7 @@ def sureness(logits: Float[Tensor, "n vocab"], token: Int[Tensor, " n"], measure
     if measure == "entropy":
         return -entropy(logits)
     if measure == "confidence":
-        return logits.log_softmax(-1).gather(1, token.unsqueeze(1)).squeeze(1)
+        return logits.log_softmax(-1).gather(1, token.clamp(max=logits.shape[1] - 1).unsqueeze(1)).squeeze(1)
     best = logits.softmax(-1).topk(min(2, logits.shape[1])).values
     return (best[:, 0] - best[:, 1:].sum(1)).log()
 
