@@ -102,7 +102,7 @@ WRONG = [
     ["reproduce", "text9"],
     ["reproduce", "text8", "--rows", "md5"],
     ["reproduce", "text8", "--minutes", "0"],
-    ["reproduce", "text8", "--data", "nosuch.txt"],
+    ["reproduce", "text8", "--data.path", "nosuch.txt"],
     ["plot", "trajectory"],
     ["info", "no/such/thing"],
     ["sample", "run", "--import", "no-module"],

@@ -186,8 +186,8 @@ def test_minutes_become_steps(data: Text8, tmp_path: Path, monkeypatch: pytest.M
         (["text8", "--minutes", "0"], "minutes must be positive, got 0"),
         (["text8", "--minutes", "1", "--steps", "2"], "give minutes or steps"),
         (["text8", "--seeds", "0"], "seeds must be a whole number of at least 1, got 0"),
-        (["text8", "--data", "nowhere.txt"], "data: nowhere.txt: no such file"),
-        (["cifar10", "--data", "nowhere"], "cifar10 at scale cpu is of Digits: leave out data"),
+        (["text8", "--data.path", "nowhere.txt"], "data: nowhere.txt: no such file"),
+        (["cifar10", "--data.path", "nowhere"], "cifar10 at scale cpu is of Digits: leave out data"),
         (["text8", "--models", "md4-linear=./nowhere"], "nowhere: no such folder"),
         (["text8", "--models", "md4=runs/x"], "unknown row of text8 at scale cpu: 'md4'"),
     ],
@@ -200,7 +200,8 @@ def test_bad_input_is_one_line(arguments: list[str], said: str, capsys: pytest.C
 
 def test_the_command_prints_what_is_there(made: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = [part for name, value in FEW.items() for part in (f"--{name}", str(value))]
-    assert main(["reproduce", "text8", "--data", str(text), "--rows", ",".join(ROWS), "--out", str(made), *few]) == 0
+    command = ["reproduce", "text8", "--data.path", str(text), "--rows", ",".join(ROWS), "--out", str(made), *few]
+    assert main(command) == 0
     assert "left to right (autoregressive)  1.23, Transformer AR" in capsys.readouterr().out
 
 

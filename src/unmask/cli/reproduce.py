@@ -11,7 +11,7 @@ OPTIONS: tuple[Option, ...] = (
     ("minutes", float, None, "of training of each run; 10 at the scale cpu"),
     ("steps", int, None, "of each run, in place of minutes"),
     ("seeds", int, 3, "runs of each row"),
-    ("data", str, None, "file of the table's data; text8: any text of its 27 characters"),
+    ("data.path", str, None, "file of the table's data; text8: any text of its 27 characters"),
     ("rows", str, None, "those that are wanted, with commas; all if not given"),
     ("models", str, None, "models that are measured in place of trained ones: ROW=FOLDER, with commas"),
     ("draws", int, 4, "masks per test example"),
@@ -22,8 +22,7 @@ OPTIONS: tuple[Option, ...] = (
 
 def run(arguments: list[str]) -> None:
     """Run `unmask reproduce`."""
-    tables = "; ".join(f"{name}: {table.about}" for name, table in TABLES.items())
-    parser = Parser("reproduce", description=f"Train the rows of a paper's table. {tables}.")
+    parser = Parser("reproduce", description="Train the rows of a paper's table, beside the published figures.")
     parser.add_argument("table", metavar="TABLE", help=f"one of {', '.join(TABLES)}")
     parser.add_options(*OPTIONS)
     settings = parse(parser, arguments)
@@ -35,6 +34,6 @@ def run(arguments: list[str]) -> None:
 
 def asked(settings: Namespace) -> dict:
     """Return the arguments of `reproduce`, but for `out`."""
-    found = {name: settings[name] for name in ("table", *(name for name, *_ in OPTIONS if name != "out"))}
-    models = [one.partition("=")[::2] for one in (settings.models or "").split(",") if one]
-    return found | {"rows": settings.rows and settings.rows.split(","), "models": dict(models)}
+    found = {name.partition(".")[0]: settings[name] for name in ("table", *(option[0] for option in OPTIONS[:-1]))}
+    models = dict(one.partition("=")[::2] for one in (settings.models or "").split(",") if one)
+    return found | {"rows": settings.rows and settings.rows.split(","), "models": models}
