@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 from torch import Tensor
@@ -40,9 +41,9 @@ def shapes(monkeypatch: pytest.MonkeyPatch) -> set[Any]:
     seen: set[Any] = set()
 
     def compile(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*inputs: Any) -> Any:
-            seen.add(tuple(map(signature, inputs)))
-            return function(*inputs)
+        def call(*inputs: Any, **named: Any) -> Any:
+            seen.add(tuple(map(signature, (*inputs, *named.values()))))
+            return function(*inputs, **named)
 
         return call
 
@@ -85,6 +86,7 @@ def test_compiled_sampling_has_a_few_shapes(shapes: set[Any]) -> None:
 
 
 def test_torch_compiles_nothing_for_the_last_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # what checks types in tests remembers sizes
     counter = CompileCounter()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
     torch._dynamo.reset()
