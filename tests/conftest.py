@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: else it asks for names at length, and waits
+os.environ["OMP_WAIT_POLICY"] = "passive"  # other tests need the cores
 if "PYTEST_XDIST_WORKER" in os.environ:  # one core for each worker, and for the processes that it starts
-    os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 
     torch.set_num_threads(1)
