@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
 import unmask
 from unmask import MaskedDiffusion, Optimizer, TimeFreeELBO, Transformer
@@ -13,7 +15,7 @@ from unmask.cli.main import main
 from unmask.codecs import Symbols
 from unmask.networks.unet import UNet
 from unmask.randomness import seeded
-from unmask.training.muon import COEFFICIENTS, orthogonalise
+from unmask.training.muon import COEFFICIENTS, Muon, orthogonalise
 from unmask.training.optimizer import new_optimizer, parameter_groups
 
 
@@ -104,6 +106,39 @@ def test_it_goes_on_from_its_state() -> None:
         o.step()
     for p, q in zip(model.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=0, atol=0)
+
+
+def steps_of_both(rank: int, store: str, found: str) -> None:
+    """Take steps with whole and with sharded parameters of the same gradients, in one of two processes."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    mesh, generator = init_device_mesh("cpu", (2,)), seeded(0)
+    shapes = ((6, 4), (4, 9), (4,))
+
+    def sharded(value: Tensor) -> Tensor:
+        return distribute_tensor(value.clone(), mesh, [Shard(0)])
+
+    values = [torch.randn(shape, generator=generator) for shape in shapes]
+    whole, parts = ([torch.nn.Parameter(how(v)) for v in values] for how in (Tensor.clone, sharded))
+    optimizers = [
+        Muon([{"params": p[:2], "weight_decay": 0.1, "lr": 0.02, "momentum": 0.9}, {"params": p[2:]}], (0.9, 0.98))
+        for p in (whole, parts)
+    ]
+    for _ in range(3):
+        for p, q in zip(whole, parts, strict=True):
+            p.grad = torch.randn(p.shape, generator=generator)
+            q.grad = sharded(p.grad)
+        for optimizer in optimizers:
+            optimizer.step()
+    assert optimizers[1].state[parts[0]]["momentum_buffer"].to_local().shape == (3, 4)
+    if all(torch.equal(p, q.full_tensor()) for p, q in zip(whole, parts, strict=True)):  # type: ignore[attr-defined]
+        Path(f"{found}{rank}").touch()
+    torch.distributed.destroy_process_group()
+
+
+def test_sharded_parameters_move_as_whole_ones(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(steps_of_both, (str(tmp_path / "store"), str(tmp_path / "same")), nprocs=2)
+    assert (tmp_path / "same0").exists() and (tmp_path / "same1").exists()
 
 
 def test_a_run_resumes_exactly(tmp_path: Path) -> None:
