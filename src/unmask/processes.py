@@ -32,6 +32,8 @@ MOMENT = 2.0
 """Seconds within which processes say that they failed at the same."""
 EVERY = 16
 """Items of each process between two exchanges."""
+FAILED = "failed"
+"""Name of the count of processes that have failed."""
 MISSING = object()
 
 
@@ -226,6 +228,7 @@ def said_once(message: str) -> str | None:
     named = f"process {rank()} of {world()}: {message}"
     try:
         store = _store()
+        place = store.add(FAILED, 1)  # before the others can see the error: who fails because of it comes later
         store.set(f"error/{rank()}", message)
         if _all_come(store, "error") and {store.get(f"error/{i}").decode() for i in range(world())} == {message}:
             if rank():
@@ -235,7 +238,7 @@ def said_once(message: str) -> str | None:
             store.set("heard/0", "")
             _all_come(store, "heard")
             return message
-        return named if store.add("failed", 1) == 1 else None
+        return named if place == 1 else None
     except (RuntimeError, OSError):  # those whom one could ask are gone
         return named
 
@@ -251,11 +254,14 @@ def _lost() -> str:
     return ""
 
 
-def _all_come(store: Any, key: str, seconds: float = MOMENT) -> bool:
-    """Return whether every process sets a key within some seconds; torch's own wait fills the screen."""
+def _all_come(store: Any, key: str, seconds: float = MOMENT, unless: str | None = None) -> bool:
+    """Return whether every process sets a key within some seconds, and before another key is set.
+
+    torch's own wait fills the screen.
+    """
     end = time.monotonic() + seconds
     while not store.check([f"{key}/{i}" for i in range(world())]):
-        if time.monotonic() > end:
+        if time.monotonic() > end or (unless and store.check([unless])):
             return False
         time.sleep(0.02)
     return True
@@ -290,7 +296,9 @@ def _joined() -> Processes:
 
     store = _store()
     store.set(f"here/{rank()}", "")
-    if not _all_come(store, "here", JOIN):
+    if not _all_come(store, "here", JOIN, unless=FAILED):
+        if store.check([FAILED]):
+            raise ConnectionError("another process failed before all had come")
         missing = ", ".join(str(i) for i in range(world()) if not store.check([f"here/{i}"]))
         raise ConnectionError(f"process {missing} of {world()} did not come within {JOIN} s")
     group = torch.distributed.ProcessGroupGloo(store, rank(), world(), timedelta(seconds=EXCHANGE))
