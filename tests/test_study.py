@@ -1,5 +1,6 @@
 """The judge, the figures of samples, and `unmask study`."""
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -10,8 +11,10 @@ import torch
 
 from unmask.cli.main import main
 from unmask.codecs.pixels import Pixels
+from unmask.data.lines import Lines
 from unmask.evaluation.ngram import NGram
 from unmask.evaluation.perplexity import mean_error, token_entropy
+from unmask.evaluation.study import fit_judge
 from unmask.model import MaskedDiffusion
 from unmask.networks.transformer import Transformer
 from unmask.schedules import TokenPolynomial
@@ -54,6 +57,24 @@ def test_ngram_refusals() -> None:
     for order, message in ((0, "must be at least 1, got 0"), (3, "has 1,000,000,000 counts, more than 50,000,000")):
         with pytest.raises(ValueError, match=message):
             NGram.fit([np.zeros((1, 4), dtype=np.int64)], 1000, order)
+
+
+def test_the_judge_of_padded_texts_counts_their_tokens(tmp_path: Path) -> None:
+    """The tokens that fill sequences up, which are encoded as given, are tokens as in the samples."""
+    path = tmp_path / "lines.txt"
+    words = ["".join(letters) for n in range(1, 6) for letters in itertools.product("abc", repeat=n)]
+    path.write_text("\n".join(words), encoding="utf-8")
+    data = Lines(str(path), 6)
+    assert (data.split("test")[np.arange(2)][0] < 0).any()
+    vocab = data.codec.vocab_size
+    network = Transformer(vocab, (6,), width=8, depth=1, heads=2)
+    judge, figures = fit_judge(MaskedDiffusion(network, data.codec), data, 2)
+    assert judge is not None
+    rows = torch.cat([x for x, _ in data.split("train").batches(64)])
+    expected = NGram.fit([torch.where(rows < 0, -1 - rows, rows).numpy()], vocab, 2)
+    for found, right in zip(judge.tables, expected.tables, strict=True):
+        np.testing.assert_array_equal(found, right)
+    assert 0 < figures["entropy"].value < math.log(vocab)
 
 
 @pytest.fixture(scope="module")

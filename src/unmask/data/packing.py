@@ -231,13 +231,8 @@ class Wrapped(Packed):
         return np.concatenate((before, self.shards.read(at, at + self.room), after)).astype(np.int64)
 
 
-class Padded(Packed):
-    """Every document, with its end, by itself: cut where a sequence is full, the last sequence filled up.
-
-    What it is filled up with is the padding token, or the token that ends a text: t is written as -1 - t, which is
-    given, not to be learned, and not counted. Each sequence is wrapped where the codec does so: then a document has no
-    end of its own where that token is what follows it anyway.
-    """
+class ByDocument(Packed):
+    """Every document by itself, cut where a sequence is full; each sequence is wrapped where the codec does so."""
 
     @property
     def around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -249,14 +244,31 @@ class Padded(Packed):
         first, last = self.documents
         ends = self.shards.ends[first:last]
         starts = np.concatenate(([self.start], ends[:-1]))
-        stops = ends - (self.shards.index.end in self.around[1])
-        return _pieces(starts, stops, self.room)
+        return _pieces(starts, ends - self.left_out, self.room)
+
+    @property
+    @abstractmethod
+    def left_out(self) -> int:
+        """How many tokens at the end of a document are not read."""
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def begin(self, i: Any) -> Any:
         return self.rows[i, 0]
+
+
+class Padded(ByDocument):
+    """Every document, with its end, by itself: cut where a sequence is full, the last sequence filled up.
+
+    What it is filled up with is the padding token, or the token that ends a text: t is written as -1 - t, which is
+    given, not to be learned, and not counted. A document has no end of its own where that token is what the codec puts
+    after it anyway.
+    """
+
+    @property
+    def left_out(self) -> int:
+        return int(self.shards.index.end in self.around[1])
 
     def row(self, i: int) -> Integer[np.ndarray, " length"]:
         before, after = self.around
@@ -266,29 +278,15 @@ class Padded(Packed):
         return filled
 
 
-class Filled(Packed):
+class Filled(ByDocument):
     """Every document by itself: cut where a sequence is full, the last sequence filled up with the token that ends it.
 
-    These tokens are learned and counted like others. Each sequence is wrapped where the codec does so.
+    These tokens are learned and counted like others.
     """
 
     @property
-    def around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        return self.shards.wrap
-
-    @cached_property
-    def rows(self) -> Int64[np.ndarray, "sequences 2"]:
-        """Where the part of the documents in each sequence starts and stops, their ends left out."""
-        first, last = self.documents
-        stops = self.shards.ends[first:last] - 1
-        starts = np.concatenate(([self.start], stops[:-1] + 1))
-        return _pieces(starts, stops, self.room)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def begin(self, i: Any) -> Any:
-        return self.rows[i, 0]
+    def left_out(self) -> int:
+        return 1
 
     def row(self, i: int) -> Integer[np.ndarray, " length"]:
         before, after = self.around

@@ -21,6 +21,7 @@ from unmask.evaluation.data import check_codec, model_data
 from unmask.evaluation.ngram import NGram
 from unmask.evaluation.perplexity import mean_error, token_entropy
 from unmask.evaluation.protocol import evaluation_mode, sampled_in, short_name, versions, weights
+from unmask.given import clean_tokens
 from unmask.gumbel import effective_temperature
 from unmask.kinds import OWN, require_masked
 from unmask.model import MaskedDiffusion
@@ -251,9 +252,9 @@ def fit_judge(
     order = max((n for n in range(1, 6) if vocab**n <= 2_000_000), default=0) if order is None else order
     judge = None
     if order:
-        batches = data.split("train").batches(4096, 200_000)
-        judge = NGram.fit((x.flatten(1).numpy() for x, _ in tqdm(batches, desc="judge", delay=2)), vocab, order)
-    real = torch.cat([x for x, _ in data.split("test").batches(4096, 2048)])
+        batches = tqdm(data.split("train").batches(4096, 200_000), desc="judge", delay=2)
+        judge = NGram.fit((clean_tokens(x).flatten(1).numpy() for x, _ in batches), vocab, order)
+    real = torch.cat([clean_tokens(x) for x, _ in data.split("test").batches(4096, 2048)])
     return judge, _figures(real, judge, vocab)
 
 

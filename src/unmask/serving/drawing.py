@@ -51,21 +51,20 @@ class Drawing(Work):
         generator = [seeded(*entropy) for job in jobs for entropy in job.entropy]
         states = self.sampler.trajectory(network, x, label, generator=generator)
         watched = Watched(network, self.sampler.evaluations, lambda: check_wanted(jobs))
-        before: State | None = None
         told = [Told(self.served, job, self.sampler) for job in jobs]
+        with watched:
+            before = next(states)  # the canvas
+        for one in told:
+            one.start()
+        yield
         while True:
             with watched:
                 state = next(states, None)
             if state is None:
                 break
-            if before is None:
-                for one in told:
-                    one.start()
-            else:
-                self._tell(told, before, state, watched)
+            self._tell(told, before, state, watched)
             before = state
             yield
-        assert before is not None  # a trajectory begins with the canvas
         first = 0
         for one in told:
             one.end(before.x[first : first + len(one.job.x)], before.calls[first : first + len(one.job.x)])

@@ -65,9 +65,10 @@ class Preparer:
                 job = self._infill(served, asked)
             elif isinstance(asked, ScoreRequest):
                 job = self._score(served, asked)
-            else:
-                assert isinstance(asked, AlternativesRequest)
+            elif isinstance(asked, AlternativesRequest):
                 job = self._alternatives(served, asked)
+            else:
+                raise TypeError(f"no work is known for a {type(asked).__name__}")
         job.extra |= {"note": notes[0]} if notes else {}
         job.deadline = time.monotonic() + self.limits.seconds
         return job
@@ -98,7 +99,9 @@ class Preparer:
         fields = {name: value for name in FORMS if (value := getattr(asked, name)) is not None}
         if asked.unknown == "rest":
             fields["unknown"] = room_after(model, fields)
-        known = known_example(served, asked.tokens, asked.pixels, asked.mask)
+        known = None
+        if asked.tokens is not None or asked.pixels is not None:
+            known = known_example(served, asked.tokens, asked.pixels, asked.mask)
         constraints = {name: value for name in ("allow", "forbid") if (value := getattr(asked, name)) is not None}
         if known is not None and fields:
             raise ValueError(f"give one of tokens, pixels, text, prefix, chat or row; got {', '.join(fields)} as well")
@@ -153,10 +156,10 @@ class Preparer:
         if asked.text is not None:
             if asked.tokens is not None or asked.pixels is not None:
                 raise ValueError("give one of text, tokens or pixels")
-            x: Tensor | None = text_example(model, asked.text)
-        else:
+            x: Tensor = text_example(model, asked.text)
+        elif asked.tokens is not None or asked.pixels is not None:
             x = known_example(served, asked.tokens, asked.pixels, None)
-        if x is None:
+        else:
             raise ValueError("give one of text, tokens or pixels")
         check_tokens(x, model.network.vocab_size)
         self._check_size(asked.draws, x.numel())
@@ -175,7 +178,6 @@ class Preparer:
     def _alternatives(self, served: Served, asked: AlternativesRequest) -> Job:
         model, mask_id = served.model, served.model.network.mask_id
         canvas = known_example(served, asked.tokens, None, None)
-        assert canvas is not None
         if wrong := [i for i in asked.positions if not 0 <= i < canvas.numel()]:
             raise ValueError(f"positions are in 0..{canvas.numel() - 1}, got {wrong[0]}")
         self._check_size(len(asked.positions), canvas.numel())
@@ -239,15 +241,13 @@ def text_example(model: MaskedDiffusion, text: str) -> Int[Tensor, " length"]:
 
 def known_example(
     served: Served, tokens: Sequence[int] | None, pixels: Sequence[int] | None, mask: Sequence[bool] | None
-) -> Int[Tensor, "*dims"] | None:
-    """Return an example from its tokens or its pixels, V where unknown; None if neither is given.
+) -> Int[Tensor, "*dims"]:
+    """Return an example from its tokens or its pixels, V where unknown.
 
     Raises:
-        ValueError: of another size than the model's examples, or values out of range.
+        ValueError: both or neither are given; of another size than the model's examples; or values out of range.
     """
-    if tokens is None and pixels is None:
-        return None
-    if tokens is not None and pixels is not None:
+    if (tokens is None) == (pixels is None):
         raise ValueError("give one of tokens or pixels")
     model, name = served.model, "tokens" if tokens is not None else "pixels"
     values = tokens if tokens is not None else pixels or []
