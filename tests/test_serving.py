@@ -23,6 +23,7 @@ from unmask.codecs.table import Table
 from unmask.infilling import infill_one
 from unmask.lengths import Lengths
 from unmask.model import MaskedDiffusion
+from unmask.noise import Replacing
 from unmask.objectives.estimate import draw_loss
 from unmask.randomness import Repeated, generators, seeded
 from unmask.serving import Limits, Trajectory, create_app, export_page, record
@@ -346,6 +347,7 @@ HOSTILE: list[tuple[str, Any, str]] = [
     ("/sample", {"n": 0}, "n"),
     ("/sample", {"n": 17}, "at most 16"),
     ("/sample", {"n": 10**30}, "n"),
+    ("/sample", {"n": 10**8}, "n is 100000000, at most 16"),
     ("/sample", {"seed": -1}, "seed"),
     ("/sample", {"seed": 2**63}, "seed"),
     ("/sample", {"model": "nosuch"}, "letters, pictures, numbers"),
@@ -366,6 +368,8 @@ HOSTILE: list[tuple[str, Any, str]] = [
     ("/sample", {"sampler": {"class": "Ancestral", "steps": True}}, "whole number"),
     ("/sample", {"sampler": {"class": "Ancestral", "stepz": 3}}, "did you mean 'steps'"),
     ("/sample", {"sampler": {"class": "Ancestral", "schedule": "Cosin"}}, "Linear"),
+    ("/sample", {"sampler": {"class": "Ancestral", "schedule": "Scored"}}, "must be one of Linear"),
+    ("/sample", {"sampler": {"class": "UniformAncestral"}}, "this model has Ancestral"),
     ("/sample", {"sampler": {"class": "Ancestral", "schedule": {"class": "Polynomial", "power": -1}}}, "power"),
     ("/sample", {"sampler": {"class": "Ancestral", "schedule": {"class": "Polynomial", "pow": 1}}}, "takes no pow"),
     ("/sample", {"sampler": {"temperature": -1}}, "temperature"),
@@ -375,7 +379,10 @@ HOSTILE: list[tuple[str, Any, str]] = [
     ("/sample", {"sampler": {"class": "InOrder", "order": list(range(5000))}}, "at most 4096"),
     ("/sample", {"sampler": {"class": "Remasking", "loop": [1, 2]}}, ""),
     ("/sample", {"sampler": {"block_length": 4, "stop_at": [99]}}, "0..8"),
-    ("/infill", {}, "give one of"),
+    ("/infill", {}, "chat, row, tokens or pixels; got none of them"),
+    ("/infill", {"unknown": 4}, "got none of them"),
+    ("/infill", {"text": "a[2]", "prefix": "b"}, "got text, prefix"),
+    ("/infill", {"tokens": [1, -1], "unknown": 1}, "unknown does not go with tokens"),
     ("/infill", {"text": "abc"}, "nothing is unknown"),
     ("/infill", {"text": "a[30]"}, "24: shorten it"),
     ("/infill", {"text": "a" * 30 + "[2]"}, "the model's sequences have 24: shorten it"),
@@ -383,7 +390,7 @@ HOSTILE: list[tuple[str, Any, str]] = [
     ("/infill", {"text": "a[1-6]"}, "not served"),
     ("/infill", {"text": "a[2]xyz"}, "character 'x'"),
     ("/infill", {"text": "\ud800[2]"}, ""),
-    ("/infill", {"text": "a[2]", "tokens": [1, -1]}, "as well"),
+    ("/infill", {"text": "a[2]", "tokens": [1, -1]}, "got text, tokens"),
     ("/infill", {"text": "a[2]", "mask": [True]}, "mask"),
     ("/infill", {"prefix": "abc"}, "unknown"),
     ("/infill", {"chat": "hi", "unknown": 3}, "conversation"),
@@ -485,6 +492,18 @@ def test_other_kinds_of_models(client: TestClient) -> None:
         p = ask(other, "/alternatives", tokens=[0, 3, 2], positions=[1])["positions"][0]
         exact = causal(torch.tensor([[0, 4, 4]]), torch.ones(1)).detach()[0, 1].softmax(-1)
         assert p["now"]["p"] == pytest.approx(float(exact[3]), rel=1e-4)
+    network = unmask.GaussianTransformer(4, (6,), width=16, depth=1, heads=2)
+    models = {"uniform": MaskedDiffusion(learned.network, unmask.Characters("abcd"), Replacing(steps=4))}
+    models["vectors"] = MaskedDiffusion(network, unmask.Characters("abcd"))
+    with TestClient(create_app(models)) as other:
+        about = {one["name"]: one for one in other.get("/models").json()}
+        assert [*about["uniform"]["samplers"]] == ["UniformAncestral"]
+        assert [*about["vectors"]["samplers"]] == ["GaussianAncestral"]
+        for name in models:
+            assert lines(other.post("/sample", json={"model": name, "stream": True}))[-1]["event"] == "end"
+            assert ask(other, "/score", model=name, tokens=[0, 1, 2, 3, 0, 1])["examples"][0]["tokens"] == 6
+            refused = refusal(other, "/alternatives", 400, model=name, tokens=[0, 1, 2, 3, 0, 1], positions=[2])
+            assert "not for this model" in refused and "not masked" in refused
     answers = small(unmask.Characters("ab."), (4,), {"lengths": Lengths(2, (1, 1, 1, 1), targets=True).describe()})
     with TestClient(create_app(answers)) as other:
         assert "/infill" in refusal(other, "/sample", 400)
@@ -593,7 +612,7 @@ def test_the_command_says_what_is_wrong_before_it_loads_anything(tmp_path: Path)
         ({"models": [], "export": "no.ndjson"}, "no such file"),
         ({"models": ["a"], "out": "x.html"}, "--out goes with --export"),
         ({"models": ["a"], "queue": 0}, "queue must be"),
-        ({"models": ["a"], "seconds": float("nan")}, "seconds must be positive"),
+        ({"models": ["a"], "seconds": float("nan")}, "seconds must be positive and finite, got nan$"),
         ({"models": ["a"], "keys": "nokeys"}, "no such file of keys"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=said):

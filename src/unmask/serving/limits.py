@@ -39,5 +39,7 @@ class Limits:
         check_whole(1, **{name: getattr(self, name) for name in names})
         if self.examples > self.batch:
             raise ValueError(f"a request may have {self.examples} examples, a batch {self.batch}: raise batch")
-        if not (0 < self.seconds < math.inf and 0 <= self.gather < math.inf):
-            raise ValueError(f"seconds must be positive and gather at least 0, got {self.seconds} and {self.gather}")
+        if not 0 < self.seconds < math.inf:
+            raise ValueError(f"seconds must be positive and finite, got {self.seconds}")
+        if not 0 <= self.gather < math.inf:
+            raise ValueError(f"gather must be at least 0 and finite, got {self.gather}")

@@ -15,6 +15,7 @@ from unmask.checks import read_length
 from unmask.codecs.text import Text
 from unmask.infilling.choosing import HowLong, find_alternatives
 from unmask.infilling.requests import Request, Rule, filled_up
+from unmask.kinds import require_masked
 from unmask.model import MaskedDiffusion
 from unmask.networks.base import check_tokens
 from unmask.prompts import prompt_tokens
@@ -32,6 +33,8 @@ from unmask.types import Tokens
 
 FORMS = ("text", "prefix", "suffix", "unknown", "chat", "system", "row")
 """Fields that `unmask.infilling` reads."""
+GIVEN = ("text", "prefix", "suffix", "chat", "row", "tokens", "pixels")
+"""Fields that say what is to be completed: one of them, or prefix and suffix."""
 
 
 def nobody(event: dict[str, Any]) -> None:
@@ -83,16 +86,19 @@ class Preparer:
         model = served.model
         if model.conditional:
             raise ValueError("the model answers prompts: ask /infill, with a prefix or a chat")
+        entropy = self._entropy(asked)
         self._check_size(asked.n, served.size)
         sampler = read_sampler(model, asked.sampler, self.limits.steps)
         label = model.labels(asked.label, asked.n)
-        generator = [seeded(*entropy, 1) for entropy in self._entropy(asked)]  # as `empty_canvas` has it for a seed
+        generator = [seeded(*numbers, 1) for numbers in entropy]  # as `empty_canvas` has it for a seed
         canvas = model.empty_canvas(asked.n, generator, length=_length(asked.length), label=label)
         rule = Rule(label is not None, asked.allow, asked.forbid, special=True)
         return self._drawing(served, sampler, rule, canvas.cpu(), label, asked, "text")
 
     def _infill(self, served: Served, asked: InfillRequest) -> Job:
         model, form = served.model, "text"
+        entropy = self._entropy(asked)
+        check_one_given(asked)
         length = _length(asked.length)
         reader = type(served.reader)(model, label=asked.label, placeholder=asked.placeholder, length=length)
         sampler = read_sampler(model, asked.sampler, self.limits.steps)
@@ -104,7 +110,7 @@ class Preparer:
             known = known_example(served, asked.tokens, asked.pixels, asked.mask)
         constraints = {name: value for name in ("allow", "forbid") if (value := getattr(asked, name)) is not None}
         if known is not None and fields:
-            raise ValueError(f"give one of tokens, pixels, text, prefix, chat or row; got {', '.join(fields)} as well")
+            raise ValueError(f"{', '.join(fields)} does not go with tokens or pixels, whose unknown ones are masked")
         if known is not None:
             if not (known == model.network.mask_id).any():
                 raise ValueError("nothing is unknown: -1 stands for an unknown token, true in the mask for one")
@@ -121,7 +127,6 @@ class Preparer:
         if length is not None and request.prompt is None:
             raise ValueError("length is for a prefix or a chat without `unknown`, the number of unknown tokens")
         self._check_size(asked.n, request.canvas.numel())
-        entropy = self._entropy(asked)
         numbers, how = [one[1:] for one in entropy], HowLong(length=length)
         found = find_alternatives(model, request, numbers, how, seed=asked.seed, batch_size=self.limits.batch)
         canvas = torch.stack(found.canvases)
@@ -177,6 +182,7 @@ class Preparer:
 
     def _alternatives(self, served: Served, asked: AlternativesRequest) -> Job:
         model, mask_id = served.model, served.model.network.mask_id
+        require_masked(model.kind, "/alternatives, which masks a token to ask what else could stand there,")
         canvas = known_example(served, asked.tokens, None, None)
         if wrong := [i for i in asked.positions if not 0 <= i < canvas.numel()]:
             raise ValueError(f"positions are in 0..{canvas.numel() - 1}, got {wrong[0]}")
@@ -206,6 +212,14 @@ class Preparer:
         if asked.n > self.limits.examples:
             raise ValueError(f"n is {asked.n}, at most {self.limits.examples} examples are served at once")
         return [(asked.seed, asked.first + i) for i in range(asked.n)]
+
+
+def check_one_given(asked: InfillRequest) -> None:
+    """Raise a ValueError unless one field, or prefix and suffix, says what is to be completed."""
+    found = [name for name in GIVEN if getattr(asked, name) is not None]
+    if len(found) != 1 and found != ["prefix", "suffix"]:
+        said = ", ".join(found) or "none of them"
+        raise ValueError(f"give one of text, prefix or suffix or both, chat, row, tokens or pixels; got {said}")
 
 
 def _length(text: int | str | None) -> int | tuple[int, int] | None:

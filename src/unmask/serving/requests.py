@@ -21,7 +21,7 @@ class Common(BaseModel):
 class Draw(Common):
     """What requests for samples have."""
 
-    n: int = Field(1, ge=1, le=4096, description="number of examples; of /infill, of alternatives")
+    n: int = Field(1, ge=1, le=2**31, description="number of examples; of /infill, of alternatives")
     first: int = Field(0, ge=0, le=2**31, description="number of the first example, i of (seed, i)")
     sampler: dict[str, Any] | None = Field(
         None,
@@ -63,7 +63,7 @@ class ScoreRequest(Common):
     tokens: Tokens | None = Field(None, description="of one example, row by row")
     pixels: Tokens | None = Field(None, description="for images: values of 0 to 255, row by row")
     given: list[bool] | None = Field(None, description="true where a token is conditioned on, not counted")
-    draws: int = Field(16, ge=1, le=4096, description="random masks that the bound is estimated by")
+    draws: int = Field(16, ge=1, le=2**31, description="random masks that the bound is estimated by")
 
 
 class AlternativesRequest(Common):

@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from unmask.kinds import OWN
 from unmask.model import MaskedDiffusion
+from unmask.noise import Wrapped
 from unmask.samplers.base import Sampler
 from unmask.samplers.left_to_right import LeftToRight
 from unmask.samplers.presets import PRESETS
@@ -24,12 +26,23 @@ KINDS: dict[type, str] = {bool: "flag", int: "whole", float: "number", str: "tex
 def samplers_of(model: MaskedDiffusion) -> dict[str, Maker]:
     """Return the samplers that a model can have by name, the published procedures among them."""
     known = {class_name(cls): cls for cls in subclasses(Sampler) if cls.__name__ not in INTERNAL}
+    if model.kind in OWN:
+        return {name: cls for name, cls in known.items() if issubclass(cls, OWN[model.kind][1])}
     if model.network.causal:
         return {name: cls for name, cls in known.items() if issubclass(cls, LeftToRight)}
     learned = isinstance(model.schedule, TokenPolynomial)
-    kept = {name: cls for name, cls in known.items() if issubclass(cls, TokenSampler) == learned}
-    found: dict[str, Maker] = {name: cls for name, cls in kept.items() if not issubclass(cls, LeftToRight)}
+    others = (LeftToRight, *(sampler for _, sampler, _ in OWN.values()))
+    found: dict[str, Maker] = {
+        name: cls
+        for name, cls in known.items()
+        if issubclass(cls, TokenSampler) == learned and not issubclass(cls, others)
+    }
     return found if learned else found | PRESETS
+
+
+def schedules() -> dict[str, type[Schedule]]:
+    """Return the schedules that a client can name, without those that say of which kind a model is."""
+    return {class_name(cls): cls for cls in subclasses(Schedule) if not issubclass(cls, Wrapped)}
 
 
 def explain_settings(make: Maker) -> list[dict[str, Any]]:
@@ -80,7 +93,7 @@ def _kind(hint: Any) -> tuple[str | None, list[Any], bool]:
     if isinstance(hint, type) and issubclass(hint, TokenPolynomial):
         return None, [], optional  # it is the model's
     if isinstance(hint, type) and issubclass(hint, Schedule):
-        return "schedule", [class_name(cls) for cls in subclasses(Schedule)], optional
+        return "schedule", [*schedules()], optional
     return KINDS.get(hint), [], optional
 
 
@@ -161,7 +174,7 @@ def _schedule(what: str, value: Any) -> Schedule:
     """Return the schedule of a name, or of {"class": name, argument: number, ...}."""
     given = dict(value) if isinstance(value, dict) else {"class": value}
     name = given.pop("class", None)
-    known = {class_name(cls): cls for cls in subclasses(Schedule)}
+    known = schedules()
     if not isinstance(name, str) or name not in known:
         raise ValueError(f"{what} must be one of {', '.join(known)}, got {name!r:.60}")
     arguments = {key: float(_number(f"{what}.{key}", one, 10**6, whole=False)) for key, one in given.items()}
