@@ -24,6 +24,7 @@ from benchmarks.timing import report
 from unmask.codecs import Symbols
 from unmask.configs import find_config
 from unmask.data.base import DataSet
+from unmask.display.measured import learning_figure
 from unmask.randomness import seeded
 from unmask.training.optimizer import new_optimizer
 
@@ -122,18 +123,8 @@ def plain(name: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 def plot(curves: dict[str, list[list[tuple[float, int, float, float]]]], path: str) -> None:
     """Draw bits against seconds and against tokens, a line a seed."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), sharey=True, constrained_layout=True)
-    for axis, column, label in zip(axes, (0, 1), ("seconds of training", "tokens"), strict=True):
-        for (name, runs), colour in zip(curves.items(), ("#0072b2", "#d55e00"), strict=True):
-            for i, run in enumerate(runs):
-                label_of_first = None if i else name
-                axis.plot([p[column] for p in run], [p[2] for p in run], ".-", color=colour, label=label_of_first)
-        axis.set_xlabel(label)
-    axes[0].set_ylabel("bits per token, validation")
-    axes[0].legend()
-    figure.savefig(path, dpi=150)
+    millions = {name: [[(p[0], p[1] / 1e6, p[2]) for p in run] for run in runs] for name, runs in curves.items()}
+    learning_figure(millions).savefig(path, dpi=150)
 
 
 def main() -> None:

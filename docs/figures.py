@@ -3,12 +3,16 @@
 python docs/figures.py
 """
 
+import csv
 import re
 from pathlib import Path
 from typing import Any
 
-from unmask.display.figures import steps_figure
-from unmask.display.measured import frontier_figure, study_figure
+import torch
+
+from unmask.display.figures import exponent_figure, steps_figure
+from unmask.display.measured import frontier_figure, learning_figure, study_figure
+from unmask.schedules import TokenPolynomial
 
 DOCS = Path(__file__).parent
 NUMBER = re.compile(r"[\d,]+(?:\.\d+)?")
@@ -52,8 +56,35 @@ def frontier() -> tuple[list[dict[str, Any]], dict[str, Any]]:
     return temperatures, rows[-1]
 
 
+def stored(name: str) -> list[list[str]]:
+    """Return the rows of a file beside the figures, without its first line, which says where they are from."""
+    with open(DOCS / "images" / f"{name}.csv", newline="", encoding="utf-8") as file:
+        return [*csv.reader(file)][2:]
+
+
+def learning() -> dict[str, list[list[tuple[float, float, float]]]]:
+    """Return the curves of text.md: seconds, million tokens and bits, by settings."""
+    curves: dict[str, list[list[tuple[float, float, float]]]] = {}
+    for name, seconds, tokens, bits in stored("learning"):
+        curves.setdefault(name, [[]])[0].append((float(seconds), float(tokens), float(bits)))
+    return curves
+
+
+def exponents(name: str) -> tuple[TokenPolynomial, list[str]]:
+    """Return a schedule of genmd4.md, and what its token values are called."""
+    rows = stored(name)
+    schedule = TokenPolynomial(len(rows))
+    w = torch.tensor([float(exponent) for _, exponent in rows], dtype=torch.float64)
+    with torch.no_grad():
+        schedule.raw.copy_(w.expm1().log())  # w = softplus(raw)
+    return schedule, [token for token, _ in rows]
+
+
 def main() -> None:
     images = DOCS / "images"
+    learning_figure(learning()).savefig(images / "learning.png", dpi=150)
+    exponent_figure(*exponents("exponents")).savefig(images / "exponents.png", dpi=150)
+    exponent_figure(exponents("levels")[0]).savefig(images / "levels.png", dpi=150)
     steps_figure(256, 1024).savefig(images / "steps.png", dpi=150)
     study_figure(*samplers(), "character").savefig(images / "samplers.png", dpi=150)
     frontier_figure(*frontier(), "the judge").savefig(images / "frontier.png", dpi=150)

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import pytest
+from matplotlib.colors import to_hex
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
-from unmask.display.figures import schedule_figure, steps_figure
-from unmask.display.measured import distance_figure, frontier_figure, study_figure
+from unmask.display.figures import exponent_figure, schedule_figure, steps_figure
+from unmask.display.measured import distance_figure, frontier_figure, learning_figure, study_figure
 from unmask.display.style import name_curves
 
 
@@ -68,6 +70,10 @@ def test_the_style_is_that_of_these_figures_alone() -> None:
     before = dict(matplotlib.rcParams)
     figure = schedule_figure()
     assert dict(matplotlib.rcParams) == before
+    shown = {
+        to_hex(line.get_color()) for figure in (figure, steps_figure(8, 64)) for line in figure.axes[0].get_lines()
+    }
+    assert shown == {"#0072b2", "#d55e00", "#009e73", "#cc79a7"}  # even where it is drawn with another style
     assert not figure.axes[0].spines.top.get_visible() and Figure().subplots().spines.top.get_visible()
 
 
@@ -86,3 +92,15 @@ def test_committed_figures_are_drawn_from_tables_of_the_pages() -> None:
     }
     assert real["judge"] == [1.635, 0.005]
     assert [row["temperature"] for row in module.frontier()[0]] == [0.6, 0.8, 1.0, 1.2]
+    schedule, names = module.exponents("exponents")
+    assert len(names) == 27 and (names[0], names[-1]) == ("␣", "x")
+    assert schedule.powers[[0, -1]].tolist() == pytest.approx([1.335, 0.618], abs=1e-6)
+    left, _ = exponent_figure(module.exponents("levels")[0]).axes
+    (points,) = left.get_lines()
+    assert points.get_linestyle() == "None" and len(points.get_xdata()) == 17  # levels are not joined
+    curves = module.learning()
+    assert curves["shipped"][0][-1] == (481, 3.08, 2.594) and len(curves["plain"][0]) == 6
+    figure = learning_figure(curves)
+    assert all({"shipped", "plain"} == {text.get_text() for text in axes.texts} for axes in figure.axes)
+    figure.draw_without_rendering()
+    assert not figure.axes[1].xaxis.get_offset_text().get_text()  # no 1e6

@@ -13,7 +13,7 @@ import torch
 from unmask.codecs.base import Codec
 from unmask.codecs.ended import Ended
 from unmask.codecs.text import Characters
-from unmask.display.style import name_curves, styled
+from unmask.display.style import colors, name_curves, styled
 from unmask.schedules import Cosine, Geometric, Linear, Polynomial, Schedule, TokenPolynomial
 
 if TYPE_CHECKING:
@@ -53,11 +53,11 @@ def steps_figure(steps: int, length: int) -> Figure:
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     grids: tuple[tuple[Literal["uniform", "cosine"], str], ...] = (("uniform", "-"), ("cosine", "--"))
-    for i, schedule in enumerate((Linear(), Polynomial(2.0), Cosine(), Geometric())):
-        for grid, line in grids:
+    for grid, line in grids:  # dashes above lines: linear on the cosine grid is cosine on the uniform one
+        for i, schedule in enumerate((Linear(), Polynomial(2.0), Cosine(), Geometric())):
             rate = schedule.mask_rate(grid_times(steps, grid))
             label = f"{type(schedule).__name__.lower()} schedule, {grid} grid"
-            axes.plot(range(1, steps + 1), length * (rate[:-1] - rate[1:]), line, color=f"C{i}", label=label)
+            axes.plot(range(1, steps + 1), length * (rate[:-1] - rate[1:]), line, color=colors()[i], label=label)
     axes.set(xlabel="step", ylabel=f"tokens revealed, of {length}", title="on average", ylim=(0, None))
     name_curves(axes)
     return figure
@@ -116,7 +116,7 @@ def exponent_figure(schedule: TokenPolynomial, symbols: Sequence[str] | None = N
 
     Args:
         schedule: what was learned.
-        symbols: what each token value is called, for bars in the order of the exponents; None for a curve over values.
+        symbols: what each token value is called, for bars in the order of the exponents; None for points over values.
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
@@ -125,7 +125,7 @@ def exponent_figure(schedule: TokenPolynomial, symbols: Sequence[str] | None = N
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(2, 1))
     if symbols is None:
-        left.plot(w, marker=".")
+        left.plot(w, "o")
         left.set(xlabel="token value")
     else:
         order = (-w).argsort().tolist()

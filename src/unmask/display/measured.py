@@ -12,7 +12,7 @@ import torch
 
 from unmask.codecs.base import Codec
 from unmask.display.figures import symbols
-from unmask.display.style import plain_log, styled
+from unmask.display.style import colors, name_curves, plain_log, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,7 +52,6 @@ def study_figure(rows: Sequence[dict[str, Any]], real: dict[str, Any], unit: str
         real: the same of test data.
         unit: what a token is called.
     """
-    from matplotlib import rcParams
     from matplotlib.figure import Figure
 
     titles = {
@@ -65,7 +64,6 @@ def study_figure(rows: Sequence[dict[str, Any]], real: dict[str, Any], unit: str
     curves: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         curves.setdefault(curve_of(row["sampler"]), []).append(row)
-    colors = rcParams["axes.prop_cycle"].by_key()["color"]
     kinds = list(dict.fromkeys(kind for kind, _ in curves))
     figure = Figure(figsize=(5 * len(shown), 4.6), layout="constrained")
     for axes, name in zip(np.atleast_1d(figure.subplots(1, len(shown))), shown, strict=True):
@@ -73,7 +71,7 @@ def study_figure(rows: Sequence[dict[str, Any]], real: dict[str, Any], unit: str
             known = sorted((row["calls"], *row[name]) for row in members if row.get(name))
             if known:
                 values, spread = _values([(value, error) for _, value, error in known])
-                style = {"color": colors[kinds.index(kind) % len(colors)], "marker": MARKERS[i % len(MARKERS)]}
+                style = {"color": colors()[kinds.index(kind) % len(colors())], "marker": MARKERS[i % len(MARKERS)]}
                 label = f"{kind}, {settings}" if settings else kind
                 axes.errorbar([row[0] for row in known], values, spread, label=label, linestyle="-", **style)
         if real.get(name):
@@ -163,6 +161,29 @@ def distance_figure(rows: Sequence[dict[str, Any]]) -> Figure:
     plain_log(axes.xaxis)
     plain_log(axes.yaxis)
     axes.legend()
+    return figure
+
+
+@styled
+def learning_figure(curves: dict[str, Sequence[Sequence[tuple[float, float, float]]]]) -> Figure:
+    """Draw what is learned in a time, and from so many tokens: a colour for each name, a line for each of its runs.
+
+    Args:
+        curves: by name, the (seconds, millions of tokens, validation bits) of each run.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    both = figure.subplots(1, 2, sharey=True)
+    for axes, column, label in zip(both, (0, 1), ("seconds of training", "million tokens"), strict=True):
+        for k, (name, runs) in enumerate(curves.items()):
+            for i, run in enumerate(runs):
+                x, bits = [point[column] for point in run], [point[2] for point in run]
+                axes.plot(x, bits, "-", color=colors()[k], marker=MARKERS[k], label="_" if i else name)
+        axes.set(xlabel=label, xlim=(0, None))
+    both[0].set(ylabel="bits per token, validation")
+    for axes in both:
+        name_curves(axes)
     return figure
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unmask.display.style import styled
+from unmask.display.measured import MARKERS
+from unmask.display.style import colors, styled
 from unmask.report import Figure, Report, finite
 from unmask.reproduction.tables import Row, Table
 
@@ -57,17 +58,16 @@ class Reproduction(Report):
 
 @styled
 def curves_figure(curves: Mapping[str, Sequence[Curve]], timed: bool) -> Picture:
-    """Draw curves of validation, those of a row in one colour."""
-    from matplotlib import colormaps
+    """Draw curves of validation, those of a row in one colour, with one marker."""
     from matplotlib.figure import Figure as NewPicture
 
     picture = NewPicture(figsize=(8, 4.5), layout="constrained")
     axes = picture.subplots()
     for i, (title, runs) in enumerate(curves.items()):
-        colour, line = colormaps["tab10"](i % 10), ("-", "--")[i // 10 % 2]
+        look = {"color": colors()[i % len(colors())], "marker": MARKERS[i % len(MARKERS)]}
         for k, (x, y) in enumerate(runs):
             label = title if k == 0 else f"_{title}"
-            axes.plot(x, y, line, color=colour, marker=".", markersize=3, linewidth=1, label=label)
+            axes.plot(x, y, "-", **look, markersize=3, linewidth=1, label=label)
     axes.set(xlabel="minutes of training" if timed else "step", ylabel="validation, bits per token")
     axes.legend(fontsize=7, ncols=2)
     return picture
