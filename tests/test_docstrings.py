@@ -2,6 +2,7 @@
 
 import doctest
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,22 @@ import pytest
 import torch
 
 import unmask
+import unmask.serving
 from unmask.display.measured import curve_of
 
 GIVEN = {"torch": torch, "np": np, "unmask": unmask}
 """What the examples do not import."""
 CLASSES = {name: value for name in unmask.__all__ if inspect.isclass(value := getattr(unmask, name))}
 FUNCTIONS = {name: value for name in unmask.__all__ if inspect.isfunction(value := getattr(unmask, name))}
+
+
+def test_the_reference_lists_every_public_class_and_function() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^   ([\w.]+)$", page, re.MULTILINE)
+    public = {value.__name__ for value in (*CLASSES.values(), *FUNCTIONS.values())}  # BPE is an old name of Tokenizer
+    wanted = public | {f"serving.{name}" for name in unmask.serving.__all__}
+    assert wanted - {*listed} <= {"categorical"}  # it stands under the module of its name
+    assert len(listed) == len({*listed})
 
 
 @pytest.mark.parametrize("value", [*CLASSES.values(), *FUNCTIONS.values(), curve_of])
