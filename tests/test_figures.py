@@ -97,7 +97,7 @@ def test_committed_figures_are_drawn_from_tables_of_the_pages() -> None:
     assert schedule.powers[[0, -1]].tolist() == pytest.approx([1.335, 0.618], abs=1e-6)
     left, _ = exponent_figure(module.exponents("levels")[0]).axes
     (points,) = left.get_lines()
-    assert points.get_linestyle() == "None" and len(points.get_xdata()) == 17  # levels are not joined
+    assert points.get_linestyle() == "None" and np.size(points.get_xdata()) == 17  # levels are not joined
     curves = module.learning()
     assert curves["shipped"][0][-1] == (481, 3.08, 2.594) and len(curves["plain"][0]) == 6
     figure = learning_figure(curves)

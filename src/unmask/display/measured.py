@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,7 +165,7 @@ def distance_figure(rows: Sequence[dict[str, Any]]) -> Figure:
 
 
 @styled
-def learning_figure(curves: dict[str, Sequence[Sequence[tuple[float, float, float]]]]) -> Figure:
+def learning_figure(curves: Mapping[str, Sequence[Sequence[tuple[float, float, float]]]]) -> Figure:
     """Draw what is learned in a time, and from so many tokens: a colour for each name, a line for each of its runs.
 
     Args:

@@ -64,7 +64,7 @@ def curves_figure(curves: Mapping[str, Sequence[Curve]], timed: bool) -> Picture
     picture = NewPicture(figsize=(8, 4.5), layout="constrained")
     axes = picture.subplots()
     for i, (title, runs) in enumerate(curves.items()):
-        look = {"color": colors()[i % len(colors())], "marker": MARKERS[i % len(MARKERS)]}
+        look: dict[str, Any] = {"color": colors()[i % len(colors())], "marker": MARKERS[i % len(MARKERS)]}
         for k, (x, y) in enumerate(runs):
             label = title if k == 0 else f"_{title}"
             axes.plot(x, y, "-", **look, markersize=3, linewidth=1, label=label)

@@ -31,7 +31,7 @@ def samplers_of(model: MaskedDiffusion) -> dict[str, Maker]:
     if model.network.causal:
         return {name: cls for name, cls in known.items() if issubclass(cls, LeftToRight)}
     learned = isinstance(model.schedule, TokenPolynomial)
-    others = (LeftToRight, *(sampler for _, sampler, _ in OWN.values()))
+    others: tuple[type[Sampler], ...] = (LeftToRight, *(sampler for _, sampler, _ in OWN.values()))
     found: dict[str, Maker] = {
         name: cls
         for name, cls in known.items()
