@@ -176,6 +176,9 @@ def test_models(made: Path, elsewhere: str, tmp_path: Path, capsys: pytest.Captu
     data = ["--data", "Corpus", "--data.path", elsewhere, "--data.length", "16"]
     assert main(["evaluate", "memory://bucket/run", *data, "--draws", "1", "--limit", "8"]) == 0
     assert "texts" in capsys.readouterr().out
+    assert main(["push", str(made), "memory://bucket/again"]) == 0
+    assert capsys.readouterr().out == "memory://bucket/again\n"
+    assert Corpus("memory://bucket/again", 16).split("all").checksum == Corpus(elsewhere, 16).split("all").checksum
     with pytest.raises(ValueError, match="only Pretrained is exported"):
         export(model, "memory://bucket/e")
 
