@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -176,14 +177,16 @@ def test_models(made: Path, elsewhere: str, tmp_path: Path, capsys: pytest.Captu
     data = ["--data", "Corpus", "--data.path", elsewhere, "--data.length", "16"]
     assert main(["evaluate", "memory://bucket/run", *data, "--draws", "1", "--limit", "8"]) == 0
     assert "texts" in capsys.readouterr().out
+    assert main(["push", str(made), "memory://bucket/again"]) == 0
+    assert capsys.readouterr().out == "memory://bucket/again\n"
+    assert Corpus("memory://bucket/again", 16).split("all").checksum == Corpus(elsewhere, 16).split("all").checksum
     with pytest.raises(ValueError, match="only Pretrained is exported"):
         export(model, "memory://bucket/e")
 
 
 def test_a_real_server(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """S3, by moto's server and s3fs."""
-    server = pytest.importorskip("moto.server", reason="moto is not installed: pip install 'moto[server]'")
-    pytest.importorskip("s3fs", reason="s3fs is not installed: pip install 'unmask[remote]'")
+    server = pytest.importorskip("moto.server", reason="moto is not installed: pip install 'unmask[dev]'")
     running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     running.start()
     try:
@@ -197,6 +200,13 @@ def test_a_real_server(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         prepare_corpus(few, [str(made.parent / "t.jsonl")], tokenizer=bpe, shard_tokens=5000)
         here, there = (Corpus(path, 16).split("all") for path in (str(few), upload_folder(few, "s3://bucket/texts")))
         assert there.checksum == here.checksum and torch.equal(rows(there), rows(here))
+        train = ["train", "digits", "--out", str(tmp_path / "run"), "--mirror", "s3://bucket/run", "--batch_size", "8"]
+        train += ["--network.width", "16", "--network.depth", "1", "--checkpoint_every", "1", "--trainer.max_steps"]
+        assert main([*train, "2"]) == 0
+        shutil.rmtree(tmp_path / "run")
+        assert main([*train, "3", "--resume"]) == 0
+        assert main(["evaluate", "s3://bucket/run", "--draws", "1", "--limit", "4"]) == 0
+        assert unmask.load("s3://bucket/run").about["steps"] == 3
         with pytest.raises(FileNotFoundError, match="s3://bucket/none: no such file or folder"):
             Corpus("s3://bucket/none", 16).split("all")
         with pytest.raises((FileNotFoundError, ConnectionError), match="^s3://nobucket/m: "):

@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 
 import unmask
+from small_bpe import write_bpe
 from unmask.cli.main import main
 from unmask.cli.train import read_yaml
 from unmask.configs import shipped
+from unmask.data.corpora import prepare_corpus
+from unmask.data.digits import Digits
 from unmask.data.text8 import ALPHABET, Text8
 from unmask.reproduction import TABLES, reproduce, running, tabling
 from unmask.reproduction.report import curve_of, spread
@@ -119,6 +122,35 @@ def test_finite_steps_have_a_row_for_each_bound(made: Path, data: Text8, tmp_pat
     assert report.rows[1]["bits_per_character"] == expected.rows[0]["bits_per_character"]
 
 
+def test_perplexity_of_a_corpus_and_of_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model is trained on a corpus; the same model, given, is measured on the sets that are there."""
+    words = [" ".join(random.Random(i).choices(["the", "man", "inn", "then"], k=30)) for i in range(300)]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in words))
+    corpus, bpe = tmp_path / "corpus", str(write_bpe(tmp_path / "bpe"))
+    prepare_corpus(corpus, [str(tmp_path / "texts.jsonl")], tokenizer=bpe)
+    scale = TABLES["openwebtext"].scales["cpu"]
+    tiny: dict[str, Any] = {
+        "network": scale.network | {"width": 32, "depth": 1, "heads": 2},
+        "data": scale.data | {"length": 16},
+    }
+    for table in ("openwebtext", "zeroshot"):
+        monkeypatch.setitem(TABLES[table].scales, "cpu", replace(scale, **tiny))
+    rows = ["md4-linear", "left-to-right"]
+    report = reproduce("openwebtext", data=corpus, rows=rows, out=tmp_path / "out", **FEW)
+    ours = {row["model"]: row for row in report.rows if "seeds" in row}
+    assert ours["MD4"]["published"] == "≤ 22.13, MD4" and ours["MD4"]["perplexity_per_token"][0] > 1
+    assert {"model": "GenMD4", "published": "≤ 21.80"} in report.rows
+    root = tmp_path / "sets"
+    root.mkdir()
+    (root / "lambada_test.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in words[:30]))
+    models = {name: tmp_path / "out" / name / "seed-0" for name in rows}
+    asked: dict[str, Any] = {"data": corpus, "rows": rows, "models": models, "root": root, "out": tmp_path / "zero"}
+    found = {row["model"]: row for row in reproduce("zeroshot", **asked, **FEW).rows}
+    expected = unmask.evaluation.zeroshot(unmask.load(models["md4-linear"]), root=str(root), draws=1, limit=4).rows[0]
+    assert found["MD4"]["lambada"] == expected["perplexity_per_token"] and "ptb" not in found["MD4"]
+    assert found["MD4, published"]["wikitext2"] == "≤ 34.94" and found["GPT-2, published"]["lambada"] == "45.04"
+
+
 def test_another_protocol_and_other_models_are_refused(made: Path, data: Text8, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"rows of another protocol \(draws was 1, is 2\): give another out"):
         reproduce("text8", data=data, rows=ROWS, out=made, **FEW | {"draws": 2})
@@ -179,7 +211,7 @@ def test_minutes_become_steps(data: Text8, tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["text9"], "unknown table: 'text9' (did you mean 'text8'?); there are text8, cifar10, finite-steps"),
+        (["text9"], "unknown table: 'text9' (did you mean 'text8'?); there are text8, openwebtext, zeroshot, "),
         (["text8", "--rows", "md4-cosin"], "unknown row of text8 at scale cpu: 'md4-cosin' (did you mean 'md4-cosine'"),
         (["cifar10", "--scale", "paper", "--rows", "any-order"], "unknown row of cifar10 at scale paper: 'any-order'"),
         (["text8", "--scale", "big"], "unknown scale: 'big'; there are cpu, paper"),
@@ -188,6 +220,11 @@ def test_minutes_become_steps(data: Text8, tmp_path: Path, monkeypatch: pytest.M
         (["text8", "--seeds", "0"], "seeds must be a whole number of at least 1, got 0"),
         (["text8", "--data.path", "nowhere.txt"], "data: nowhere.txt: no such file"),
         (["cifar10", "--data.path", "nowhere"], "cifar10 at scale cpu is of Digits: leave out data"),
+        (
+            ["openwebtext"],
+            "openwebtext at scale cpu needs --data.path: the folder of a corpus that `unmask prepare` made",
+        ),
+        (["text8", "--root", "."], "root is for zeroshot, where its sets' files are; text8 has none"),
         (["text8", "--models", "md4-linear=./nowhere"], "nowhere: no such folder"),
         (["text8", "--models", "md4=runs/x"], "unknown row of text8 at scale cpu: 'md4'"),
     ],
@@ -207,7 +244,7 @@ def test_the_command_prints_what_is_there(made: Path, text: Path, capsys: pytest
 
 @pytest.mark.parametrize("table", TABLES)
 def test_every_row_is_a_model_of_its_kind(table: str, data: Text8) -> None:
-    request = Request(table, data=None if table == "cifar10" else data)
+    request = Request(table, data={"cifar10": None, "imagenet64": Digits()}.get(table, data))
     for name, row in request.chosen.items():
         used = tabling.find_data(request)
         network, objective = running.Work(name, row, request, used, Path()).parts()
@@ -225,6 +262,8 @@ def test_every_row_is_a_model_of_its_kind(table: str, data: Text8) -> None:
         ("text8", "paper", "any-order", "text8"),
         ("cifar10", "cpu", "md4-transformer", "digits"),
         ("cifar10", "paper", "md4", "cifar10"),
+        ("openwebtext", "paper", "any-order", "openwebtext"),
+        ("imagenet64", "paper", "md4", "imagenet64"),
     ],
 )
 def test_the_settings_are_those_of_the_shipped_configurations(table: str, scale: str, row: str, config: str) -> None:
@@ -240,7 +279,7 @@ def test_the_settings_are_those_of_the_shipped_configurations(table: str, scale:
     chosen = made.run | one.run
     same = chosen.keys() - ({"label_dropout"} if config == "digits" else set())
     assert {name: chosen[name] for name in same} == {name: tree[name] for name in same}
-    assert made.steps == tree["trainer"]["max_steps"]
+    assert {"max_steps": made.steps, **made.trainer}.items() <= tree["trainer"].items()
     if config != "digits":
         objective = {"class": tree["objective"]["class_path"]} | tree["objective"].get("init_args", {})
         if isinstance(schedule := objective.get("schedule"), dict):

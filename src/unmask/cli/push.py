@@ -1,6 +1,10 @@
-"""unmask push MODEL NAME: publish a model on the Hugging Face Hub."""
+"""unmask push FOLDER NAME: publish a model on the Hugging Face Hub, or put a model or a corpus elsewhere."""
+
+from pathlib import Path
 
 from unmask.cli.common import Parser, load_model, parse
+from unmask.data.replacing import INDEX
+from unmask.storage.remote import is_remote, upload_folder
 
 
 def run(arguments: list[str]) -> None:
@@ -8,11 +12,16 @@ def run(arguments: list[str]) -> None:
     parser = Parser(
         "push",
         description="Publish a model on the Hugging Face Hub: weights as safetensors, config.json, the tokenizer if it "
-        "has one, and a card with the figures that `unmask evaluate MODEL --record` wrote.",
-        epilog="Log in first, with `hf auth login`. Example: unmask push runs/digits me/digits",
+        "has one, and a card with the figures that `unmask evaluate MODEL --record` wrote. Or copy a model or a "
+        "prepared corpus to a URL.",
+        epilog="Log in first, with `hf auth login`. Examples: unmask push runs/digits me/digits; unmask push data/owt "
+        "s3://bucket/owt",
     )
-    parser.add_argument("model", metavar="MODEL", help="folder of a model or a run")
+    parser.add_argument("model", metavar="FOLDER", help="of a model, a run, or a prepared corpus")
     parser.add_argument("name", metavar="NAME", help="on the Hub: yourself/model; or a URL: s3://bucket/model")
     parser.add_argument("--private", action="store_true", help="only you can see it")
     settings = parse(parser, arguments)
+    if Path(settings.model, INDEX).is_file() and is_remote(settings.name):
+        print(upload_folder(settings.model, settings.name))
+        return
     print(load_model(settings.model, "cpu").push_to_hub(settings.name, private=settings.private))

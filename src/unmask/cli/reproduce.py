@@ -11,11 +11,12 @@ OPTIONS: tuple[Option, ...] = (
     ("minutes", float, None, "of training of each run; 10 at the scale cpu"),
     ("steps", int, None, "of each run, in place of minutes"),
     ("seeds", int, 3, "runs of each row"),
-    ("data.path", str, None, "file of the table's data; text8: any text of its 27 characters"),
+    ("data.path", str, None, "the table's data; text8: any text of its 27 characters; openwebtext: a prepared corpus"),
     ("rows", str, None, "those that are wanted, with commas; all if not given"),
     ("models", str, None, "models that are measured in place of trained ones: ROW=FOLDER, with commas"),
     ("draws", int, 4, "masks per test example"),
     ("limit", int, 512, "test examples"),
+    ("root", str, None, "zeroshot: folder with the sets' files; the Hub if not given"),
     ("out", str, None, "folder; runs/reproduce-TABLE if not given. What is finished there is not done again"),
 )
 

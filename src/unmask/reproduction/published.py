@@ -1,7 +1,8 @@
 """Published figures of the tables that `unmask reproduce` trains; facts, as the MD4 paper lists them.
 
-All from arXiv:2406.04329: text8 from its table 1, CIFAR-10 from its table of bits per dimension, the effect of the
-number of steps from its table 7. Lower is better.
+All from arXiv:2406.04329: text8 from its table 1, CIFAR-10 and ImageNet 64x64 from its table of bits per dimension,
+OpenWebText and the zero-shot sets from its tables of perplexities, the effect of the number of steps from its table 7.
+Lower is better.
 """
 
 from typing import NamedTuple
@@ -61,3 +62,41 @@ CIFAR10 = {
 """Bits per dimension of CIFAR-10's test part."""
 FINITE_STEPS = {"100": Published(49.8), "1000": Published(48.5), "10000": Published(48.4), "inf": Published(48.4)}
 """Zero-shot perplexity on LAMBADA of MD4 small under the bound of T steps."""
+
+OPENWEBTEXT = {
+    "Gaussian diffusion": Published(27.28),
+    "SEDD absorb": Published(24.10),
+    "MD4": Published(22.13),
+    "GenMD4": Published(21.80),
+    "MD4 medium": Published(16.64),
+}
+"""Perplexity per token of GPT-2 on the last 2% of OpenWebText; of small models but for the last."""
+IMAGENET64 = {
+    "PixelRNN": Published(3.63, False),
+    "Gated PixelCNN": Published(3.57, False),
+    "Sparse Transformer": Published(3.44, False, 152),
+    "Routing Transformer": Published(3.43, False),
+    "Perceiver AR": Published(3.40, False, 770),
+    "MD4": Published(3.40, True, 198),
+}
+"""Bits per dimension of ImageNet 64x64."""
+SETS = ("lambada", "wikitext2", "ptb", "wikitext103", "lm1b")
+"""Short names of the zero-shot sets (`unmask.data.benchmarks`), in the order of the paper."""
+
+
+def _sets(*values: float, bound: bool = True) -> dict[str, Published]:
+    return {name: Published(value, bound) for name, value in zip(SETS, values, strict=True)}
+
+
+ZEROSHOT = {
+    "GPT-2": _sets(45.04, 42.43, 138.43, 41.60, 75.20, bound=False),
+    "D3PM": _sets(93.47, 77.28, 200.82, 75.16, 138.92),
+    "Plaid": _sets(57.28, 51.80, 142.60, 50.86, 91.12),
+    "SEDD absorb": _sets(50.92, 41.84, 114.24, 40.62, 79.29),
+    "SEDD absorb, trained again": _sets(49.73, 38.94, 107.54, 39.15, 72.96),
+    "MD4": _sets(48.43, 34.94, 102.26, 35.90, 68.10),
+    "GPT-2 medium": _sets(35.66, 31.80, 123.14, 31.39, 55.72, bound=False),
+    "SEDD absorb medium": _sets(42.77, 31.04, 87.12, 29.98, 61.19),
+    "MD4 medium": _sets(44.12, 25.84, 66.07, 25.84, 51.45),
+}
+"""Zero-shot perplexity per token of GPT-2; of small models where nothing else is said."""

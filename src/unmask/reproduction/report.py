@@ -100,6 +100,8 @@ def curve_of(run: Path | str, tokens: int | None = None) -> Curve | None:
 
 def table_rows(table: Table, rows: Iterable[tuple[Row, Sequence[dict[str, Any]]]]) -> list[dict[str, Any]]:
     """Return the published rows without one of ours, then ours with the published figure beside them."""
+    if table.sets:
+        return _set_rows(table, rows)
     if table.steps:
         return [line for row, results in rows for line in _step_rows(table, row, results)]
     ours = [_row(table, row, results) for row, results in rows]
@@ -108,6 +110,19 @@ def table_rows(table: Table, rows: Iterable[tuple[Row, Sequence[dict[str, Any]]]
         {"model": name, "published": str(figure)} for name, figure in table.published.items() if name not in beside
     ]
     return others + [{name: value for name, value in row.items() if name != "published_as"} for row in ours]
+
+
+def _set_rows(table: Table, rows: Iterable[tuple[Row, Sequence[dict[str, Any]]]]) -> list[dict[str, Any]]:
+    """Return the published rows, then ours, with a column for each set."""
+    found: list[dict[str, Any]] = [
+        {"model": f"{name}, published"} | {name: str(figure) for name, figure in figures.items()}
+        for name, figures in table.published_sets.items()
+    ]
+    for row, results in rows:
+        each = {name: [result["sets"][name] for result in results if name in result["sets"]] for name in table.sets}
+        columns = {name: mean_of(pairs) for name, pairs in each.items() if pairs}
+        found.append({"model": row.title} | _told(results) | columns)
+    return found
 
 
 def _step_rows(table: Table, row: Row, results: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -124,20 +139,32 @@ def _step_rows(table: Table, row: Row, results: Sequence[dict[str, Any]]) -> Ite
 
 def _row(table: Table, row: Row, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     figure = table.published.get(row.published or "")
-    values = [result["value"] for result in results]
-    steps = sorted({result["steps"] for result in results if result["steps"] is not None})
-    seconds = [result["seconds"] for result in results if result["seconds"] is not None]
     return {
         "model": row.title,
         "published_as": row.published if figure else None,
         "published": f"{figure}, {row.published}" if figure else None,
+        **_told(results),
+        table.figure: mean_of([(result["value"], result["error"]) for result in results]),
+        "test_error": _rms([result["error"] for result in results]),
+    }
+
+
+def _told(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return how large the models of a row are, and how long they were trained."""
+    steps = sorted({result["steps"] for result in results if result["steps"] is not None})
+    seconds = [result["seconds"] for result in results if result["seconds"] is not None]
+    return {
         "parameters": f"{results[0]['parameters']:,}",
         "steps": " to ".join(f"{one:,}" for one in (steps if len(steps) < 2 else (steps[0], steps[-1]))) or None,
         "minutes": f"{statistics.mean(seconds) / 60:.1f}" if seconds else None,
         "seeds": "given" if "given" in results[0] else len(results),
-        table.figure: Figure(statistics.mean(values), spread(values) if len(values) > 1 else results[0]["error"]),
-        "test_error": _rms([result["error"] for result in results]),
     }
+
+
+def mean_of(pairs: Sequence[Sequence[Any]]) -> Figure:
+    """Return the mean of values with their errors: with its own standard error or, of one value, the error it has."""
+    values = [value for value, _ in pairs]
+    return Figure(statistics.mean(values), spread(values) if len(values) > 1 else pairs[0][1])
 
 
 def spread(values: Sequence[float]) -> float:

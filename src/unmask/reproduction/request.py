@@ -34,6 +34,7 @@ class Request:
     models: Mapping[str, Any] = field(default_factory=dict)
     draws: int = 4
     limit: int | None = 512
+    root: Path | str | None = None
 
     def __post_init__(self) -> None:
         _check_name("table", self.table, TABLES)
@@ -47,6 +48,12 @@ class Request:
         if self.minutes is not None and not 0 < self.minutes < math.inf:
             raise ValueError(f"minutes must be positive, got {self.minutes:g}")
         check_whole(1, steps=self.steps, seeds=self.seeds, draws=self.draws, limit=self.limit)
+        if self.data is None and self.settings.needed:
+            raise ValueError(f"{self.table} at scale {self.scale} needs --data.path: {self.settings.needed}")
+        if self.root is not None and not TABLES[self.table].sets:
+            raise ValueError(f"root is for zeroshot, where its sets' files are; {self.table} has none")
+        if self.root is not None and not Path(self.root).is_dir():
+            raise FileNotFoundError(f"root: {self.root}: no such folder")
         if isinstance(self.data, str | Path):
             if not self.settings.path:
                 what = self.settings.data["class"]

@@ -18,11 +18,13 @@ import unmask.networks
 import unmask.objectives  # noqa: F401  (all their classes can then be named)
 from unmask.data.base import DataSet
 from unmask.evaluation.likelihood import likelihood
+from unmask.evaluation.zeroshot import zeroshot
 from unmask.model import MaskedDiffusion
 from unmask.networks.base import Network
 from unmask.noise import Scored
 from unmask.objectives.base import Objective
 from unmask.opening import load
+from unmask.report import Report
 from unmask.reproduction.request import Request
 from unmask.reproduction.tables import TABLES, Row, network_of
 from unmask.schedules import TokenPolynomial
@@ -128,7 +130,7 @@ class Work:
                 objective=objective,
                 optimizer=Optimizer(**rates | {"warmup_steps": warmup}),
                 run=Run(out=str(folder), seed=seed, **run),
-                trainer=TrainerSettings(**settings, gradient_clip_val=1.0, logger=False),
+                trainer=TrainerSettings(**scale.trainer | settings, gradient_clip_val=1.0, logger=False),
                 resume=begun,
                 overwrite=not begun and (folder / RUN).is_file(),
             )
@@ -153,8 +155,14 @@ class Work:
 def measure(model: MaskedDiffusion, request: Request, data: DataSet) -> dict[str, Any]:
     """Return the figures of a model on the test part."""
     table = TABLES[request.table]
-    report = likelihood(model, data, draws=request.draws, limit=request.limit, steps=table.steps or None)
     count = sum(parameter.numel() for parameter in model.parameters())
+    if table.sets:
+        root = None if request.root is None else str(request.root)
+        report: Report = zeroshot(model, root=root, draws=request.draws, limit=request.limit)
+        ours = {row["set"]: list(row[table.figure]) for row in report.rows if not row["published"]}
+        each = {name: ours[name] for name in table.sets if name in ours}
+        return {"parameters": count, "protocol": report.protocol, "sets": each}
+    report = likelihood(model, data, draws=request.draws, limit=request.limit, steps=table.steps or None)
     found: dict[str, Any] = {"parameters": count, "protocol": report.protocol}
     if table.steps:
         return found | {"steps_of_bound": {row["steps"]: list(row[table.figure]) for row in report.rows}}

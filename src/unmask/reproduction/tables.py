@@ -5,10 +5,19 @@ described as in `unmask.storage.description`: {"class": name, argument: value}.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from unmask.reproduction.published import CIFAR10, FINITE_STEPS, TEXT8, Published
+from unmask.reproduction.published import (
+    CIFAR10,
+    FINITE_STEPS,
+    IMAGENET64,
+    OPENWEBTEXT,
+    SETS,
+    TEXT8,
+    ZEROSHOT,
+    Published,
+)
 
 Described = dict[str, Any]
 SCALES = ("cpu", "paper")
@@ -24,8 +33,10 @@ class Scale:
         optimizer: settings of `Optimizer`.
         run: settings of `Run`.
         steps: of training, where neither minutes nor steps are asked for.
-        path: whether the data set can be read from a file that is named.
+        path: whether the data set can be read from a file or a folder that is named.
         config: the shipped configuration that these settings are of.
+        trainer: settings of lightning's Trainer.
+        needed: what the path must be, where there are no data without one.
     """
 
     data: Described
@@ -35,6 +46,8 @@ class Scale:
     steps: int
     path: bool
     config: str
+    trainer: Described = field(default_factory=dict)
+    needed: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +85,9 @@ class Table:
         scales: by name.
         published: the figures of the paper.
         steps: numbers T of steps; with these the table has a row for the bound of each, published by T.
+        sets: of texts that models are measured on in place of the test part (`unmask.evaluation.zeroshot`), each a
+            column.
+        published_sets: the figures of the paper on these, by model and set.
     """
 
     about: str
@@ -80,6 +96,8 @@ class Table:
     scales: dict[str, Scale]
     published: dict[str, Published]
     steps: tuple[int | float, ...] = ()
+    sets: tuple[str, ...] = ()
+    published_sets: dict[str, dict[str, Published]] = field(default_factory=dict)
 
     def at(self, scale: str) -> dict[str, Row]:
         """Return the rows that there are at a scale."""
@@ -217,7 +235,113 @@ STEPS_TABLE = Table(
     FINITE_STEPS,
     (1, 10, 100, 1000, 10_000, math.inf),
 )
-TABLES = {"text8": TEXT8_TABLE, "cifar10": CIFAR10_TABLE, "finite-steps": STEPS_TABLE}
+TOKEN_ROWS = {
+    name: replace(TEXT_ROWS[name], published=published, title=title)
+    for name, title, published in (
+        ("left-to-right", "left to right (autoregressive)", None),
+        ("any-order", "any-order (ARDM)", None),
+        ("sedd-absorb", "SEDD absorb", "SEDD absorb"),
+        ("d3pm-absorb", "D3PM absorb", None),
+        ("gaussian", "Gaussian diffusion (Plaid)", "Gaussian diffusion"),
+        ("md4-linear", "MD4", "MD4"),
+        ("genmd4", "GenMD4", "GenMD4"),
+    )
+}
+CORPUS = {"class": "Corpus", "packing": "concatenated", "split_by": "last-2-percent"}
+CORPUS_NEEDED = "the folder of a corpus that `unmask prepare` made"
+OPENWEBTEXT_TABLE = Table(
+    "perplexity per token of OpenWebText, or of any corpus",
+    "perplexity_per_token",
+    TOKEN_ROWS,
+    {
+        "cpu": Scale(
+            CORPUS | {"length": 128},
+            TEXT8_TABLE.scales["cpu"].network,
+            SMALL,
+            TEXT8_TABLE.scales["cpu"].run,
+            3000,
+            True,
+            "text8_sedd_cpu",
+            needed=CORPUS_NEEDED,
+        ),
+        "paper": Scale(
+            CORPUS | {"length": 1024},
+            {"class": "Transformer", "width": 768, "depth": 12, "heads": 12, "rotary_base": 10_000.0},
+            {"lr": 3e-4, "warmup_steps": 2000, "decay": "cosine", "weight_decay": 0.03},
+            {
+                "batch_size": 32,
+                "ema": 0.9999,
+                "label_dropout": 0.0,
+                "precision": "bf16-mixed",
+                "compile": True,
+                "evaluate_examples": 512,
+                "workers": 2,
+            },
+            1_000_000,
+            True,
+            "openwebtext",
+            {"accelerator": "auto", "devices": "auto", "strategy": "auto", "accumulate_grad_batches": 2},
+            CORPUS_NEEDED,
+        ),
+    },
+    OPENWEBTEXT,
+)
+ZEROSHOT_TABLE = Table(
+    "zero-shot perplexity per token of models of a corpus",
+    "perplexity_per_token",
+    TOKEN_ROWS,
+    OPENWEBTEXT_TABLE.scales,
+    {},
+    sets=SETS,
+    published_sets=ZEROSHOT,
+)
+IMAGENET64_TABLE = Table(
+    "bits per dimension of ImageNet 64x64; at --scale cpu of CIFAR-10",
+    "bits_per_dimension",
+    {
+        "left-to-right": replace(PIXEL_ROWS["left-to-right"], published="Sparse Transformer"),
+        **{name: PIXEL_ROWS[name] for name in ("any-order", "md4-transformer", "md4")},
+    },
+    {
+        "cpu": Scale(
+            {"class": "CIFAR10"},
+            CIFAR10_TABLE.scales["cpu"].network,
+            CIFAR10_TABLE.scales["cpu"].optimizer,
+            CIFAR10_TABLE.scales["cpu"].run | {"batch_size": 8, "evaluate_examples": 16},
+            500,
+            True,
+            "digits",
+        ),
+        "paper": Scale(
+            {"class": "ImageNet64", "flip": True},
+            {
+                "class": "UNet",
+                "widths": (128, 256),
+                "blocks": 3,
+                "middle_depth": 17,
+                "middle_width": 768,
+                "heads": 12,
+                "dropout": 0.0,
+                "checkpointing": True,
+            },
+            {"lr": 2e-4, "warmup_steps": 10_000, "decay": "constant", "beta2": 0.99, "weight_decay": 0.01},
+            {"batch_size": 64, "ema": 0.9999, "evaluate_examples": 1000},
+            2_000_000,
+            True,
+            "imagenet64",
+            needed="a folder of ImageNet 64x64",
+        ),
+    },
+    IMAGENET64,
+)
+TABLES = {
+    "text8": TEXT8_TABLE,
+    "openwebtext": OPENWEBTEXT_TABLE,
+    "zeroshot": ZEROSHOT_TABLE,
+    "cifar10": CIFAR10_TABLE,
+    "imagenet64": IMAGENET64_TABLE,
+    "finite-steps": STEPS_TABLE,
+}
 
 
 def network_of(row: Row, scale: Scale, name: str) -> Described:

@@ -35,6 +35,7 @@ def reproduce(
     models: Mapping[str, MaskedDiffusion | Path | str] | None = None,
     draws: int = 4,
     limit: int | None = 512,
+    root: Path | str | None = None,
     out: Path | str | None = None,
 ) -> Reproduction:
     """Train the rows of a paper's table at equal wall-clock or equal steps, and put them beside the published ones.
@@ -47,18 +48,21 @@ def reproduce(
     follow from these. A run ends when its minutes are over in any case.
 
     Args:
-        table: "text8", "cifar10" or "finite-steps"; see `TABLES`.
-        scale: "cpu", a small complete setting (text of 27 characters; digits), or "paper", the full size.
+        table: "text8", "openwebtext", "zeroshot", "cifar10", "imagenet64" or "finite-steps"; see `TABLES`.
+        scale: "cpu", a small complete setting (text of 27 characters, or of any corpus; digits, or CIFAR-10), or
+            "paper", the full size.
         minutes: of training of each run; 10 at the scale "cpu" if neither these nor `steps` are given, and the steps of
             the shipped configuration at the scale "paper".
         steps: of each run, in place of minutes.
         seeds: runs of each row, with the seeds 0, 1, ...
         data: a data set, or the file that the table's data set is read from; None: that of the scale, which is
-            downloaded if it does not come with the package.
+            downloaded if it does not come with the package. "openwebtext" and "zeroshot" need the folder of a corpus
+            that `unmask prepare` made.
         rows: names of those that are wanted; None: all.
         models: that are measured in place of trained ones, by row.
         draws: masks per test example, where the likelihood is not exact.
         limit: test examples, evenly spread; None: all.
+        root: of "zeroshot", folder with the sets' files; None: the Hub. Sets that cannot be had are left out.
         out: folder; runs/reproduce-TABLE if None.
 
     Raises:
@@ -66,7 +70,7 @@ def reproduce(
             other data; or `out` holds what was asked for otherwise.
         FileNotFoundError: no such data, or no such model.
     """
-    request = Request(table, scale, minutes, steps, seeds, data, rows, models or {}, draws, limit)
+    request = Request(table, scale, minutes, steps, seeds, data, rows, models or {}, draws, limit, root)
     folder = Path(out or f"runs/reproduce-{table}")
     opened = {name: _open(name, request.chosen[name], model) for name, model in request.models.items()}
     used = find_data(request)
