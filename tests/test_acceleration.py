@@ -179,7 +179,7 @@ def test_the_rule_and_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small()
     for pays, expected in ((False, "float32"), (True, "bf16-mixed")):
         monkeypatch.setattr("unmask.training.precision.has_bfloat16", lambda pays=pays: pays)
-        monkeypatch.setattr("unmask.training.precision.WIDTH", 16)
+        monkeypatch.setattr("unmask.acceleration.WIDE", 16)
         assert str(*unmask.accelerate(model).accelerated) == expected
     with pytest.raises(ValueError, match="precision must be one of auto, 32-true, bf16-mixed, got 'fp8'"):
         unmask.accelerate(model, precision="fp8")

@@ -115,7 +115,7 @@ def test_resume_keeps_the_precision_whatever_the_rule_says_now(
 ) -> None:
     trained(tmp_path / "run", 2)
     monkeypatch.setattr(rule, "has_bfloat16", lambda: True)
-    monkeypatch.setattr(rule, "WIDTH", 1)
+    monkeypatch.setattr(rule, "VOCAB", 1)
     assert decide(small(), "cpu").precision == "bf16-mixed"
     trained(tmp_path / "run", 4, resume=True)
     assert read_record(tmp_path / "run")["precision"]["choice"] == "32-true"
@@ -123,7 +123,7 @@ def test_resume_keeps_the_precision_whatever_the_rule_says_now(
 
 
 def test_the_rule_of_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    wide, narrow = (Transformer(5, (4,), width=width, depth=1, heads=2) for width in (256, 128))
+    wide, narrow = (Transformer(5, (4,), width=width, depth=1, heads=2) for width in (64, 32))
     many = Transformer(4096, (4,), width=16, depth=1, heads=2)
     monkeypatch.setattr(rule, "has_bfloat16", lambda: False)
     assert {decide(network, "cpu").precision for network in (wide, narrow, many)} == {"32-true"}
@@ -133,7 +133,7 @@ def test_the_rule_of_precision(monkeypatch: pytest.MonkeyPatch) -> None:
         "32-true",
         "bf16-mixed",
     ]
-    assert "width 128 is less than the 256" in decide(narrow, "cpu").reason
+    assert "width 32 is less than the 64" in decide(narrow, "cpu").reason
     assert "all 2 processes" in decide(wide, "cpu", 2).reason
 
 

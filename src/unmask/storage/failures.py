@@ -80,8 +80,10 @@ def in_short(message: str, kinds: Mapping[str, str] | None = None) -> str:
         return f"{where}unknown class {found[1]!r}"
     if found := re.search(r"[Oo]ption '([^']+)' is not accepted|does not accept option '([^']+)'", message):
         return f"{where}unknown option {found[1] or found[2]!r}"
-    if found := re.search(r"[Uu]nrecognized arguments: (\S+)", message):
-        return f"unknown option {found[1]}"
+    if found := re.search(r"[Uu]nrecognized arguments: ((\S+).*)", message):
+        if found[2].startswith("-"):
+            return f"unknown option {found[2]}"
+        return f"too many arguments: {found[1]:.60} (a text with spaces needs quotes around it)"
     if found := re.search(r"Expected a typing.Literal\[(.+?)\]\. Got value: (\S+)", message):
         return f"{where}expected one of {found[1]}, got {found[2]!r}"
     if found := re.search(r"Expected an? (.+?)\. Got value: (\S+)", message):
