@@ -74,9 +74,9 @@ def compare(name: str, steps: int) -> dict[str, Any]:
         "size": name,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "memory, planned": f"{planned / GIB:.2f} GiB",
-        "measured": f"{found['bytes'] / GIB:.2f} GiB",
+        "memory, measured": f"{found['bytes'] / GIB:.2f} GiB",
         "step, planned at 40% of the peak": f"{operations / (0.4 * peak):.3f} s",
-        "measured ": f"{found['seconds']:.3f} s",
+        "step, measured": f"{found['seconds']:.3f} s",
         "part of the peak": f"{operations / found['seconds'] / peak:.0%}",
     }
 

@@ -20,7 +20,7 @@ def accelerate(model: MaskedDiffusion, *, precision: str = "auto", compile: bool
         model: on its device and in evaluation mode. It is changed.
         precision: "32-true": products in the format of its weights. "bf16-mixed": in bfloat16. "auto": in bfloat16
             where that is faster by the rule of `unmask.training.precision`: on GPUs that have it in hardware, and on
-            processors that do, for networks of a width of at least 256.
+            processors that do, for a width of at least 256 or a vocabulary of at least 4,096.
         compile: whether to compile the network for inputs of a few sizes (`Accelerated`); it needs a C++ compiler.
 
     Returns:
@@ -42,6 +42,6 @@ def accelerate(model: MaskedDiffusion, *, precision: str = "auto", compile: bool
         check_compiler()
         if model.network.causal:
             raise ValueError("compile is not for left-to-right models: each token that they read has another length")
-    chosen = decide(model.network, model.device, wide=WIDE).precision if precision == "auto" else precision
+    chosen = decide(model.network, model.device, least_width=WIDE).precision if precision == "auto" else precision
     model.accelerated = (Accelerated(model.network, chosen, compile),)
     return model

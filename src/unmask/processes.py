@@ -238,6 +238,9 @@ def said_once(message: str) -> str | None:
             store.set("heard/0", "")
             _all_come(store, "heard")
             return message
+        store.set(f"heard/{rank()}", "")
+        if rank() == 0:  # it may hold the store, which the others still read
+            _all_come(store, "heard")
         return named if place == 1 else None
     except (RuntimeError, OSError):  # those whom one could ask are gone
         return named
@@ -295,11 +298,14 @@ def _joined() -> Processes:
     import torch
 
     store = _store()
-    store.set(f"here/{rank()}", "")
-    if not _all_come(store, "here", JOIN, unless=FAILED):
-        if store.check([FAILED]):
-            raise ConnectionError("another process failed before all had come")
-        missing = ", ".join(str(i) for i in range(world()) if not store.check([f"here/{i}"]))
-        raise ConnectionError(f"process {missing} of {world()} did not come within {JOIN} s")
+    try:
+        store.set(f"here/{rank()}", "")
+        if not _all_come(store, "here", JOIN, unless=FAILED):
+            if store.check([FAILED]):
+                raise ConnectionError("another process failed before all had come")
+            missing = ", ".join(str(i) for i in range(world()) if not store.check([f"here/{i}"]))
+            raise ConnectionError(f"process {missing} of {world()} did not come within {JOIN} s")
+    except RuntimeError:
+        raise ConnectionError("process 0, or what started it, has ended") from None
     group = torch.distributed.ProcessGroupGloo(store, rank(), world(), timedelta(seconds=EXCHANGE))
     return Processes(rank(), world(), group)

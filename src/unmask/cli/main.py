@@ -28,7 +28,7 @@ COMMANDS = {
     "info": "say what a model, a run or a corpus is, and what was measured of it",
     "plot": "draw the masking schedules, how samples are unmasked, or the loss curve of a run",
     "import": "convert a public checkpoint of MDLM, SEDD or RADD",
-    "push": "publish a model on the Hugging Face Hub, with a card of what was measured",
+    "push": "publish a model on the Hugging Face Hub, with a card of what was measured; or copy a corpus elsewhere",
     "doctor": "check this machine: versions, devices, speed, and what is missing for which command",
 }
 

@@ -120,7 +120,6 @@ def train_parser(config: Path | None, begun: bool = False) -> Parser:
         "--from models/start --lora 8",
     )
     parser.hidden = (*GROUPS, "network.", "lora_", "peer_timeout", "workers", "evaluate_examples", "label_dropout")
-    parser.hidden += ("mirror",)
     parser.hidden += tuple(name for name, *_ in PLANNED)
     parser.add_argument("config", metavar="CONFIG", help=f"one of {', '.join(shipped())}; or a YAML file")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of this run, exactly")
@@ -184,9 +183,9 @@ def _resumed(arguments: list[str], config: Path | None) -> tuple[list[str], Path
     if config is None:
         return arguments, None
     out = str(config) if config.is_dir() else f"runs/{config.stem}"
-    options = {name: value for name, value in given_options(arguments) if value}
-    out, flags = options.get("out", out), ("--resume", "--overwrite")
-    begin = how_to_begin(out, flags[0] in arguments, flags[1] in arguments, options.get("mirror"))
+    out = next((value or out for name, value in reversed([*given_options(arguments)]) if name == "out"), out)
+    flags = ("--resume", "--overwrite")
+    begin = how_to_begin(out, *(flag in arguments for flag in flags))
     arguments = [one for one in arguments if one not in flags]
     arguments += [flag for flag, wanted in zip(flags, begin, strict=True) if wanted]
     return arguments, Path(out) if begin[0] and Path(out, RUN).is_file() else None

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from unmask.checks import check_whole
+from unmask.processes import world
 from unmask.reproduction.tables import SCALES, TABLES, Row, Scale
 from unmask.storage.hub import check_model
+from unmask.storage.remote import is_remote
 from unmask.storage.signatures import nearest
 
 DEFAULT_MINUTES = 10.0
@@ -37,6 +39,8 @@ class Request:
     root: Path | str | None = None
 
     def __post_init__(self) -> None:
+        if world() > 1:
+            raise ValueError("reproduce trains on one device: start it without torchrun")
         _check_name("table", self.table, TABLES)
         _check_name("scale", self.scale, SCALES)
         for name in [*(self.rows or ()), *self.models]:
@@ -58,8 +62,8 @@ class Request:
             if not self.settings.path:
                 what = self.settings.data["class"]
                 raise ValueError(f"{self.table} at scale {self.scale} is of {what}: leave out data ({self.data})")
-            if not Path(self.data).exists():
-                raise FileNotFoundError(f"data: {self.data}: no such file")
+            if not is_remote(self.data) and not Path(self.data).exists():
+                raise FileNotFoundError(f"data: {self.data}: no such file or folder")
         for model in self.models.values():
             if isinstance(model, str | Path):
                 check_model(str(model))

@@ -17,6 +17,7 @@ import torch
 import unmask.networks
 import unmask.objectives  # noqa: F401  (all their classes can then be named)
 from unmask.data.base import DataSet
+from unmask.data.benchmarks import BENCHMARKS, find_file
 from unmask.evaluation.likelihood import likelihood
 from unmask.evaluation.zeroshot import zeroshot
 from unmask.model import MaskedDiffusion
@@ -79,7 +80,9 @@ class Work:
     @property
     def tokens(self) -> int:
         """Tokens of a step."""
-        return (self.request.settings.run | self.row.run)["batch_size"] * math.prod(self.data.shape)
+        scale = self.request.settings
+        examples = (scale.run | self.row.run)["batch_size"] * scale.trainer.get("accumulate_grad_batches", 1)
+        return examples * math.prod(self.data.shape)
 
     def plan(self) -> Plan:
         """Return how long to train: as it was decided before or, of minutes, from the speed of a short run."""
@@ -130,7 +133,7 @@ class Work:
                 objective=objective,
                 optimizer=Optimizer(**rates | {"warmup_steps": warmup}),
                 run=Run(out=str(folder), seed=seed, **run),
-                trainer=TrainerSettings(**scale.trainer | settings, gradient_clip_val=1.0, logger=False),
+                trainer=TrainerSettings(**scale.trainer | settings, devices=1, gradient_clip_val=1.0, logger=False),
                 resume=begun,
                 overwrite=not begun and (folder / RUN).is_file(),
             )
@@ -158,7 +161,8 @@ def measure(model: MaskedDiffusion, request: Request, data: DataSet) -> dict[str
     count = sum(parameter.numel() for parameter in model.parameters())
     if table.sets:
         root = None if request.root is None else str(request.root)
-        report: Report = zeroshot(model, root=root, draws=request.draws, limit=request.limit)
+        chosen = sets_there(request)
+        report: Report = zeroshot(model, root=root, sets=chosen, draws=request.draws, limit=request.limit)
         ours = {row["set"]: list(row[table.figure]) for row in report.rows if not row["published"]}
         each = {name: ours[name] for name in table.sets if name in ours}
         return {"parameters": count, "protocol": report.protocol, "sets": each}
@@ -168,6 +172,21 @@ def measure(model: MaskedDiffusion, request: Request, data: DataSet) -> dict[str
         return found | {"steps_of_bound": {row["steps"]: list(row[table.figure]) for row in report.rows}}
     value, error = report.rows[0][table.figure]
     return found | {"value": value, "error": error}
+
+
+def sets_there(request: Request) -> list[str] | None:
+    """Return the sets of a table that are in the folder that was named; None: whatever the Hub has.
+
+    Raises:
+        FileNotFoundError: none is there.
+    """
+    sets = TABLES[request.table].sets
+    if request.root is None or not sets:
+        return None
+    found = [name for name in sets if find_file(Path(request.root), BENCHMARKS[name]) is not None]
+    if not found:
+        raise FileNotFoundError(f"root: {request.root}: holds none of {', '.join(sets)}")
+    return found
 
 
 def kind_of_model(model: MaskedDiffusion) -> str:

@@ -280,7 +280,7 @@ OPENWEBTEXT_TABLE = Table(
             1_000_000,
             True,
             "openwebtext",
-            {"accelerator": "auto", "devices": "auto", "strategy": "auto", "accumulate_grad_batches": 2},
+            {"accumulate_grad_batches": 16},
             CORPUS_NEEDED,
         ),
     },

@@ -15,7 +15,7 @@ from unmask.report import brief
 from unmask.reproduction.published import SOURCE
 from unmask.reproduction.report import Curve, Reproduction, curve_of, table_rows
 from unmask.reproduction.request import Request
-from unmask.reproduction.running import Work, kind_of_model, measure, read, write
+from unmask.reproduction.running import Work, kind_of_model, measure, read, sets_there, write
 from unmask.reproduction.tables import TABLES, Row
 from unmask.storage.description import build, describe
 from unmask.storage.files import replacing
@@ -122,6 +122,8 @@ def _check_same(folder: Path, request: Request, data: DataSet) -> None:
     told = {name: value for name, value in describe(data).items() if name != "path"}
     now |= {"draws": request.draws, "limit": request.limit, "data": told}
     now |= {"data_sha256": data.split("train").checksum}
+    if TABLES[request.table].sets:
+        now["sets"] = sets_there(request)
     if (folder / ASKED).is_file():
         before = read(folder / ASKED)
         changed = [name for name in now if before.get(name) != json.loads(json.dumps(now[name]))]
@@ -166,7 +168,7 @@ def _in_common(protocols: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return what the protocols of all measurements say alike; the draws are those of the rows that have some."""
     drawn = {name: value for one in protocols for name, value in one.items() if name == "draws_per_example"}
     same = {name: value for name, value in protocols[0].items() if all(one.get(name) == value for one in protocols)}
-    return {name: value for name, value in (same | drawn).items() if name != "data"}
+    return {name: value for name, value in (same | drawn).items() if name not in ("data", "published", "error")}
 
 
 def _write(report: Reproduction, stem: Path) -> None:

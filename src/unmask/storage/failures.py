@@ -80,9 +80,9 @@ def in_short(message: str, kinds: Mapping[str, str] | None = None) -> str:
         return f"{where}unknown class {found[1]!r}"
     if found := re.search(r"[Oo]ption '([^']+)' is not accepted|does not accept option '([^']+)'", message):
         return f"{where}unknown option {found[1] or found[2]!r}"
-    if found := re.search(r"[Uu]nrecognized arguments: ((\S+).*)", message):
-        if found[2].startswith("-"):
-            return f"unknown option {found[2]}"
+    if found := re.search(r"[Uu]nrecognized arguments: (.+)", message):
+        if option := re.search(r"(?:^|\s)(-\S+)", found[1]):
+            return f"unknown option {option[1]}"
         return f"too many arguments: {found[1]:.60} (a text with spaces needs quotes around it)"
     if found := re.search(r"Expected a typing.Literal\[(.+?)\]\. Got value: (\S+)", message):
         return f"{where}expected one of {found[1]}, got {found[2]!r}"

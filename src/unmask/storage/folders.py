@@ -3,7 +3,6 @@
 import difflib
 import hashlib
 import os
-import shutil
 from pathlib import Path
 
 from unmask.storage.remote import fetch_folder, folders_in, is_remote, last_name
@@ -39,14 +38,8 @@ def _copy(url: str) -> Path:
         raise FileNotFoundError(f"{url}: neither a model nor a run: no {CONFIG} or {RUN} there")
     folder = fetch_folder(url, place, lambda name: name.endswith(KINDS))
     if CONFIG not in names and CHECKPOINT.parent.name in names:
-        above, here = f"{url.rstrip('/')}/{CHECKPOINT.parent}", folder / CHECKPOINT.parent
-        shards = {name for name in folders_in(above) if name.startswith("shards-")}  # of a run on several processes
-        for old in here.glob("shards-*"):
-            if old.name not in shards:
-                shutil.rmtree(old)
-        for name in shards:
-            fetch_folder(f"{above}/{name}", here / name, lambda name: name.endswith(".safetensors"))
-        fetch_folder(above, here, lambda name: name == CHECKPOINT.name)
+        above = f"{url.rstrip('/')}/{CHECKPOINT.parent}"
+        fetch_folder(above, folder / CHECKPOINT.parent, lambda name: name == CHECKPOINT.name)
     return folder
 
 

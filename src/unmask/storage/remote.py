@@ -12,8 +12,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from unmask.storage.files import replacing
 
 FETCHED = ".fetched.json"
@@ -101,7 +99,8 @@ def fetch_folder(url: str, folder: Path, wanted: Callable[[str], bool]) -> Path:
     with naming(url):
         fs.invalidate_cache(path)
         found = {last_name(one["name"]): one["name"] for one in fs.ls(path, detail=True) if one["type"] == "file"}
-        versions = {name: str(fs.ukey(place)) for name, place in found.items() if wanted(name)}
+        plain = {name: place for name, place in found.items() if name and not {"\\", ":"} & set(name)}
+        versions = {name: str(fs.ukey(place)) for name, place in plain.items() if wanted(name)}
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
         known = _known(folder)
@@ -112,29 +111,6 @@ def fetch_folder(url: str, folder: Path, wanted: Callable[[str], bool]) -> Path:
                 fetch(f"{url.rstrip('/')}/{name}", folder / name)
         with replacing(folder / FETCHED) as target:
             target.write_text(json.dumps(versions), encoding="utf-8")
-    return folder
-
-
-def fetch_tree(url: str, folder: Path, last: str) -> Path:
-    """Copy all files of a folder elsewhere, and of the folders in it; return `folder`.
-
-    Args:
-        url: of the folder.
-        folder: on this machine.
-        last: name of the file that is copied after all others: once it is here, all are.
-
-    Raises:
-        FileNotFoundError, ConnectionError, ImportError: see `naming`.
-        ValueError: a name that would lie outside of the folder.
-    """
-    fs, path = filesystem(url)
-    with naming(url):
-        fs.invalidate_cache(path)
-        names = [there[len(path) :].lstrip("/") for there in fs.find(path)]
-    for name in tqdm(sorted(names, key=lambda name: name == last), desc=f"copying {url}", unit="file", delay=2):
-        if not (folder / name).resolve().is_relative_to(folder.resolve()):
-            raise ValueError(f"{url}: {name!r:.100} lies outside of the folder")
-        fetch(f"{url.rstrip('/')}/{name}", folder / name)
     return folder
 
 

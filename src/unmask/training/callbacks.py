@@ -2,7 +2,6 @@
 
 import math
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +27,10 @@ class Keep(Checkpoint):
         every: steps between two checkpoints.
         evaluate_every: steps between two validations; None where there are none.
         metrics: is brought to the disk before.
-        then: is called after a checkpoint, by the first process.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        every: int,
-        evaluate_every: int | None,
-        metrics: Metrics,
-        then: Callable[[], None] | None = None,
-    ) -> None:
-        self.path, self.every, self.evaluate_every, self.metrics, self.then = path, every, evaluate_every, metrics, then
+    def __init__(self, path: Path, every: int, evaluate_every: int | None, metrics: Metrics) -> None:
+        self.path, self.every, self.evaluate_every, self.metrics = path, every, evaluate_every, metrics
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
@@ -59,8 +50,6 @@ class Keep(Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         self.metrics.flush()
         trainer.save_checkpoint(self.path)
-        if self.then is not None and trainer.is_global_zero:
-            self.then()
 
 
 class Best(Callback):

@@ -23,8 +23,6 @@ CODEC = ".codec"
 CONTENTS = (CODEC, "checkpoints", "logs", "lightning_logs", "tensorboard", "model", "loss.png")
 """What a run writes into its folder, beside run.json and the files of its codec; anything else is the user's."""
 MOVING, OLD, TRASH = ".moving", ".old", ".trash"
-COPYING = ".copying"
-"""Beginning of the names of folders with the files that are being copied elsewhere (`unmask.training.mirror`)."""
 
 
 @contextmanager
@@ -38,8 +36,6 @@ def held(out: Path) -> Iterator[None]:
         recover(out)
         for folder in (out, out / "checkpoints", out / "model"):
             remove_temporary(folder)
-        for folder in out.glob(f"{COPYING}*"):
-            _remove(folder)
         yield
 
 

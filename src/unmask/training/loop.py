@@ -45,7 +45,6 @@ def plan_training(
     optimizer: Optimizer,
     run: Run,
     trainer: TrainerSettings | dict[str, Any],
-    kept: Callable[[], None] | None = None,
 ) -> Callable[[], int]:
     """Check everything that can be checked before training; return what then does it and says at which step it ended.
 
@@ -58,7 +57,6 @@ def plan_training(
         optimizer: how.
         run: where, how long, how often.
         trainer: settings of lightning's Trainer.
-        kept: is called after each checkpoint, by the first process.
 
     Raises:
         ValueError: settings that do not fit the data.
@@ -70,7 +68,7 @@ def plan_training(
     settings = TrainerSettings(**trainer) if isinstance(trainer, dict) else trainer
     check_names(settings)
     sharded, stop = settings.strategy in NAMES, Stop()
-    callbacks = _new_callbacks(model, data, objective, run, settings, stop, kept)
+    callbacks = _new_callbacks(model, data, objective, run, settings, stop)
     loop = _new_trainer(model, run, settings, callbacks)
     division = Division(run.batch_size, loop.world_size, settings.accumulate_grad_batches, loop.global_rank)
     batches, valid = _new_loaders(data, run, division, loop)
@@ -116,13 +114,7 @@ def _ends_said(loop: Trainer, run: Run) -> Iterator[None]:
 
 
 def _new_callbacks(
-    model: MaskedDiffusion,
-    data: DataSet,
-    objective: Objective,
-    run: Run,
-    settings: TrainerSettings,
-    stop: Stop,
-    kept: Callable[[], None] | None,
+    model: MaskedDiffusion, data: DataSet, objective: Objective, run: Run, settings: TrainerSettings, stop: Stop
 ) -> list[Callback]:
     metrics, evaluated = Metrics(run.out), len(data.split("valid")) > 0
     averages = MovingAverage(run.ema)
@@ -132,7 +124,7 @@ def _new_callbacks(
             raise ValueError("keep_best and patience need a validation part, and the data have none")
         callbacks.append(Best(averages, run.best if run.keep_best else None, run.patience))
     evaluate_every = run.evaluate_every if evaluated else None
-    callbacks.append(Keep(run.checkpoint, run.checkpoint_every, evaluate_every, metrics, kept))
+    callbacks.append(Keep(run.checkpoint, run.checkpoint_every, evaluate_every, metrics))
     if settings.enable_progress_bar:  # checkpoints come last of the others, so that these' state is in them
         callbacks.append(Bar(settings.max_steps))
     return callbacks

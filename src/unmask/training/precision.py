@@ -4,14 +4,14 @@
     GPU      products of bfloat16 in hardware (Ampere and later)                     32-true
     CPU      such products too (AVX512_BF16 or AMX), and width >= 64 or V >= 4096    32-true
 
-Without such instructions bfloat16 is emulated: on an AMD EPYC of the third generation a step of a transformer
-(2 layers, L = 64, 16 sequences, one thread) took 6.5, 17 and 22 times as long as in float32 at widths 64, 256 and 512
-with V = 27, and 12 times at width 128 with V = 8192. With them, on 2 cores of a later EPYC, a step of 4 blocks and 16
+Without such instructions bfloat16 is emulated: on an AMD EPYC of the third generation a step of a transformer (2
+layers, L = 64, 16 sequences, one thread) took 6.5, 17 and 22 times as long as in float32 at widths 64, 256 and 512 with
+V = 27, and 12 times at width 128 with V = 8192. With them, on 2 cores of a later EPYC, a step of 4 blocks and 16
 sequences of 128 took 63, 84, 147 and 188 ms in float32, and 42, 57, 111 and 133 in bfloat16, at widths 64, 96 and 128,
-and 128 with a convolution and n-grams; at width 256 the factor is 1.5 to 2 (docs/performance.md). Of narrower networks
-what autocast converts costs as much as the products save. A head of many values is a large product whatever the width.
-Where several processes train one model, all must agree: the rule looks at nothing that differs between processes on
-machines of one kind, and never at a clock.
+and 128 with a convolution and n-grams; at width 256 the factor is 1.5 to 2 (docs/performance.md). In narrower networks,
+converting costs as much as the products save. A head of many values is a large product whatever the width. Where
+several processes train one model, all must agree: the rule looks at nothing that differs between processes on machines
+of one kind, and never at a clock.
 """
 
 from typing import Any, NamedTuple
@@ -36,14 +36,14 @@ class Choice(NamedTuple):
     reason: str
 
 
-def decide(network: Network, device: torch.device | str, processes: int = 1, wide: int = WIDTH) -> Choice:
+def decide(network: Network, device: torch.device | str, processes: int = 1, least_width: int = WIDTH) -> Choice:
     """Choose the number format of a run by the rule above.
 
     Args:
         network: to be trained; only the sizes of its matrices matter.
         device: where.
         processes: that train it together; with more than one, the reason says that each must get the same.
-        wide: width from which bfloat16 pays on a processor.
+        least_width: width from which bfloat16 pays on a processor.
     """
     together = f", the same in all {processes} processes" if processes > 1 else ""
     if torch.device(device).type == "cuda":
@@ -55,11 +55,11 @@ def decide(network: Network, device: torch.device | str, processes: int = 1, wid
     if not has_bfloat16():
         return Choice("32-true", f"the processor has no bfloat16 in hardware{together}")
     width = typical_width(network)
-    if width >= wide or network.vocab_size >= VOCAB:
-        large = f"width {width}" if width >= wide else f"V = {network.vocab_size}"
+    if width >= least_width or network.vocab_size >= VOCAB:
+        large = f"width {width}" if width >= least_width else f"V = {network.vocab_size}"
         return Choice("bf16-mixed", f"the processor multiplies bfloat16 in hardware, and {large} is enough{together}")
     return Choice(
-        "32-true", f"width {width} is less than the {wide} from which bfloat16 pays on a processor{together}"
+        "32-true", f"width {width} is less than the {least_width} from which bfloat16 pays on a processor{together}"
     )
 
 

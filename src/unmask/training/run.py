@@ -43,7 +43,7 @@ from unmask.training.settings import Optimizer, Run, TrainerSettings
 
 MAY_CHANGE = {"run.out", "run.workers", "run.evaluate_every", "run.evaluate_examples", "run.checkpoint_every"}
 MAY_CHANGE |= {"trainer.max_steps", "trainer.max_time", "trainer.enable_progress_bar", "trainer.log_every_n_steps"}
-MAY_CHANGE |= {"trainer.profiler", "trainer.logger", "run.peer_timeout", "run.keep_best", "run.patience", "run.mirror"}
+MAY_CHANGE |= {"trainer.profiler", "trainer.logger", "run.peer_timeout", "run.keep_best", "run.patience"}
 MAY_CHANGE |= {"trainer.strategy", "trainer.devices", "trainer.num_nodes"}
 A_STEP = {"run.batch_size", "trainer.accumulate_grad_batches"}
 """What may change with the number of processes, as long as a step has as many examples."""

@@ -1,7 +1,7 @@
 """unmask.train: a model from a network and data, or the rest of a run that was cut off."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -31,7 +31,6 @@ from unmask.storage.restarts import how_to_begin
 from unmask.training.beginning import Start, begin
 from unmask.training.folder import contents, held, new_run
 from unmask.training.loop import plan_training, take_weights
-from unmask.training.mirror import mirrored
 from unmask.training.placing import divided_anew, placed, processes_of, trained_on
 from unmask.training.precision import Choice, decide
 from unmask.training.run import check_same, find_checkpoint, new_record, plain_settings, read_record, write_record
@@ -82,7 +81,7 @@ def train(
         KeyboardInterrupt: says how to go on.
     """
     settings = placed(TrainerSettings(**trainer) if isinstance(trainer, dict) else trainer or TrainerSettings())
-    resume, overwrite = how_to_begin(run.out, resume, overwrite, run.mirror)
+    resume, overwrite = how_to_begin(run.out, resume, overwrite)
     there = resume and Path(run.out, RUN).is_file()  # else it is said below, or who trains there
     before = read_record(Path(run.out)) if there else {}
     if before:
@@ -110,8 +109,7 @@ def train(
         raise ValueError(f"nothing to resume: {out / RUN} does not exist")
     with held(out):
         check_folder(out, resume, overwrite)
-        with mirrored(out, run.mirror, resume=resume, overwrite=overwrite) as mirror:
-            return _train_alone(task, out, resume, None if mirror is None else mirror.copy)
+        return _train_alone(task, out, resume)
 
 
 def check_data(model: MaskedDiffusion, data: DataSet) -> None:
@@ -140,8 +138,8 @@ class Task:
     run: Run
     trainer: TrainerSettings
 
-    def plan(self, kept: Callable[[], None] | None = None) -> Any:
-        return plan_training(self.model, self.data, self.objective, self.optimizer, self.run, self.trainer, kept)
+    def plan(self) -> Any:
+        return plan_training(self.model, self.data, self.objective, self.optimizer, self.run, self.trainer)
 
     def with_precision(self, resume: bool) -> tuple["Task", Choice]:
         """Return the same with a precision in place of "auto": what the run began with, or what the rule says."""
@@ -176,14 +174,14 @@ def check_folder(out: Path, resume: bool, overwrite: bool) -> None:
             raise ValueError(f"nothing to resume: {out} has no checkpoint; start again with --overwrite")
 
 
-def _train_alone(task: Task, out: Path, resume: bool, kept: Callable[[], None] | None) -> MaskedDiffusion:
-    """Train as the process that looks after the run's folder; `kept` is called after each checkpoint."""
+def _train_alone(task: Task, out: Path, resume: bool) -> MaskedDiffusion:
+    """Train as the process that looks after the run's folder."""
     model, data = task.model, task.data
     task, choice = task.with_precision(resume)
     record = _record(task, choice, resume)
     if resume:
         record = _continued(record, out)
-    go = task.plan(kept)
+    go = task.plan()
     count = sum(p.numel() for p in model.parameters())
     print(f"{data.name}: {count:,} parameters, {choice.precision} ({choice.reason}), {task.run.out}/", flush=True)
     with nullcontext() if resume else new_run(out):
