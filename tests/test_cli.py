@@ -360,9 +360,13 @@ def test_frechet_distances(runs: Path, tmp_path: Path, capsys: pytest.CaptureFix
         (["frechet", digits, "--breakdown", "x.png"], "unknown option --breakdown of evaluate frechet: it belongs to"),
         ([digits, "--figure", "x.png"], "it belongs to unmask evaluate generate or unmask evaluate frechet"),
         ([digits, "--fid"], "unknown option --fid"),
-        ([digits, "one", "more"], "too many arguments: one more (a text with spaces needs quotes around it)"),
     ):
         assert message in fails(capsys, "evaluate", *arguments, status=2)
+    for more, message in (
+        ("two", "too many arguments: two (a text with spaces needs quotes around it)"),
+        ("--nosuch", "unknown option --nosuch"),
+    ):
+        assert message in fails(capsys, "infill", str(runs / "text"), "one", more, status=2)
 
 
 def test_the_live_view_leaves_the_output_alone(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

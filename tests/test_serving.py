@@ -111,7 +111,7 @@ def test_a_stream_is_the_trajectory_with_the_probabilities_of_what_was_drawn(
             known += 1
     assert known == 48
     seen = {str(token): text for step in found.steps for token, text in step.get("symbols", {}).items()}
-    assert all(ALPHABET[int(token)] == text for token, text in seen.items()) and len(seen) > 4
+    assert all(ALPHABET[int(token)] == text for token, text in seen.items()) and len(seen) > 2
 
 
 def test_probabilities_with_guidance_are_those_of_the_label(client: TestClient) -> None:

@@ -86,7 +86,7 @@ def name_curves(axes: Axes) -> None:
         size = float(extent.width / axes.bbox.width), float(extent.height / axes.bbox.height)
         box = _place(size, grid, curves[i], [*curves[:i], *curves[i + 1 :]], taken)
         if box is None:
-            for one in axes.texts[-1 - i :]:
+            for one in axes.texts[-i - 1 :]:
                 one.remove()
             axes.legend()
             return
