@@ -25,7 +25,7 @@ from unmask.exporting import export
 from unmask.model import MaskedDiffusion
 from unmask.networks.transformer import Transformer
 from unmask.storage.folders import cache_folder
-from unmask.storage.remote import upload_folder
+from unmask.storage.remote import fetch_folder, upload_folder
 from unmask.storage.shard_cache import LIMIT
 
 PLACE = "memory://bucket/texts"
@@ -179,6 +179,15 @@ def test_models(made: Path, elsewhere: str, tmp_path: Path, capsys: pytest.Captu
     assert main(["push", str(made), "memory://bucket/again"]) == 0
     assert capsys.readouterr().out == "memory://bucket/again\n"
     assert Corpus("memory://bucket/again", 16).split("all").checksum == Corpus(elsewhere, 16).split("all").checksum
+    for options, said in (
+        (["me/corpus"], "is a corpus: give a URL"),
+        (["memory://bucket/c", "--private"], "on the Hub"),
+    ):
+        assert main(["push", str(made), *options]) == 1
+        assert said in capsys.readouterr().err
+    fsspec.filesystem("memory").pipe_file("/bucket/m/..\\..\\x.json", b"{}")  # a path on Windows
+    folder = fetch_folder("memory://bucket/m", tmp_path / "fetched", lambda name: True)
+    assert not [path for path in folder.iterdir() if "x.json" in path.name] and (folder / "config.json").is_file()
     with pytest.raises(ValueError, match="only Pretrained is exported"):
         export(model, "memory://bucket/e")
 

@@ -21,7 +21,7 @@ from unmask.data.text8 import ALPHABET, Text8
 from unmask.reproduction import TABLES, reproduce, running, tabling
 from unmask.reproduction.report import curve_of, spread
 from unmask.reproduction.request import Request
-from unmask.reproduction.tables import network_of
+from unmask.reproduction.table import network_of
 from unmask.training.start import with_schedule
 
 ROWS = ("left-to-right", "md4-cosine")
@@ -145,7 +145,9 @@ def test_perplexity_of_a_corpus_and_of_sets(tmp_path: Path, monkeypatch: pytest.
     (root / "lambada_test.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in words[:30]))
     models = {name: tmp_path / "out" / name / "seed-0" for name in rows}
     asked: dict[str, Any] = {"data": corpus, "rows": rows, "models": models, "root": root, "out": tmp_path / "zero"}
-    found = {row["model"]: row for row in reproduce("zeroshot", **asked, **FEW).rows}
+    report = reproduce("zeroshot", **asked, **FEW)
+    found = {row["model"]: row for row in report.rows}
+    assert "arXiv:2406.04329" in report.protocol["published"] and "seeds" in report.protocol["error"]
     expected = unmask.evaluation.zeroshot(unmask.load(models["md4-linear"]), root=str(root), draws=1, limit=4).rows[0]
     assert found["MD4"]["lambada"] == expected["perplexity_per_token"] and "ptb" not in found["MD4"]
     (root / "ptb.test.txt").write_text("the man\n" * 30)
@@ -193,6 +195,17 @@ def test_a_curve_is_over_the_time_that_steps_took(tmp_path: Path) -> None:
     assert curve_of(tmp_path) == ([10, 25], [4.5, 3.5])
     minutes, bits = curve_of(tmp_path, 600) or ([], [])  # 6 seconds a step, then 12
     assert minutes == pytest.approx([1, 1 + 2 + 1]) and bits == [4.5, 3.5]
+
+
+def test_training_is_on_one_device(data: Text8, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At full size a step of OpenWebText has 512 sequences all the same, in several passes."""
+    request = Request("openwebtext", "paper", data=data)
+    work = running.Work("any-order", request.chosen["any-order"], request, data, Path())
+    assert work.tokens == 512 * 16
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="start it without torchrun"):
+        Request("text8")
 
 
 def test_minutes_become_steps(data: Text8, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from unmask.training.precision import decide
 
 PRECISIONS = ("auto", "32-true", "bf16-mixed")
 WIDE = 256
-"""Width from which sampling in bfloat16 pays on a processor: batches are smaller than those of training."""
+"""Width from which samples are drawn in bfloat16 on a processor; of narrower networks training alone was measured."""
 
 
 def accelerate(model: MaskedDiffusion, *, precision: str = "auto", compile: bool = False) -> MaskedDiffusion:

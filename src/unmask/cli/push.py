@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from unmask.cli.common import Parser, load_model, parse
+from unmask.storage.folders import INDEX
 from unmask.storage.remote import is_remote, upload_folder
 
 
@@ -20,9 +21,11 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("name", metavar="NAME", help="on the Hub: yourself/model; or a URL: s3://bucket/model")
     parser.add_argument("--private", action="store_true", help="only you can see it")
     settings = parse(parser, arguments)
-    if Path(settings.model, "index.json").is_file():
-        if settings.private or not is_remote(settings.name):
+    if Path(settings.model, INDEX).is_file():
+        if not is_remote(settings.name):
             raise ValueError(f"{settings.model} is a corpus: give a URL to copy it to, such as s3://bucket/corpus")
+        if settings.private:
+            raise ValueError("--private is for models on the Hub")
         print(upload_folder(settings.model, settings.name))
         return
     print(load_model(settings.model, "cpu").push_to_hub(settings.name, private=settings.private))

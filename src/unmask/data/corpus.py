@@ -11,9 +11,9 @@ from unmask.data.base import DataSet, Part, Split
 from unmask.data.index import Index, check_sizes
 from unmask.data.packing import PACKED, Packing, Shards
 from unmask.data.remote import open_remote
-from unmask.data.replacing import INDEX
 from unmask.data.text import check_lengths
 from unmask.lengths import Lengths
+from unmask.storage.folders import INDEX
 from unmask.storage.remote import is_remote, last_name
 from unmask.storage.sums import verify_file
 

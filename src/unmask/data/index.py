@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from unmask.data.replacing import INDEX, settle
+from unmask.data.replacing import settle
 from unmask.storage.files import checksum, replacing
+from unmask.storage.folders import INDEX
 from unmask.storage.limits import check_size
 from unmask.storage.objects import MOST_JSON
 

@@ -15,8 +15,8 @@ from jaxtyping import Int64, Integer
 from unmask.codecs.base import Codec
 from unmask.data.base import Split
 from unmask.data.index import SUFFIXES, Index, Shard, corpus_checksum
-from unmask.data.replacing import INDEX
 from unmask.given import encode_given
+from unmask.storage.folders import INDEX
 from unmask.storage.sums import verify_file
 from unmask.types import Tokens
 

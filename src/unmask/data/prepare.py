@@ -18,9 +18,9 @@ from tqdm import tqdm
 from unmask.codecs.tokenizer import TOKENIZER, Tokenizer
 from unmask.data.documents import Piece
 from unmask.data.index import ROLES, SKIPPED, SUFFIXES, Index, Shard, check_sizes, verify
-from unmask.data.replacing import INDEX, finish_replacing, new_folder, old_folder, replacing_lock, settle
+from unmask.data.replacing import finish_replacing, new_folder, old_folder, replacing_lock, settle
 from unmask.storage.files import checksum, replacing
-from unmask.storage.folders import TEMPLATE
+from unmask.storage.folders import INDEX, TEMPLATE
 
 __all__ = ["LOCK", "SKIPPED", "Index", "prepare", "replace_corpus", "verify"]
 LOCK = ".lock"

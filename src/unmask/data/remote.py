@@ -9,8 +9,7 @@ from jaxtyping import Integer
 
 from unmask.data.index import SUFFIXES, Index, Shard
 from unmask.data.packing import WINDOW, Shards
-from unmask.data.replacing import INDEX
-from unmask.storage.folders import cache_folder
+from unmask.storage.folders import INDEX, cache_folder
 from unmask.storage.remote import fetch_folder, last_name
 from unmask.storage.shard_cache import ShardCache
 

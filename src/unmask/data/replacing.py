@@ -17,8 +17,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-INDEX = "index.json"
-"""The file that says what a corpus is."""
+from unmask.storage.folders import INDEX
 
 
 def new_folder(folder: Path) -> Path:

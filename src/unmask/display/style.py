@@ -41,7 +41,7 @@ def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
 
 
 def colors() -> list[str]:
-    """Return the colours of the style: "C0" would become one of the caller's, whose style it is when it is drawn."""
+    """Return the colours of the style; a name such as "C0" is looked up when a figure is saved, in the caller's."""
     from matplotlib import rcParams
 
     return rcParams["axes.prop_cycle"].by_key()["color"]
@@ -66,7 +66,7 @@ def plain_log(axis: Axis, most: int = 6) -> None:
 
 
 def name_curves(axes: Axes) -> None:
-    """Write the name of each curve beside it, clear of the others if that can be; a legend if there are too many."""
+    """Write the name of each curve beside it, clear of the others where possible; a legend if there are too many."""
     from matplotlib.patheffects import withStroke
 
     lines = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]

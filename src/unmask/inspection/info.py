@@ -9,10 +9,9 @@ from typing import Any
 
 from unmask.checkpoints import WEIGHT_FILES, bodies, is_layout, is_public
 from unmask.data.index import Index
-from unmask.data.replacing import INDEX
 from unmask.report import Figure, Report
 from unmask.storage.card import is_figure
-from unmask.storage.folders import CHECKPOINT, CONFIG, MODEL, RUN, WEIGHTS, find_folder
+from unmask.storage.folders import CHECKPOINT, CONFIG, INDEX, MODEL, RUN, WEIGHTS, find_folder
 from unmask.storage.hub import download_model
 from unmask.storage.model_files import read_config
 

@@ -6,7 +6,8 @@ print(report)
 
 from typing import Any
 
-from unmask.reproduction.tables import TABLES, Row, Table
+from unmask.reproduction.table import Row, Table
+from unmask.reproduction.tables import TABLES
 
 HOMES = {"reproduce": "tabling", "Reproduction": "report"}
 __all__ = ["TABLES", "Reproduction", "Row", "Table", "reproduce"]

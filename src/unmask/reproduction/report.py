@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from unmask.display.measured import MARKERS
 from unmask.display.style import colors, styled
 from unmask.report import Figure, Report, finite
-from unmask.reproduction.tables import Row, Table
+from unmask.reproduction.table import Row, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Picture

@@ -8,7 +8,8 @@ from typing import Any
 
 from unmask.checks import check_whole
 from unmask.processes import world
-from unmask.reproduction.tables import SCALES, TABLES, Row, Scale
+from unmask.reproduction.table import SCALES, Row, Scale
+from unmask.reproduction.tables import TABLES
 from unmask.storage.hub import check_model
 from unmask.storage.remote import is_remote
 from unmask.storage.signatures import nearest

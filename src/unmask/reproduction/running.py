@@ -27,7 +27,8 @@ from unmask.objectives.base import Objective
 from unmask.opening import load
 from unmask.report import Report
 from unmask.reproduction.request import Request
-from unmask.reproduction.tables import TABLES, Row, network_of
+from unmask.reproduction.table import Row, network_of
+from unmask.reproduction.tables import TABLES
 from unmask.schedules import TokenPolynomial
 from unmask.storage.description import build
 from unmask.storage.files import replacing

@@ -1,12 +1,7 @@
-"""The tables: which rows they have, how each is trained at which scale, and which published figure stands beside it.
-
-Plain values and no import of torch: the command line checks a request before anything heavy is loaded. An object is
-described as in `unmask.storage.description`: {"class": name, argument: value}.
-"""
+"""The tables: which rows they have, how each is trained at which scale, and which published figure stands beside it."""
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 from unmask.reproduction.published import (
     CIFAR10,
@@ -16,99 +11,14 @@ from unmask.reproduction.published import (
     SETS,
     TEXT8,
     ZEROSHOT,
-    Published,
 )
-
-Described = dict[str, Any]
-SCALES = ("cpu", "paper")
-
-
-@dataclass(frozen=True)
-class Scale:
-    """What all rows of a table have in common at one scale; a row replaces some of it.
-
-    Args:
-        data: description of the data set, where none is given.
-        network: description of the network.
-        optimizer: settings of `Optimizer`.
-        run: settings of `Run`.
-        steps: of training, where neither minutes nor steps are asked for.
-        path: whether the data set can be read from a file or a folder that is named.
-        config: the shipped configuration that these settings are of.
-        trainer: settings of lightning's Trainer.
-        needed: what the path must be, where there are no data without one.
-    """
-
-    data: Described
-    network: Described
-    optimizer: Described
-    run: Described
-    steps: int
-    path: bool
-    config: str
-    trainer: Described = field(default_factory=dict)
-    needed: str | None = None
-
-
-@dataclass(frozen=True)
-class Row:
-    """A model of a table.
-
-    Args:
-        title: what it is called in the table.
-        kind: of model: "masked", "scores", "learned schedule", "left-to-right", "uniform" or "vectors".
-        objective: its description.
-        network: changes of the network of all rows; a "class" takes the place of all of it but the sizes.
-        optimizer, run: changes of these settings.
-        published: name of the published figure that is beside it; None: there is none.
-        paper: whether it has a full-size configuration.
-    """
-
-    title: str
-    kind: str
-    objective: Described
-    network: Described = field(default_factory=dict)
-    optimizer: Described = field(default_factory=dict)
-    run: Described = field(default_factory=dict)
-    published: str | None = None
-    paper: bool = True
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of a paper.
-
-    Args:
-        about: what is compared.
-        figure: name of the figure in the reports of `unmask.evaluation.likelihood`.
-        rows: by the short name that commands use.
-        scales: by name.
-        published: the figures of the paper.
-        steps: numbers T of steps; with these the table has a row for the bound of each, published by T.
-        sets: of texts that models are measured on in place of the test part (`unmask.evaluation.zeroshot`), each a
-            column.
-        published_sets: the figures of the paper on these, by model and set.
-    """
-
-    about: str
-    figure: str
-    rows: dict[str, Row]
-    scales: dict[str, Scale]
-    published: dict[str, Published]
-    steps: tuple[int | float, ...] = ()
-    sets: tuple[str, ...] = ()
-    published_sets: dict[str, dict[str, Published]] = field(default_factory=dict)
-
-    def at(self, scale: str) -> dict[str, Row]:
-        """Return the rows that there are at a scale."""
-        return {name: row for name, row in self.rows.items() if scale != "paper" or row.paper}
+from unmask.reproduction.table import TIMED, Described, Row, Scale, Table
 
 
 def _schedule(name: str) -> Described:
     return {"class": "ContinuousELBO", "schedule": {"class": name}}
 
 
-TIMED = {"time_conditioning": True}
 UNIFORM = {"class": "UniformELBO", "steps": 1000, "schedule": {"class": "CosineSignal"}}
 ABSORB = {"class": "HybridELBO", "steps": 1000, "auxiliary": 0.01}
 TEXT_ROWS = {
@@ -179,7 +89,6 @@ TEXT8_TABLE = Table(
             {"batch_size": 16, "ema": 0.995, "label_dropout": 0.0, "evaluate_examples": 256},
             5000,
             True,
-            "text8_sedd_cpu",
         ),
         "paper": Scale(
             {"class": "Text8", "length": 256},
@@ -188,7 +97,6 @@ TEXT8_TABLE = Table(
             {"batch_size": 512, "ema": 0.9999, "label_dropout": 0.0, "evaluate_examples": 2048},
             1_000_000,
             True,
-            "text8",
         ),
     },
     TEXT8,
@@ -213,7 +121,6 @@ CIFAR10_TABLE = Table(
             {"batch_size": 32, "ema": 0.995, "label_dropout": 0.0, "evaluate_examples": 200},
             1200,
             False,
-            "digits",
         ),
         "paper": Scale(
             {"class": "CIFAR10", "flip": True},
@@ -222,7 +129,6 @@ CIFAR10_TABLE = Table(
             {"batch_size": 128, "ema": 0.9999, "evaluate_examples": 1000},
             1_000_000,
             True,
-            "cifar10",
         ),
     },
     CIFAR10,
@@ -261,7 +167,6 @@ OPENWEBTEXT_TABLE = Table(
             TEXT8_TABLE.scales["cpu"].run,
             3000,
             True,
-            "text8_sedd_cpu",
             needed=CORPUS_NEEDED,
         ),
         "paper": Scale(
@@ -279,7 +184,6 @@ OPENWEBTEXT_TABLE = Table(
             },
             1_000_000,
             True,
-            "openwebtext",
             {"accumulate_grad_batches": 16},
             CORPUS_NEEDED,
         ),
@@ -310,7 +214,6 @@ IMAGENET64_TABLE = Table(
             CIFAR10_TABLE.scales["cpu"].run | {"batch_size": 8, "evaluate_examples": 16},
             500,
             True,
-            "digits",
         ),
         "paper": Scale(
             {"class": "ImageNet64", "flip": True},
@@ -328,7 +231,6 @@ IMAGENET64_TABLE = Table(
             {"batch_size": 64, "ema": 0.9999, "evaluate_examples": 1000},
             2_000_000,
             True,
-            "imagenet64",
             needed="a folder of ImageNet 64x64",
         ),
     },
@@ -342,17 +244,3 @@ TABLES = {
     "imagenet64": IMAGENET64_TABLE,
     "finite-steps": STEPS_TABLE,
 }
-
-
-def network_of(row: Row, scale: Scale, name: str) -> Described:
-    """Return the description of a row's network, without what the data decide.
-
-    Args:
-        row: of the table.
-        scale: has the network of all rows.
-        name: of the scale; at "paper" a row that has the class of all rows keeps its sizes.
-    """
-    own = dict(row.network)
-    if own.get("class") == scale.network["class"]:
-        return scale.network | {key: value for key, value in own.items() if name != "paper" or key in TIMED}
-    return own if own.get("class") == "UNet" else scale.network | own

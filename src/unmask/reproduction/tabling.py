@@ -16,7 +16,8 @@ from unmask.reproduction.published import SOURCE
 from unmask.reproduction.report import Curve, Reproduction, curve_of, table_rows
 from unmask.reproduction.request import Request
 from unmask.reproduction.running import Work, kind_of_model, measure, read, sets_there, write
-from unmask.reproduction.tables import TABLES, Row
+from unmask.reproduction.table import Row
+from unmask.reproduction.tables import TABLES
 from unmask.storage.description import build, describe
 from unmask.storage.files import replacing
 

@@ -15,8 +15,8 @@ SAVED = ".saved"
 RUN, CHECKPOINT, MODEL = "run.json", Path("checkpoints", "last.safetensors"), "model"
 BEST = Path("checkpoints", "best.safetensors")
 """Of a run's folder: its settings, its last checkpoint, and the folder of its model once it is finished."""
-
-
+INDEX = "index.json"
+"""Of a corpus's folder: the file that says what it is."""
 KINDS = (".json", ".safetensors", ".jinja", ".txt", ".bin", ".model", ".md")
 """Endings of what is copied of a model elsewhere."""
 

@@ -8,10 +8,9 @@ Without such instructions bfloat16 is emulated: on an AMD EPYC of the third gene
 layers, L = 64, 16 sequences, one thread) took 6.5, 17 and 22 times as long as in float32 at widths 64, 256 and 512 with
 V = 27, and 12 times at width 128 with V = 8192. With them, on 2 cores of a later EPYC, a step of 4 blocks and 16
 sequences of 128 took 63, 84, 147 and 188 ms in float32, and 42, 57, 111 and 133 in bfloat16, at widths 64, 96 and 128,
-and 128 with a convolution and n-grams; at width 256 the factor is 1.5 to 2 (docs/performance.md). In narrower networks,
-converting costs as much as the products save. A head of many values is a large product whatever the width. Where
-several processes train one model, all must agree: the rule looks at nothing that differs between processes on machines
-of one kind, and never at a clock.
+and 128 with a convolution and n-grams; at width 256 the factor is 1.5 to 2 (docs/performance.md). Narrower networks
+were not measured. A head of many values is a large product whatever the width. Where several processes train one model,
+all must agree: the rule looks at nothing that differs between processes on machines of one kind, and never at a clock.
 """
 
 from typing import Any, NamedTuple
