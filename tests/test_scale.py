@@ -22,8 +22,10 @@ from safetensors.torch import load_file, save_file
 import unmask
 from several import together
 from unmask.storage import shards
-from unmask.storage.checkpoint import checkpoint_step, load_tree
-from unmask.training import MovingAverage, Optimizer, Run, train, watching
+from unmask.storage.checkpoint import averaged_weights, checkpoint_step, load_tree
+from unmask.storage.folders import CHECKPOINT
+from unmask.storage.mirror import receive_model, send
+from unmask.training import MovingAverage, Optimizer, Run, mirroring, pull, train, watching
 from unmask.training.sharding import local
 from unmask.training.watching import Watch
 
@@ -156,11 +158,22 @@ def four(rank: int, folder: Path) -> dict[str, Any]:
         if rank == 1:
             patch.setattr(watching.Loader, "__iter__", slowly)
             patch.setattr(Watch, "on_train_batch_start", signalled)
+        patch.setattr(mirroring, "send", leisurely)
         try:
-            learn(folder / "stopped", 8, strategy="fsdp2")
+            learn(folder / "stopped", 8, strategy="fsdp2", mirror=f"file://{folder / 'elsewhere'}")
         except KeyboardInterrupt as error:
             found["stopped"] = [str(error), error.status]  # type: ignore[attr-defined]
+            found["copied"] = (folder / "copied").exists()
     return found
+
+
+def leisurely(*args: Any) -> Any:
+    """Copy a run elsewhere, and take longer over it than a step or a sign of life."""
+    folder, *_ = args
+    time.sleep(2.5)
+    copied = send(*args)
+    (folder.parents[1] / "copied").touch()
+    return copied
 
 
 def full_disk(after: int) -> Any:
@@ -274,9 +287,15 @@ def test_what_goes_wrong_ends_all_in_one_line_and_leaves_the_last_checkpoint(don
 
 
 def test_a_signal_to_one_process_stops_all_after_a_checkpoint(done: Any) -> None:
+    """And after its copy elsewhere, all shards of it: a launcher ends the others once one process has ended."""
     folder, of_four, said, _ = done
     step = checkpoint_step(folder / "stopped" / "checkpoints" / "last.safetensors")
     line = f"stopped by SIGTERM at step {step}, after a checkpoint; go on with --resume"
-    assert step == 3 and all(one["stopped"] == [line, 143] for one in of_four)
+    assert step == 3 and all(one["stopped"] == [line, 143] and one["copied"] for one in of_four)
+    there, elsewhere = folder / "there", f"file://{folder / 'elsewhere'}"
+    assert pull(elsewhere, there) == step and len(list((there / "checkpoints").glob("shards-*/*.safetensors"))) == 4
+    copied, _ = averaged_weights(receive_model(elsewhere, folder / "cache") / CHECKPOINT)
+    for name, tensor in averaged_weights(folder / "stopped" / CHECKPOINT)[0].items():
+        assert torch.equal(tensor, averaged_weights(there / CHECKPOINT)[0][name]) and torch.equal(tensor, copied[name])
     warned = [rank for rank in range(4) if "holds the others up" in said[rank]]
     assert 1 in warned and re.search(r"process 1 of 4 \(.+\) holds the others up: it took .* median", said[1])

@@ -68,6 +68,7 @@ from .report import Figure, Report
 from .prompts import prompt_canvas
 from .infilling import infill_file, infill_one
 from .training.settings import Optimizer, Run
+from .training.pulling import pull
 from .training.start import train
 
 __all__ = [
@@ -147,6 +148,7 @@ __all__ = [
     "Optimizer",
     "Run",
     "train",
+    "pull",
     "training",
     "inspection",
 ]

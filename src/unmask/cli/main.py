@@ -29,6 +29,7 @@ COMMANDS = {
     "plot": "draw the masking schedules, how samples are unmasked, or the loss curve of a run",
     "import": "convert a public checkpoint of MDLM, SEDD or RADD",
     "push": "publish a model on the Hugging Face Hub, with a card of what was measured; or copy a corpus elsewhere",
+    "pull": "fetch a run, a model or a corpus that lies elsewhere, such as a run with train --mirror",
     "doctor": "check this machine: versions, devices, speed, and what is missing for which command",
 }
 

@@ -77,12 +77,7 @@ def add_sampling_arguments(parser: Parser) -> None:
     parser.add_options(
         ("preset", Literal["llada", "dream"], None, "in place of --sampler: the procedure published with these models"),
         ("steps", int, None, "for --preset: number of steps, for llada of each block"),
-        (
-            "allow",
-            str,
-            None,
-            "characters that may be drawn, such as '0-9a-f '; for other data numbers of tokens: 0-9,12",
-        ),
+        ("allow", str, None, "characters that may be drawn, such as '0-9a-f '; or numbers of tokens: 0-9,12"),
         ("forbid", str, None, "characters, or numbers, that may not be drawn"),
         ("seed", int, 0, "example i of a seed does not depend on how many there are"),
         ("batch_size", int, 64, "examples at a time"),

@@ -21,7 +21,7 @@ from unmask.storage.settings import count_values, run_settings
 from unmask.training.settings import Optimizer, Run, TrainerSettings
 
 LINKED = ("network.vocab_size", "network.shape", "network.classes", "objective.schedule.vocab_size")
-COMMAND_LINE = ("config", "resume", "overwrite", "dry-run", "dry_run", "import", "from", "devices", "nodes", "gpu")
+COMMAND_LINE = ("config", "resume", "overwrite", "dry-run", "dry_run", "import", "from", "mirror")
 """What a file cannot ask for."""
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
 """What tells a process of several that it is not the first."""
@@ -120,7 +120,7 @@ def train_parser(config: Path | None, begun: bool = False) -> Parser:
         "--from models/start --lora 8",
     )
     parser.hidden = (*GROUPS, "network.", "lora_", "peer_timeout", "workers", "evaluate_examples", "label_dropout")
-    parser.hidden += tuple(name for name, *_ in PLANNED)
+    parser.hidden += ("mirror", *(name for name, *_ in PLANNED))
     parser.add_argument("config", metavar="CONFIG", help=f"one of {', '.join(shipped())}; or a YAML file")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of this run, exactly")
     parser.add_argument("--overwrite", action="store_true", help="replace a run that is in the way")
@@ -167,7 +167,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         count_values(tree)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ArgumentError(None, f"{path}: cannot be read: {' '.join(str(error).split())}") from None
-    for name in COMMAND_LINE:
+    for name in (*COMMAND_LINE, *(name for name, *_ in PLANNED)):
         if name in tree:
             raise ArgumentError(None, f"{path}: {name} is for the command line, not for a file")
     return tree

@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from unmask.storage.files import replacing
@@ -18,6 +18,8 @@ FETCHED = ".fetched.json"
 """In a copy of a folder: which version of each file it holds."""
 BLOCK = 1 << 22
 PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
+FLAT = {*PACKAGES, "hf", "abfs", "abfss", "az", "oss"}
+"""Kinds of places without folders: making one would make a bucket of a mistyped name."""
 
 
 def is_remote(name: Path | str) -> bool:
@@ -122,6 +124,21 @@ def _known(folder: Path) -> dict[str, str]:
     return {}
 
 
+def names_below(url: str) -> set[str]:
+    """Return the names of the files below a folder elsewhere, relative to it; those that would lie outside are left."""
+    fs, path = filesystem(url)
+    with naming(url):
+        fs.invalidate_cache(path)
+        names = {str(name)[len(path) :].lstrip("/") for name in fs.find(path)}
+    return {name for name in names if is_inside(name)}
+
+
+def is_inside(name: str) -> bool:
+    """Return whether a path stays in the folder that it is relative to, on every system."""
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and not {"\\", ":"} & set(name)
+
+
 def folders_in(url: str) -> set[str]:
     """Return the names of the folders and files in a folder elsewhere."""
     fs, path = filesystem(url)
@@ -141,14 +158,30 @@ def upload_folder(folder: Path | str, url: str) -> str:
     Example:
         upload_folder("data/openwebtext", "s3://bucket/openwebtext")
     """
-    fs, path = filesystem(url)
     files = [file for file in sorted(Path(folder).rglob("*")) if file.is_file() and not file.name.startswith(".")]
-    with naming(url, "written"):
-        for file in sorted(files, key=lambda file: file.name in ("config.json", "index.json")):
-            there = f"{path}/{file.relative_to(folder).as_posix()}"
-            fs.makedirs(there.rpartition("/")[0], exist_ok=True)
-            fs.put_file(os.fspath(file), there)
+    for file in sorted(files, key=lambda file: file.name in ("config.json", "index.json")):
+        put(file, f"{url.rstrip('/')}/{file.relative_to(folder).as_posix()}")
     return url
+
+
+def put(content: Path | bytes, url: str) -> None:
+    """Write a file elsewhere.
+
+    Args:
+        content: bytes, or a file of this machine.
+        url: of the file.
+
+    Raises:
+        FileNotFoundError, ConnectionError, ImportError: see `naming`.
+    """
+    fs, path = filesystem(url)
+    with naming(url, "written"):
+        if url.partition("://")[0] not in FLAT:
+            fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+        if isinstance(content, bytes):
+            fs.pipe_file(path, content)
+        else:
+            fs.put_file(os.fspath(content), path)
 
 
 @contextmanager

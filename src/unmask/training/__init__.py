@@ -9,6 +9,7 @@ HOMES = {
     "dry_run": "rehearsal",
     "plan_training": "loop",
     "plan": "planning",
+    "pull": "pulling",
     "Cluster": "planning",
     "weightless": "planning",
     "MovingAverage": "averages",
@@ -22,6 +23,7 @@ __all__ = [
     "dry_run",
     "plan",
     "plan_training",
+    "pull",
     "train",
     "weightless",
 ]

@@ -14,6 +14,7 @@ from unmask.model import MaskedDiffusion
 from unmask.storage.checkpoint import find_rows, load_tree, remove_unused_shards, save_tree
 from unmask.training.averages import MovingAverage
 from unmask.training.loggers import Metrics
+from unmask.training.mirroring import Mirroring
 from unmask.training.sharding import save_shards
 
 
@@ -27,10 +28,21 @@ class Keep(Checkpoint):
         every: steps between two checkpoints.
         evaluate_every: steps between two validations; None where there are none.
         metrics: is brought to the disk before.
+        mirroring: copies the run elsewhere after each checkpoint; None: this process does not.
+        mirrored: whether some process does.
     """
 
-    def __init__(self, path: Path, every: int, evaluate_every: int | None, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        path: Path,
+        every: int,
+        evaluate_every: int | None,
+        metrics: Metrics,
+        mirroring: Mirroring | None = None,
+        mirrored: bool = False,
+    ) -> None:
         self.path, self.every, self.evaluate_every, self.metrics = path, every, evaluate_every, metrics
+        self.mirroring, self.mirrored = mirroring, mirrored
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
@@ -50,6 +62,13 @@ class Keep(Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         self.metrics.flush()
         trainer.save_checkpoint(self.path)
+        step = trainer.global_step
+        last = step == trainer.max_steps or trainer.should_stop
+        if self.mirroring is not None:
+            self.mirroring.begin(step, last)
+        if self.mirrored and last:  # no process ends before: a launcher would take the one that copies with it
+            while not trainer.strategy.broadcast(self.mirroring is None or self.mirroring.done()):
+                pass
 
 
 class Best(Callback):

@@ -23,6 +23,8 @@ CODEC = ".codec"
 CONTENTS = (CODEC, "checkpoints", "logs", "lightning_logs", "tensorboard", "model", "loss.png")
 """What a run writes into its folder, beside run.json and the files of its codec; anything else is the user's."""
 MOVING, OLD, TRASH = ".moving", ".old", ".trash"
+COPIED = ".copied"
+"""Files on their way to a copy of the run elsewhere."""
 
 
 @contextmanager
@@ -70,6 +72,7 @@ def new_run(out: Path) -> Iterator[None]:
 def recover(out: Path) -> None:
     """Leave one run whole: the old one, or the new one if it has a checkpoint."""
     _remove(out / TRASH)
+    _remove(out / COPIED)
     if (out / OLD).is_dir():
         if (out / CHECKPOINT).is_file():
             os.rename(out / OLD, out / TRASH)

@@ -25,6 +25,7 @@ from unmask.training.callbacks import Bar, Best, Keep, SafetensorsIO
 from unmask.training.cost import step_flops
 from unmask.training.held_out import held_out
 from unmask.training.loggers import Metrics, new_loggers
+from unmask.training.mirroring import Mirroring
 from unmask.training.optimizer import parameter_groups
 from unmask.training.peers import peers_named
 from unmask.training.settings import Optimizer, Run, TrainerSettings
@@ -45,6 +46,7 @@ def plan_training(
     optimizer: Optimizer,
     run: Run,
     trainer: TrainerSettings | dict[str, Any],
+    mirroring: Mirroring | None = None,
 ) -> Callable[[], int]:
     """Check everything that can be checked before training; return what then does it and says at which step it ended.
 
@@ -57,6 +59,7 @@ def plan_training(
         optimizer: how.
         run: where, how long, how often.
         trainer: settings of lightning's Trainer.
+        mirroring: copies the run elsewhere after each checkpoint, where this process does.
 
     Raises:
         ValueError: settings that do not fit the data.
@@ -68,7 +71,7 @@ def plan_training(
     settings = TrainerSettings(**trainer) if isinstance(trainer, dict) else trainer
     check_names(settings)
     sharded, stop = settings.strategy in NAMES, Stop()
-    callbacks = _new_callbacks(model, data, objective, run, settings, stop)
+    callbacks = _new_callbacks(model, data, objective, run, settings, stop, mirroring)
     loop = _new_trainer(model, run, settings, callbacks)
     division = Division(run.batch_size, loop.world_size, settings.accumulate_grad_batches, loop.global_rank)
     batches, valid = _new_loaders(data, run, division, loop)
@@ -114,7 +117,13 @@ def _ends_said(loop: Trainer, run: Run) -> Iterator[None]:
 
 
 def _new_callbacks(
-    model: MaskedDiffusion, data: DataSet, objective: Objective, run: Run, settings: TrainerSettings, stop: Stop
+    model: MaskedDiffusion,
+    data: DataSet,
+    objective: Objective,
+    run: Run,
+    settings: TrainerSettings,
+    stop: Stop,
+    mirroring: Mirroring | None,
 ) -> list[Callback]:
     metrics, evaluated = Metrics(run.out), len(data.split("valid")) > 0
     averages = MovingAverage(run.ema)
@@ -124,7 +133,8 @@ def _new_callbacks(
             raise ValueError("keep_best and patience need a validation part, and the data have none")
         callbacks.append(Best(averages, run.best if run.keep_best else None, run.patience))
     evaluate_every = run.evaluate_every if evaluated else None
-    callbacks.append(Keep(run.checkpoint, run.checkpoint_every, evaluate_every, metrics))
+    mirrored = run.mirror is not None
+    callbacks.append(Keep(run.checkpoint, run.checkpoint_every, evaluate_every, metrics, mirroring, mirrored))
     if settings.enable_progress_bar:  # checkpoints come last of the others, so that these' state is in them
         callbacks.append(Bar(settings.max_steps))
     return callbacks

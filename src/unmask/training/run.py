@@ -14,6 +14,8 @@
     start                       {"name", "sha256"} of the model whose weights training began with, if there is one
     adapter                     settings of the adapter that is trained (`unmask.networks.adapters`), if there is one
     stopped                     {"step", "why"}, after a loss that was not finite
+    id                          of the run: what tells it from another one whose copy lies elsewhere
+    mirror                      URL of its copy, if it has one
     changes                     [{"step", name: [before, after]}], made by a `--resume` after that
 
 With `unmask.storage.checkpoint.averaged_weights` that is enough to build the model of a run that has not ended.
@@ -21,7 +23,8 @@ With `unmask.storage.checkpoint.averaged_weights` that is enough to build the mo
 
 import json
 import os
-from dataclasses import fields
+import secrets
+from dataclasses import fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -83,8 +86,10 @@ def new_record(
         **{name: model.about[name] for name in ("start", "adapter") if name in model.about},
         "objective": describe(objective),
         "optimizer": describe(optimizer),
-        "run": plain_settings(run),
+        "run": plain_settings(replace(run, mirror=None)),
         "trainer": plain_settings(trainer),
+        "id": secrets.token_hex(8),
+        **({"mirror": run.mirror} if run.mirror else {}),
         "processes": processes_of(trainer),
         "precision": {"choice": choice.precision, "reason": choice.reason},
         "versions": {"unmask": version("unmask"), "torch": torch.__version__},

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unmask.storage.folders import BEST, CHECKPOINT
+from unmask.storage.remote import is_remote
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,8 @@ class Run:
         lora_dropout: probability of dropping an entry of what goes into the adapter.
         keep_best: whether the model is that of the best evaluation, not that of the last step.
         patience: evaluations without a better one after which training ends, if given.
+        mirror: URL, such as s3://bucket/run, to which the run is copied after each checkpoint, in the background;
+            `unmask pull` brings it back.
 
     Examples:
         >>> run = unmask.Run("runs/mine", batch_size=16, ema=0.99)
@@ -133,6 +136,7 @@ class Run:
     lora_dropout: float | None = None
     keep_best: bool = False
     patience: int | None = None
+    mirror: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "evaluate_every", "evaluate_examples", "checkpoint_every", "peer_timeout"):
@@ -150,6 +154,10 @@ class Run:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {self.precision!r}")
         if not self.out:
             raise ValueError("out must name a folder, got an empty string")
+        if is_remote(self.out):
+            raise ValueError(f"out must be a folder of this machine, got {self.out}; that can be its --mirror")
+        if self.mirror is not None and not is_remote(self.mirror):
+            raise ValueError(f"mirror must be a URL, such as s3://bucket/run; got {self.mirror!r}")
         if not 0 <= self.label_dropout < 1:
             raise ValueError(f"label_dropout must be in [0, 1), got {self.label_dropout}")
         if not 0 <= self.ema < 1:

@@ -27,10 +27,11 @@ from unmask.storage.checkpoint import checkpoint_step
 from unmask.storage.description import describe
 from unmask.storage.files import replacing
 from unmask.storage.folders import RUN
-from unmask.storage.restarts import how_to_begin
+from unmask.storage.restarts import how_to_begin, restarted
 from unmask.training.beginning import Start, begin
 from unmask.training.folder import contents, held, new_run
 from unmask.training.loop import plan_training, take_weights
+from unmask.training.mirroring import Mirroring
 from unmask.training.placing import divided_anew, placed, processes_of, trained_on
 from unmask.training.precision import Choice, decide
 from unmask.training.run import check_same, find_checkpoint, new_record, plain_settings, read_record, write_record
@@ -109,7 +110,7 @@ def train(
         raise ValueError(f"nothing to resume: {out / RUN} does not exist")
     with held(out):
         check_folder(out, resume, overwrite)
-        return _train_alone(task, out, resume)
+        return _train_alone(task, out, resume, overwrite)
 
 
 def check_data(model: MaskedDiffusion, data: DataSet) -> None:
@@ -138,8 +139,8 @@ class Task:
     run: Run
     trainer: TrainerSettings
 
-    def plan(self) -> Any:
-        return plan_training(self.model, self.data, self.objective, self.optimizer, self.run, self.trainer)
+    def plan(self, mirroring: Mirroring | None = None) -> Any:
+        return plan_training(self.model, self.data, self.objective, self.optimizer, self.run, self.trainer, mirroring)
 
     def with_precision(self, resume: bool) -> tuple["Task", Choice]:
         """Return the same with a precision in place of "auto": what the run began with, or what the rule says."""
@@ -174,19 +175,23 @@ def check_folder(out: Path, resume: bool, overwrite: bool) -> None:
             raise ValueError(f"nothing to resume: {out} has no checkpoint; start again with --overwrite")
 
 
-def _train_alone(task: Task, out: Path, resume: bool) -> MaskedDiffusion:
+def _train_alone(task: Task, out: Path, resume: bool, overwrite: bool) -> MaskedDiffusion:
     """Train as the process that looks after the run's folder."""
     model, data = task.model, task.data
     task, choice = task.with_precision(resume)
     record = _record(task, choice, resume)
     if resume:
         record = _continued(record, out)
-    go = task.plan()
+    mirroring = Mirroring(out, task.run.mirror, record["id"]) if task.run.mirror else None
+    go = task.plan(mirroring)
+    if mirroring is not None:
+        step = checkpoint_step(task.run.checkpoint) if resume else -1
+        mirroring.check(step, overwrite and not restarted())  # from another machine, it would begin anew
     count = sum(p.numel() for p in model.parameters())
     print(f"{data.name}: {count:,} parameters, {choice.precision} ({choice.reason}), {task.run.out}/", flush=True)
     with nullcontext() if resume else new_run(out):
         write_record(out, record, None if resume else model)
-        with _stops_noted(out, record):
+        with mirroring.kept() if mirroring else nullcontext(), _stops_noted(out, record):
             steps = go()
     best = _take_best(task, steps)
     model.about = {
@@ -197,13 +202,15 @@ def _train_alone(task: Task, out: Path, resume: bool) -> MaskedDiffusion:
         "objective": describe(task.objective),
         "steps": steps,
         **({} if best is None else {"weights_of_step": best}),
-        "run": plain_settings(task.run),
+        "run": plain_settings(replace(task.run, mirror=None)),
         "unmask": version("unmask"),
     }
     model.save_pretrained(out / "model")
     model.folder = out / "model"
     with suppress(FileNotFoundError), replacing(out / "loss.png") as path:  # it ended before the first row
         loss_curve(out).savefig(path)
+    if mirroring is not None:
+        mirroring.finish(steps)
     _say_the_end(task, steps, best)
     return model
 
@@ -240,7 +247,11 @@ def _continued(now: dict[str, Any], out: Path) -> dict[str, Any]:
     checkpoint = find_checkpoint(out)
     step = checkpoint_step(checkpoint) if checkpoint else 0
     changes = check_same(before, now, out / RUN, step)
-    record = now | {name: before[name] for name in ("codec", "codec_files", "stopped", "changes") if name in before}
+    kept = ("codec", "codec_files", "stopped", "changes", "id")
+    record = now | {name: before[name] for name in kept if name in before}
+    if "mirror" in before and "mirror" not in now:
+        given = f"is copied there no more: give --mirror {before['mirror']}"
+        print(f"unmask: note: the run {given}", file=sys.stderr)
     if changes:
         record["changes"] = [*record.get("changes", []), {"step": step} | changes]
     return record

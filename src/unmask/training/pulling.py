@@ -1,0 +1,68 @@
+"""unmask.pull: a run, a model or a corpus that lies elsewhere, in a folder of this machine."""
+
+from contextlib import suppress
+from pathlib import Path
+
+from unmask.storage.checkpoint import checkpoint_step, remove_unused_shards
+from unmask.storage.folders import CHECKPOINT, CONFIG, INDEX, RUN
+from unmask.storage.mirror import Mirror, read_mirror, receive
+from unmask.storage.remote import fetch, is_remote, names_below
+from unmask.training.folder import contents, held
+from unmask.training.run import read_record
+
+
+def pull(url: str, folder: Path | str) -> int | None:
+    """Fetch what a run with `Run.mirror` has copied elsewhere, or what `unmask push` has put there.
+
+    A run that is in the folder already is brought to the checkpoint of its copy; where it has come as far by itself, it
+    stays as it is.
+
+    Args:
+        url: of the run's copy, of a model or of a corpus, such as s3://bucket/run.
+        folder: to write.
+
+    Returns:
+        The step of the run's checkpoint in the folder; None for a model or a corpus.
+
+    Raises:
+        FileNotFoundError: none of these is there, or no checkpoint was copied yet.
+        ValueError: something else is in the folder, or what is fetched is damaged.
+        BlockingIOError: a process trains into the folder.
+        ConnectionError, ImportError: it cannot be read; says why.
+
+    Example:
+        step = unmask.pull("s3://bucket/runs/mine", "runs/mine")
+    """
+    if not is_remote(url):
+        raise ValueError(f"{url}: is no URL, such as s3://bucket/run")
+    if is_remote(folder) or Path(folder).is_file():
+        raise ValueError(f"{folder}: is no folder of this machine")
+    folder = Path(folder)
+    mirror = read_mirror(url)
+    if mirror is not None:
+        return _pull_run(url, folder, mirror)
+    names = names_below(url)
+    if not {CONFIG, INDEX} & names:
+        raise FileNotFoundError(f"{url}: no copy of a run, no model and no corpus is there")
+    here = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+    if here - names or here & {CONFIG, INDEX}:  # else an earlier one was cut off
+        raise ValueError(f"{folder}: is not empty; name another folder")
+    for name in sorted(names, key=lambda name: name in (CONFIG, INDEX)):
+        fetch(f"{url.rstrip('/')}/{name}", folder / name)
+    return None
+
+
+def _pull_run(url: str, folder: Path, mirror: Mirror) -> int:
+    with held(folder):
+        there = contents(folder)
+        known = read_record(folder).get("id") if RUN in there else None
+        if there and known != mirror.run:
+            raise ValueError(f"{folder}: holds something else than the run at {url}; name another folder")
+        step = -1
+        with suppress(FileNotFoundError, ValueError):  # none, or a damaged one
+            step = checkpoint_step(folder / CHECKPOINT)
+        if step >= max(mirror.step, 0):
+            return step
+        mirror = receive(url, folder, lambda mirror: {path: path for path in mirror.files})
+        remove_unused_shards(folder / CHECKPOINT.parent)
+        return mirror.step
