@@ -14,8 +14,10 @@ import unmask
 from small_bpe import write_bpe
 from unmask.cli.main import main
 from unmask.cli.train import read_yaml
+from unmask.codecs.tokenizer import Tokenizer
 from unmask.configs import shipped
 from unmask.data.corpora import prepare_corpus
+from unmask.data.corpus import Corpus
 from unmask.data.digits import Digits
 from unmask.data.text8 import ALPHABET, Text8
 from unmask.reproduction import TABLES, reproduce, running, tabling
@@ -242,6 +244,10 @@ def test_minutes_become_steps(data: Text8, tmp_path: Path, monkeypatch: pytest.M
         ),
         (["zeroshot", "--root", "nowhere", "--data.path", "."], "root: nowhere: no such folder"),
         (["text8", "--root", "."], "root is for zeroshot, where its sets' files are; text8 has none"),
+        (["text8", "--judge", "x"], "judge is for generative and fid, whose samples it looks at; text8 has none"),
+        (["fid", "--judge", "./nowhere"], "nowhere: no such folder"),
+        (["generative", "--data.path", ".", "--judge", "./nowhere"], "nowhere: no such folder"),
+        (["generative"], "generative at scale cpu needs --data.path"),
         (["text8", "--models", "md4-linear=./nowhere"], "nowhere: no such folder"),
         (["text8", "--models", "md4=runs/x"], "unknown row of text8 at scale cpu: 'md4'"),
     ],
@@ -261,7 +267,7 @@ def test_the_command_prints_what_is_there(made: Path, text: Path, capsys: pytest
 
 @pytest.mark.parametrize("table", TABLES)
 def test_every_row_is_a_model_of_its_kind(table: str, data: Text8) -> None:
-    request = Request(table, data={"cifar10": None, "imagenet64": Digits()}.get(table, data))
+    request = Request(table, data={"cifar10": None, "fid": None, "imagenet64": Digits()}.get(table, data))
     for name, row in request.chosen.items():
         used = tabling.find_data(request)
         network, objective = running.Work(name, row, request, used, Path()).parts()
@@ -304,3 +310,67 @@ def test_the_settings_are_those_of_the_shipped_configurations(table: str, scale:
         if isinstance(schedule := objective.get("schedule"), dict):
             objective["schedule"] = {"class": schedule["class_path"]}
         assert one.objective == objective
+
+
+def test_samples_under_a_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each model by its samplers, exact draws beside those of float32; a figure that is drawn again from the report."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    bpe = Tokenizer(str(write_bpe(tmp_path / "bpe")))
+    sizes: dict[str, Any] = {"n_embd": 8, "n_layer": 1, "n_head": 1, "n_positions": 12}
+    GPT2LMHeadModel(GPT2Config(vocab_size=bpe.vocab_size, **sizes)).save_pretrained(tmp_path / "judge")
+    bpe.saved(tmp_path / "judge")
+    (tmp_path / "t.jsonl").write_text((json.dumps({"text": "the man in the inn and then an inn"}) + "\n") * 200)
+    prepare_corpus(tmp_path / "corpus", [str(tmp_path / "t.jsonl")], tokenizer=bpe.source)
+    table, scale = TABLES["generative"], TABLES["generative"].scales["cpu"]
+    tiny = replace(
+        scale, network=scale.network | {"width": 16, "depth": 1, "heads": 2}, data=scale.data | {"length": 8}
+    )
+    monkeypatch.setitem(TABLES, "generative", replace(table, scales={"cpu": tiny}, sampling_steps=(2, 3)))
+    how = FEW | {"data": tmp_path / "corpus", "out": tmp_path / "out", "judge": str(tmp_path / "judge")}
+    report = reproduce("generative", **how)
+    names: dict[str, list[Any]] = {}
+    for row in report.rows[4:]:
+        names.setdefault(row["model"], []).append((row["sampler"], row["draws"], row["T"]))
+    drawn = [("ancestral", "exact", 2), ("ancestral", "exact", 3), ("first hitting", "exact", None)]
+    assert names == {
+        "left to right (autoregressive)": [("left to right", "exact", None), ("left to right", "float32", None)],
+        "SEDD absorb": [("Tweedie", "exact", 2), ("Tweedie", "exact", 3)],
+        "MD4": [*drawn, ("ancestral", "float32", 2), ("ancestral", "float32", 3)],
+        "GenMD4": drawn,
+    }
+    assert [row["entropy"] for row in report.rows[:3]] == ["5.17", "5.66", "5.12"] and report.rows[3]["entropy"][0] > 1
+    model = unmask.load(tmp_path / "out" / "md4-linear" / "seed-0")
+    alone: Any = unmask.evaluation.generative(
+        model, judge=how["judge"], samples=4, sampler=unmask.FirstHitting(), data=Corpus(str(tmp_path / "corpus"), 8)
+    )
+    found = report.results["md4-linear"][0]["samples"][2]
+    assert found["perplexity_micro"] == pytest.approx([*alone.rows[0]["perplexity_micro"]])
+    assert found["entropy"] == pytest.approx([*alone.rows[0]["entropy"]]) and found["calls"] == 8
+    (axes,) = report.figure().axes
+    assert len(axes.get_legend().get_texts()) == 8 and "perplexity under judge" in axes.get_ylabel()
+    assert (tmp_path / "out" / "generative.png").stat().st_size > 1000
+    monkeypatch.setattr(running, "train", None)  # nothing is trained or drawn a second time
+    assert reproduce("generative", **how).rows == report.rows
+    shutil.copytree(tmp_path / "judge", tmp_path / "other")
+    with pytest.raises(ValueError, match="judge was .*/judge, is .*/other"):
+        reproduce("generative", **how | {"judge": unmask.evaluation.Judge(str(tmp_path / "other"))})
+
+
+def test_distances_of_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, scale = TABLES["fid"], TABLES["fid"].scales["cpu"]
+    tiny = replace(scale, network=scale.network | {"width": 16, "depth": 1, "heads": 2})
+    monkeypatch.setitem(TABLES, "fid", replace(table, scales={"cpu": tiny}, sampling_steps=(2, 64)))
+    data = Digits(labels=False)
+    network = unmask.Transformer(17, data.shape, width=8, depth=1, heads=1)
+    unmask.MaskedDiffusion(network, data.codec).save_pretrained(tmp_path / "eyes")
+    how = FEW | {"rows": ["md4-transformer"], "judge": str(tmp_path / "eyes"), "out": tmp_path / "out"}
+    report = reproduce("fid", **how)
+    first, *rows = report.rows
+    assert first["model"] == "test data" and len(rows) == 9 and {row["model"] for row in rows} == {"MD4, transformer"}
+    published = {(row["sampler"], row["T"]): row["published"] for row in rows}
+    assert published["Linear, uniform grid", 64] == "193.81" and published["Cosine, uniform grid", 64] == "47.46"
+    assert published["Linear, uniform grid", 2] is None and published["FirstHitting", None] is None
+    seeds = [one["samples"][0]["distance"][0] for one in report.results["md4-transformer"]]
+    assert rows[0]["distance"][0] == pytest.approx(sum(seeds) / 2) and seeds[0] != seeds[1]
+    assert report.figure().axes[0].get_ylabel() == "Fréchet distance"

@@ -4,6 +4,7 @@ For studying the error only. The library draws with `unmask.categorical`.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -20,7 +21,10 @@ LARGEST_GUMBEL = -math.log(-math.log(LARGEST_UNIFORM))
 
 
 def gumbel_max(
-    logits: Float[Tensor, "n vocab"], precision: Precision, generator: torch.Generator | None = None
+    logits: Float[Tensor, "n vocab"],
+    precision: Precision,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    counts: Sequence[int] | None = None,
 ) -> Int[Tensor, " n"]:
     """Draw one token per row as argmax(logits + g), g = −log(−log u), with V uniform numbers u per row.
 
@@ -28,13 +32,19 @@ def gumbel_max(
         logits: (n, V).
         precision: "float64"; "float32", where u <= 1 − 2⁻²⁴ and so g <= 16.6355; or "truncated", float64 with u scaled
             to the same bound, which shows that only the bound matters.
-        generator: draws the uniform numbers.
+        generator: draws the uniform numbers; or several, one after another.
+        counts: of several generators, for how many rows each draws.
 
     Returns:
         (n,) tokens in 0..V-1.
     """
     dtype = torch.float32 if precision == "float32" else torch.float64
-    u = torch.rand(logits.shape, dtype=dtype, generator=generator, device=logits.device)
+    if isinstance(generator, torch.Generator | None):
+        u = torch.rand(logits.shape, dtype=dtype, generator=generator, device=logits.device)
+    else:
+        each = zip(generator, counts or (), strict=True)
+        drawn = [torch.rand(n, logits.shape[1], dtype=dtype, generator=one, device=one.device) for one, n in each]
+        u = torch.cat(drawn).to(logits.device)
     if precision == "truncated":
         u.mul_(LARGEST_UNIFORM)
     return u.log_().neg_().log_().neg_().add_(logits).argmax(-1)

@@ -15,8 +15,9 @@ OPTIONS: tuple[Option, ...] = (
     ("rows", str, None, "those that are wanted, with commas; all if not given"),
     ("models", str, None, "models that are measured in place of trained ones: ROW=FOLDER, with commas"),
     ("draws", int, 4, "masks per test example"),
-    ("limit", int, 512, "test examples"),
+    ("limit", int, 512, "test examples; or samples of each sampler, of generative and fid"),
     ("root", str, None, "zeroshot: folder with the sets' files; the Hub if not given"),
+    ("judge", str, None, "of samples: a causal model (GPT-2 large if not given); fid: a model of images, or inception"),
     ("out", str, None, "folder; runs/reproduce-TABLE if not given. What is finished there is not done again"),
 )
 

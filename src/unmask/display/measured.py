@@ -189,29 +189,38 @@ def learning_figure(curves: Mapping[str, Sequence[Sequence[tuple[float, float, f
 
 @styled
 def frontier_figure(rows: Sequence[dict[str, Any]], data: dict[str, Any] | None, judge: str) -> Figure:
-    """Draw perplexity under a judge against entropy, a point for each temperature: better is to the lower right.
+    """Draw perplexity under a judge against entropy: better is to the lower right.
+
+    Points are joined where they have a `line`, whose points differ in the number of network calls alone.
 
     Args:
-        rows: `temperature`, `perplexity_micro` and `entropy`, the latter as [value, standard error].
+        rows: `perplexity_micro` and `entropy`, as [value, standard error]; `point`, what the point is called, or
+            `temperature`; `line`, the curve that it belongs to.
         data: the same of real texts, drawn as a star.
         judge: its name.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    lines: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        lines.setdefault(row.get("line", ""), []).append(row)
+    figure = Figure(figsize=(6, 4) if len(lines) < 4 else (8, 5), layout="constrained")
     axes = figure.subplots()
-    points = sorted(rows, key=lambda row: row["temperature"])
-    (x, dx), (y, dy) = (_values([row[name] for row in points]) for name in ("entropy", "perplexity_micro"))
-    axes.errorbar(x, y, dy, dx, marker="o")
-    for i, row in enumerate(points):
-        said = f"temperature {row['temperature']:g}" if i == 0 else f"{row['temperature']:g}"
-        _name_point(axes, said, row["entropy"][0], row["perplexity_micro"][0])
+    for i, (line, points) in enumerate(lines.items()):
+        (x, dx), (y, dy) = (_values([row[name] for row in points]) for name in ("entropy", "perplexity_micro"))
+        look: dict[str, Any] = {"marker": MARKERS[i % len(MARKERS)], "color": colors()[i % len(colors())]}
+        axes.errorbar(x, y, dy, dx, linestyle="-" if line else "none", label=line or "_", **look)
+        for k, row in enumerate(points):
+            point = row["point"] if "point" in row else f"{'temperature ' if k == 0 else ''}{row['temperature']:g}"
+            _name_point(axes, point, row["entropy"][0], row["perplexity_micro"][0])
     if data:
         place = (data["entropy"][0], data["perplexity_micro"][0])
-        axes.plot(*place, marker="*", markersize=12, linestyle="none")
+        axes.plot(*place, marker="*", markersize=12, linestyle="none", color="black")
         _name_point(axes, data["name"], *place)
     axes.set(xlabel="entropy of a sample's tokens, nats", ylabel=f"perplexity under {Path(judge).name}")
     plain_log(axes.yaxis)
+    if any(lines):
+        axes.legend(fontsize=7)
     return figure
 
 

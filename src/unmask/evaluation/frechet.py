@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from unmask.checks import check_whole
+from unmask.codecs.base import Codec
 from unmask.codecs.pixels import Pixels
 from unmask.data.base import Batches, DataSet
 from unmask.evaluation.data import measured_data
@@ -114,7 +115,7 @@ def frechet(
             f"{samples} samples, for the distance grows as images get fewer",
             file=sys.stderr,
         )
-    extractor = find_features(model, features)
+    extractor = find_features(model.codec, model.shape, features, model.device)
     real = reference(extractor, data, batch_size)
     classes = model.network.classes
     label = None if classes is None else torch.arange(samples) % classes
@@ -172,20 +173,27 @@ def _samplers(model: MaskedDiffusion, steps: Sequence[int], guidance: float) -> 
     return [replace(sampler, guidance=guidance) for sampler in (*chosen, FirstHitting())]
 
 
-def find_features(model: MaskedDiffusion, features: str | Extractor) -> Extractor:
-    """Return the network that looks at the images, by its name.
+def find_features(
+    codec: Codec, shape: tuple[int, ...], features: str | Extractor, device: torch.device | str
+) -> Extractor:
+    """Return the network that looks at images, by its name.
+
+    Args:
+        codec: of the images.
+        shape: of an image.
+        features: see `frechet`.
+        device: that it runs on.
 
     Raises:
         ValueError: a model of other images, or one without features before a head.
     """
     if not isinstance(features, str):
         return features
-    codec = model.codec
     if not isinstance(codec, Pixels):
-        raise ValueError(f"features of images are for models of images; this one's tokens are {codec}")
+        raise ValueError(f"features of images are for images; these tokens are {codec}")
     if features == "inception":
-        return Inception(codec, model.device)
-    return ModelFeatures(load(features, device=str(model.device)), features, codec, model.shape)
+        return Inception(codec, torch.device(device))
+    return ModelFeatures(load(features, device=str(device)), features, codec, shape)
 
 
 def reference(features: Extractor, data: DataSet, batch_size: int) -> Statistics:

@@ -16,7 +16,7 @@ from unmask.data.base import DataSet
 from unmask.evaluation.data import check_fits, model_data
 from unmask.evaluation.judge import Judge, JudgePrecision
 from unmask.evaluation.perplexity import Counted, Perplexity, mean_error, retokenise, token_entropy
-from unmask.evaluation.protocol import check_processes, evaluation_mode, sampled_in, versions, weights
+from unmask.evaluation.protocol import check_processes, evaluation_mode, sampled_in, short_name, versions, weights
 from unmask.given import clean_tokens
 from unmask.model import MaskedDiffusion
 from unmask.processes import shared
@@ -41,21 +41,22 @@ class GenerativeReport(Report):
         return [{"texts": _name(row)} | {k: v for k, v in row.items() if k not in UNSHOWN} for row in self.rows]
 
     def figure(self) -> Picture:
-        """Draw perplexity against entropy, a point for each temperature, and data as a star."""
+        """Draw perplexity against entropy, a point for each temperature and sampler, and data as a star."""
         from unmask.display.measured import frontier_figure
 
-        samples = [row for row in self.rows if "sampler" in row]
+        several = len({row.get("name") for row in self.rows if "sampler" in row}) > 1
+        samples = [row | ({"point": _name(row)} if several else {}) for row in self.rows if "sampler" in row]
         data = next(({"name": row["data"], **row} for row in self.rows if "data" in row), None)
         return frontier_figure(samples, data, self.protocol["judge"])
 
 
-UNSHOWN = ("sampler", "temperature", "data")
+UNSHOWN = ("sampler", "name", "temperature", "data")
 
 
 def _name(row: dict[str, Any]) -> str:
     if "data" in row:
         return f"test texts of {row['data']}"
-    return f"{row['sampler']['class']}, temperature {row['temperature']:g}"
+    return f"{row['name']}, temperature {row['temperature']:g}"
 
 
 @shared
@@ -64,7 +65,7 @@ def generative(
     *,
     judge: str | Judge = "openai-community/gpt2-large",
     samples: int = 1000,
-    sampler: Sampler | None = None,
+    sampler: Sampler | Sequence[Sampler] | None = None,
     temperatures: Sequence[float] = (),
     texts: TextForm = "retokenised",
     counted: Counted = "all",
@@ -80,8 +81,8 @@ def generative(
         model: of texts.
         judge: a causal language model of `transformers`: a folder, a name on the Hub, or a `Judge`.
         samples: number of samples from each sampler; figures depend on it.
-        sampler: None: the model's own (`MaskedDiffusion.fit_sampler`).
-        temperatures: of the sampler, a row for each; none: the sampler's own.
+        sampler: one, or several; None: the model's own (`MaskedDiffusion.fit_sampler`).
+        temperatures: of each sampler, a row for each; none: the sampler's own.
         texts: `retokenised`: samples become text, which the judge cuts into tokens (MDLM, Duo). `raw`: the judge is
             given the model's own tokens, where both have the same (SEDD).
         counted: which tokens are scored: `all`; `first_end`: all but ends of text after the first (MDLM); `until_end`:
@@ -107,8 +108,9 @@ def generative(
     codec = model.codec
     if not isinstance(codec, Text):
         raise ValueError(f"generative perplexity is for models of texts; this one's tokens are {codec}")
-    sampler = model.fit_sampler(sampler)
-    chosen = [replace(sampler, temperature=value) for value in temperatures] or [sampler]
+    several = isinstance(sampler, Sequence)
+    fitted = [model.fit_sampler(one) for one in (sampler if isinstance(sampler, Sequence) else [sampler])]
+    chosen = [replace(one, temperature=value) for one in fitted for value in temperatures] or fitted
     compared = _compared(model, data)
     if mauve and compared is None:
         raise ValueError("mauve compares with data: name them, as in --data Corpus --data.path FOLDER")
@@ -120,7 +122,8 @@ def generative(
     rows: list[dict[str, Any]] = []
     for one in chosen:
         x, calls = draw_samples(model, one, samples, batch_size, seed)
-        row = {"sampler": describe(one), "temperature": one.temperature, "calls": calls}
+        name = short_name(replace(one, temperature=1.0)) if several else type(one).__name__
+        row = {"sampler": describe(one), "name": name, "temperature": one.temperature, "calls": calls}
         row |= _judged(x, codec, judge, texts, counted)
         if mauve and real is not None:
             row["mauve"] = Figure(_mauve(x, real, codec, judge, seed))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unmask.display.measured import MARKERS
+from unmask.display.measured import MARKERS, distance_figure, frontier_figure
 from unmask.display.style import colors, styled
 from unmask.report import Figure, Report, finite
 from unmask.reproduction.table import Row, Table
@@ -34,11 +34,13 @@ class Reproduction(Report):
         curves: of each row, one a seed.
         timed: whether they are over minutes, not steps.
         results: what was found of each seed of each row, for the JSON.
+        points: of the figure, where samples are measured; that of real data is the first.
     """
 
     curves: dict[str, list[Curve]] = field(default_factory=dict)
     timed: bool = True
     results: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    points: tuple[dict[str, Any], ...] = ()
 
     def to_json(self) -> str:
         """See `Report.to_json`; with the key "results": what was found of each seed of each row."""
@@ -46,11 +48,15 @@ class Reproduction(Report):
         return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     def figure(self) -> Picture:
-        """Draw the validation curves of all rows that were trained.
+        """Draw the validation curves of all rows that were trained or, of samples, what the judge says of them.
 
         Raises:
-            ValueError: none was.
+            ValueError: there are neither.
         """
+        if self.points and "distance" in self.points[0]:
+            return distance_figure(self.points)
+        if self.points:
+            return frontier_figure(self.points[1:], self.points[0], self.protocol["judge"])
         if not any(self.curves.values()):
             raise ValueError("no row was trained: there are no curves")
         return curves_figure(self.curves, self.timed)
@@ -121,7 +127,7 @@ def _set_rows(table: Table, rows: Iterable[tuple[Row, Sequence[dict[str, Any]]]]
     for row, results in rows:
         each = {name: [result["sets"][name] for result in results if name in result["sets"]] for name in table.sets}
         columns = {name: mean_of(pairs) for name, pairs in each.items() if pairs}
-        found.append({"model": row.title} | _told(results) | columns)
+        found.append({"model": row.title} | told(results) | columns)
     return found
 
 
@@ -143,13 +149,13 @@ def _row(table: Table, row: Row, results: Sequence[dict[str, Any]]) -> dict[str,
         "model": row.title,
         "published_as": row.published if figure else None,
         "published": f"{figure}, {row.published}" if figure else None,
-        **_told(results),
+        **told(results),
         table.figure: mean_of([(result["value"], result["error"]) for result in results]),
         "test_error": _rms([result["error"] for result in results]),
     }
 
 
-def _told(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def told(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return how large the models of a row are, and how long they were trained."""
     steps = sorted({result["steps"] for result in results if result["steps"] is not None})
     seconds = [result["seconds"] for result in results if result["seconds"] is not None]

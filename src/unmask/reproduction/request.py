@@ -38,6 +38,7 @@ class Request:
     draws: int = 4
     limit: int | None = 512
     root: Path | str | None = None
+    judge: Any = None
 
     def __post_init__(self) -> None:
         if world() > 1:
@@ -57,6 +58,10 @@ class Request:
             raise ValueError(f"{self.table} at scale {self.scale} needs --data.path: {self.settings.needed}")
         if self.root is not None and not TABLES[self.table].sets:
             raise ValueError(f"root is for zeroshot, where its sets' files are; {self.table} has none")
+        if self.judge is not None and not TABLES[self.table].judged:
+            raise ValueError(f"judge is for generative and fid, whose samples it looks at; {self.table} has none")
+        if TABLES[self.table].judged and self.limit is None:
+            raise ValueError(f"{self.table} needs a limit: how many samples are drawn with each sampler")
         if self.root is not None and not Path(self.root).is_dir():
             raise FileNotFoundError(f"root: {self.root}: no such folder")
         if isinstance(self.data, str | Path):

@@ -27,6 +27,7 @@ from unmask.objectives.base import Objective
 from unmask.opening import load
 from unmask.report import Report
 from unmask.reproduction.request import Request
+from unmask.reproduction.sampling import measure_samples
 from unmask.reproduction.table import Row, network_of
 from unmask.reproduction.tables import TABLES
 from unmask.schedules import TokenPolynomial
@@ -70,6 +71,7 @@ class Work:
         request: what is asked for.
         data: the data set.
         out: folder of the row.
+        judge: of samples, for a table of these (`unmask.reproduction.sampling.find_judge`).
     """
 
     name: str
@@ -77,6 +79,7 @@ class Work:
     request: Request
     data: DataSet
     out: Path
+    judge: Any = None
 
     @property
     def tokens(self) -> int:
@@ -151,15 +154,17 @@ class Work:
             model = self.train(folder, seed, self.plan())
             seconds = None if begun else time.perf_counter() - start
         found = {"seed": seed, "run": str(folder), "steps": model.about["steps"], "seconds": seconds}
-        found |= measure(model, self.request, self.data)
+        found |= measure(model, self.row, self.request, self.data, self.judge)
         write(path, found)
         return found
 
 
-def measure(model: MaskedDiffusion, request: Request, data: DataSet) -> dict[str, Any]:
-    """Return the figures of a model on the test part."""
+def measure(model: MaskedDiffusion, row: Row, request: Request, data: DataSet, judge: Any = None) -> dict[str, Any]:
+    """Return the figures of a model on the test part, or of its samples."""
     table = TABLES[request.table]
     count = sum(parameter.numel() for parameter in model.parameters())
+    if table.judged:
+        return {"parameters": count} | measure_samples(model, row, request, data, judge)
     if table.sets:
         root = None if request.root is None else str(request.root)
         chosen = sets_there(request)

@@ -5,7 +5,7 @@ described as in `unmask.storage.description`: {"class": name, argument: value}.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from unmask.reproduction.published import Published
 
@@ -78,6 +78,9 @@ class Table:
         sets: of texts that models are measured on in place of the test part (`unmask.evaluation.zeroshot`), each a
             column.
         published_sets: the figures of the paper on these, by model and set.
+        judged: what looks at samples, where samples are measured: "texts", a left-to-right model
+            (`unmask.evaluation.generative`), or "images", a network with features (`unmask.evaluation.frechet`).
+        sampling_steps: numbers of steps of the samplers.
     """
 
     about: str
@@ -88,6 +91,8 @@ class Table:
     steps: tuple[int | float, ...] = ()
     sets: tuple[str, ...] = ()
     published_sets: dict[str, dict[str, Published]] = field(default_factory=dict)
+    judged: Literal["texts", "images"] | None = None
+    sampling_steps: tuple[int, ...] = ()
 
     def at(self, scale: str) -> dict[str, Row]:
         """Return the rows that there are at a scale."""

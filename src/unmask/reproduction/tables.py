@@ -236,6 +236,24 @@ IMAGENET64_TABLE = Table(
     },
     IMAGENET64,
 )
+GENERATIVE_TABLE = Table(
+    "perplexity of samples under a left-to-right model, and their entropy; neither means anything alone",
+    "perplexity",
+    {name: TOKEN_ROWS[name] for name in ("left-to-right", "sedd-absorb", "md4-linear", "genmd4")},
+    OPENWEBTEXT_TABLE.scales,
+    {},
+    judged="texts",
+    sampling_steps=(16, 64, 256),
+)
+FID_TABLE = Table(
+    "Fréchet distance of samples; at --scale cpu of scikit-learn's digits",
+    "distance",
+    {name: PIXEL_ROWS[name] for name in ("md4-transformer", "md4")},
+    CIFAR10_TABLE.scales | {"paper": IMAGENET64_TABLE.scales["paper"]},
+    {},
+    judged="images",
+    sampling_steps=(64, 128, 256, 512),
+)
 TABLES = {
     "text8": TEXT8_TABLE,
     "openwebtext": OPENWEBTEXT_TABLE,
@@ -243,4 +261,6 @@ TABLES = {
     "cifar10": CIFAR10_TABLE,
     "imagenet64": IMAGENET64_TABLE,
     "finite-steps": STEPS_TABLE,
+    "generative": GENERATIVE_TABLE,
+    "fid": FID_TABLE,
 }

@@ -12,10 +12,11 @@ from unmask.evaluation.data import check_fits
 from unmask.model import MaskedDiffusion
 from unmask.opening import load
 from unmask.report import brief
-from unmask.reproduction.published import SOURCE
+from unmask.reproduction.published import FLOAT32_SOURCE, SOURCE
 from unmask.reproduction.report import Curve, Reproduction, curve_of, table_rows
 from unmask.reproduction.request import Request
 from unmask.reproduction.running import Work, kind_of_model, measure, read, sets_there, write
+from unmask.reproduction.sampling import find_judge, sample_points, sample_rows
 from unmask.reproduction.table import Row
 from unmask.reproduction.tables import TABLES
 from unmask.storage.description import build, describe
@@ -37,6 +38,7 @@ def reproduce(
     draws: int = 4,
     limit: int | None = 512,
     root: Path | str | None = None,
+    judge: Any = None,
     out: Path | str | None = None,
 ) -> Reproduction:
     """Train the rows of a paper's table at equal wall-clock or equal steps, and put them beside the published ones.
@@ -49,7 +51,8 @@ def reproduce(
     follow from these. A run ends when its minutes are over in any case.
 
     Args:
-        table: "text8", "openwebtext", "zeroshot", "cifar10", "imagenet64" or "finite-steps"; see `TABLES`.
+        table: "text8", "openwebtext", "zeroshot", "cifar10", "imagenet64", "finite-steps", "generative" or "fid"; see
+            `TABLES`.
         scale: "cpu", a small complete setting (text of 27 characters, or of any corpus; digits, or CIFAR-10), or
             "paper", the full size.
         minutes: of training of each run; 10 at the scale "cpu" if neither these nor `steps` are given, and the steps of
@@ -57,38 +60,44 @@ def reproduce(
         steps: of each run, in place of minutes.
         seeds: runs of each row, with the seeds 0, 1, ...
         data: a data set, or the file that the table's data set is read from; None: that of the scale, which is
-            downloaded if it does not come with the package. "openwebtext" and "zeroshot" need the folder of a corpus
-            that `unmask prepare` made.
+            downloaded if it does not come with the package. "openwebtext", "zeroshot" and "generative" need the folder
+            of a corpus that `unmask prepare` made.
         rows: names of those that are wanted; None: all.
         models: that are measured in place of trained ones, by row.
         draws: masks per test example, where the likelihood is not exact.
-        limit: test examples, evenly spread; None: all.
+        limit: test examples, evenly spread, None: all; or samples of each sampler.
         root: of "zeroshot", folder with the sets' files; None: the Hub. Sets that cannot be had are left out.
+        judge: of samples: of "generative" a left-to-right model of `transformers`, a folder or a name on the Hub, or a
+            `Judge` (None: GPT-2 large); of "fid" the folder of another model of such images, or an `Extractor` (None:
+            Inception).
         out: folder; runs/reproduce-TABLE if None.
 
     Raises:
         ValueError: an unknown table, scale or row; a number out of range; a model of another kind than its row, or of
             other data; or `out` holds what was asked for otherwise.
-        FileNotFoundError: no such data, or no such model.
+        FileNotFoundError: no such data, or no such model or judge.
+        ConnectionError, ImportError: the judge cannot be had.
     """
-    request = Request(table, scale, minutes, steps, seeds, data, rows, models or {}, draws, limit, root)
+    request = Request(table, scale, minutes, steps, seeds, data, rows, models or {}, draws, limit, root, judge)
     folder = Path(out or f"runs/reproduce-{table}")
     opened = {name: _open(name, request.chosen[name], model) for name, model in request.models.items()}
     used = find_data(request)
     for model in opened.values():
         check_fits(model, used)
-    _check_same(folder, request, used)
+    looking = find_judge(request, used)
+    _check_same(folder, request, used, looking)
     results: dict[str, list[dict[str, Any]]] = {}
     for name, row in request.chosen.items():
         if name in opened:
             found = [{"given": str(opened[name].folder or "a model in memory"), "steps": None, "seconds": None}]
-            found[0] |= {"steps": opened[name].about.get("steps")} | measure(opened[name], request, used)
+            found[0] |= {"steps": opened[name].about.get("steps")} | measure(opened[name], row, request, used, looking)
         else:
-            work = Work(name, row, request, used, folder / name)
+            work = Work(name, row, request, used, folder / name, looking)
             found = [work.result(seed) for seed in range(request.seeds)]
         results[name] = found
         report = _report(request, results, folder, used)
-        print(brief(report.rows[-1]), file=sys.stderr)
+        if not TABLES[table].judged:  # what is measured of samples was said as it was found
+            print(brief(report.rows[-1]), file=sys.stderr)
         _write(report, folder / table)
     return report
 
@@ -113,7 +122,7 @@ def _open(name: str, row: Row, model: MaskedDiffusion | Path | str) -> MaskedDif
     return opened
 
 
-def _check_same(folder: Path, request: Request, data: DataSet) -> None:
+def _check_same(folder: Path, request: Request, data: DataSet, judge: Any) -> None:
     """Raise a ValueError where the folder holds the rows of another protocol; else note this one.
 
     What may change: rows, seeds and models.
@@ -125,6 +134,8 @@ def _check_same(folder: Path, request: Request, data: DataSet) -> None:
     now |= {"data_sha256": data.split("train").checksum}
     if TABLES[request.table].sets:
         now["sets"] = sets_there(request)
+    if judge is not None:
+        now["judge"] = judge.name
     if (folder / ASKED).is_file():
         before = read(folder / ASKED)
         changed = [name for name in now if before.get(name) != json.loads(json.dumps(now[name]))]
@@ -146,7 +157,8 @@ def _report(request: Request, results: dict[str, list[dict[str, Any]]], folder: 
         curves[chosen[name].title] = [curve for curve in runs if curve is not None]
     protocol = {
         "table": table.about,
-        "published": f"{SOURCE}; ≤ marks a bound; of the paper's own models, data and budget",
+        "published": f"{FLOAT32_SOURCE if table.judged == 'texts' else SOURCE}; ≤ marks a bound; of the paper's own "
+        "models, data and budget",
         "scale": request.scale,
         "data": data.name,
         "budget": f"{minutes:g} minutes of training a run" if minutes else f"{steps:,} steps a run",
@@ -159,10 +171,11 @@ def _report(request: Request, results: dict[str, list[dict[str, Any]]], folder: 
         **_in_common([result["protocol"] for found in results.values() for result in found]),
     }
     protocol = {name: value for name, value in protocol.items() if value != {}}
-    rows = table_rows(table, ((chosen[name], found) for name, found in results.items()))
-    return Reproduction(
-        tuple(rows), protocol, curves, minutes is not None, {name: [*found] for name, found in results.items()}
-    )
+    ours = [(chosen[name], found) for name, found in results.items()]
+    rows = sample_rows(table, ours) if table.judged else table_rows(table, ours)
+    of_seeds = {name: [*found] for name, found in results.items()}
+    points = sample_points(ours) if table.judged else []
+    return Reproduction(tuple(rows), protocol, curves, minutes is not None, of_seeds, tuple(points))
 
 
 def _in_common(protocols: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -175,6 +188,6 @@ def _in_common(protocols: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _write(report: Reproduction, stem: Path) -> None:
     with replacing(stem.with_suffix(".json")) as target:
         target.write_text(report.to_json(), encoding="utf-8")
-    if any(report.curves.values()):
+    if report.points or any(report.curves.values()):
         with replacing(stem.with_suffix(".png")) as target:
             report.figure().savefig(target, dpi=150, format="png")

@@ -1,17 +1,20 @@
-"""Ancestral sampling by Gumbel-max over all V + 1 values at every masked position in every step."""
+"""Sampling by Gumbel-max: a number is drawn for each value at every position that may change, in every step."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from unmask.gumbel import Precision, gumbel_max
 from unmask.networks.base import Network
-from unmask.randomness import Generators
+from unmask.randomness import Generators, Share, seeded
 from unmask.samplers.ancestral import Grid, check_grid, grid_times
 from unmask.samplers.base import Sampler, State
+from unmask.samplers.left_to_right import LeftToRight
 from unmask.schedules import Linear, Schedule, check_kind
-from unmask.types import Labels, Tokens
+from unmask.types import Labels, Logits, Tokens
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,11 @@ class GumbelAncestral(Sampler):
     def trajectory(
         self, network: Network, x: Tokens, label: Labels | None = None, *, generator: Generators = None
     ) -> Iterator[State]:
-        """See `Sampler.trajectory`; one generator is used for the whole batch."""
+        """See `Sampler.trajectory`."""
         masked = self.check(network, x, label)
-        if not isinstance(generator, torch.Generator | None):
-            raise ValueError("GumbelAncestral draws a batch from one generator, not from one per example")
+        if isinstance(generator, Share):
+            raise ValueError("GumbelAncestral draws a batch from one generator, or from one per example")
+        one = isinstance(generator, torch.Generator | None)
         rate = self.schedule.mask_rate(grid_times(self.steps, self.grid, x.device))
         t = self.schedule.inverse(1 - rate)
         calls = torch.zeros(len(x), dtype=torch.long, device=x.device)
@@ -69,7 +73,26 @@ class GumbelAncestral(Sampler):
                     raise FloatingPointError(f"step {k + 1}: the network's logits are NaN, infinite, or all -inf")
                 stay = rate[k + 1] / rate[k]
                 log_q = torch.cat((log_p + torch.log1p(-stay), stay.log().to(log_p.dtype).expand(len(log_p), 1)), 1)
-                x = x.masked_scatter(masked, gumbel_max(log_q, self.precision, generator))
+                counts = None if one else masked.flatten(1).sum(1).tolist()
+                x = x.masked_scatter(masked, gumbel_max(log_q, self.precision, generator, counts))
                 masked = x == network.mask_id
                 calls = calls + self.evaluations * rows
             yield State(x, t[k + 1].expand(len(x)), calls)
+
+
+@dataclass(frozen=True)
+class GumbelLeftToRight(LeftToRight):
+    """Draw as `LeftToRight`, but by Gumbel-max; for the study of float32, which hardly shows token by token.
+
+    Args:
+        precision: see `unmask.gumbel.gumbel_max`.
+        temperature, top_k, top_p, guidance, and others: see `LeftToRight`.
+    """
+
+    precision: Precision = "float32"
+
+    def draw(self, logits: Logits, u: Float[Tensor, " rows"]) -> Int[Tensor, " rows"]:
+        """See `LeftToRight.draw`; the Gumbel numbers of an example follow from its uniform number."""
+        log_p = logits.log_softmax(-1, dtype=torch.float32 if self.precision == "float32" else torch.float64)
+        own = [seeded(int(one * 2**53)) for one in u.tolist()]
+        return gumbel_max(log_p, self.precision, own, [1] * len(own))

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unmask.categorical import categorical, filter_logits
@@ -95,7 +95,7 @@ class LeftToRight(Sampler):
                     rows = torch.tensor(alive, device=x.device)
             read = flat[:, :i] if i == start else flat[:, i - 1 : i]
             logits = self._logits(reading, read.index_select(0, rows))
-            token = categorical(logits, u[:, i].index_select(0, rows))
+            token = self.draw(logits, u[:, i].index_select(0, rows))
             drawn = hidden[:, i]
             column = torch.where(drawn, flat[:, i].index_copy(0, rows, token), flat[:, i])
             failures.note(drawn & (column == network.mask_id), i - start + 1)
@@ -128,6 +128,10 @@ class LeftToRight(Sampler):
                 "on what follows: holes are for masked models"
             )
         return masked
+
+    def draw(self, logits: Logits, u: Float[Tensor, " rows"]) -> Int[Tensor, " rows"]:
+        """Draw a token from the logits of each row, by a uniform number of its own."""
+        return categorical(logits, u)
 
     def _begin(self, network: Network, x: Tokens, label: Labels | None) -> Reading:
         """Start to read: with guidance every example twice, with its label and without."""

@@ -20,7 +20,7 @@ BASES = {
 }
 """What an object must derive from, by the last part of the option that names its class."""
 SOURCES = ("data", "networks", "objectives", "samplers", "schedules.py")
-INTERNAL = ("Accelerated", "GumbelAncestral", "Padded", "Constrained", "Marginal")
+INTERNAL = ("Accelerated", "GumbelAncestral", "GumbelLeftToRight", "Padded", "Constrained", "Marginal")
 """Of the precision study, and wrappers of other networks: not for settings."""
 
 
