@@ -4,18 +4,23 @@ import json
 import shutil
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
 import torch
+from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 import unmask
 from unmask.cli.main import main
+from unmask.storage import mirror as mirror_module
 from unmask.storage.checkpoint import load_tree
-from unmask.storage.mirror import MIRROR, Mirror, read_mirror, send, write_mirror
+from unmask.storage.files import checksum
+from unmask.storage.mirror import Mirror, read_mirror, send, versioned, write_mirror
+from unmask.storage.remote import MIRROR, put
 from unmask.training import pull
 from unmask.training.mirroring import Mirroring
 
@@ -46,7 +51,7 @@ def there() -> dict[str, bytes]:
     """Return the files of the run that the copy holds; nothing else is there."""
     memory, mirror = fsspec.filesystem("memory"), read_mirror(URL)
     assert mirror is not None and names_there() == mirror.names | {MIRROR}
-    return {path: memory.cat_file(f"/bucket/run/{name}") for path, (name, _) in mirror.files.items()}
+    return {path: memory.cat_file(f"/bucket/run/{versioned(path, sha)}") for path, sha in mirror.files.items()}
 
 
 def here(out: Path) -> dict[str, bytes]:
@@ -86,7 +91,7 @@ def test_an_unfinished_run_elsewhere_is_a_model(tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert train(out, "--keep_best", "true", "--evaluate_every", "2") == 0
     shutil.rmtree(out / "model")
-    send(out, URL, "a", 4, None)
+    send(out, URL, "a", 4)
     model = unmask.load(URL)
     assert torch.equal(model.state_dict()["network.head.weight"], unmask.load(out).state_dict()["network.head.weight"])
     cached = {path.name for path in (tmp_path / "cache").rglob("*.safetensors")}
@@ -123,8 +128,8 @@ def test_an_older_folder_does_not_replace_a_later_copy(tmp_path: Path, capsys: p
     line = f"{URL} is at step 4, {old} at 2: bring it here first, with unmask pull {URL} {old}"
     assert line in capsys.readouterr().err and there() == before and step_of(old) == 2
     assert pull(URL, old) == 4 and here(old) == here(out)
-    (old / "loss.png").write_bytes(b"mine")
-    assert pull(URL, old) == 4 and (old / "loss.png").read_bytes() == b"mine"  # it is as far: nothing is fetched
+    (old / "loss.png").unlink()
+    assert pull(URL, old) == 4 and (old / "loss.png").is_file()  # it is as far, but not whole
     assert train(old, "--resume", steps=6) == 0
     assert f"note: the run is copied there no more: give --mirror {URL}" in capsys.readouterr().err
     assert there() == before and pull(URL, old) == 6
@@ -207,14 +212,14 @@ def test_a_copy_that_is_cut_off_is_the_one_before_and_leaves_nothing_behind(
         for name, text in version.items():
             (tmp_path / str(number) / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / str(number) / name).write_text(text)
-    originals = {name: getattr(memory, name) for name in ("put_file", "pipe_file", "rm_file")}
-    for most in range(8):
-        before = send(tmp_path / "0", URL, "a", 1, None)
+    originals = {name: getattr(memory, name) for name in ("put_file", "mv", "rm_file")}
+    for most in range(9):  # three files come, two go, and the list is replaced three times
+        send(tmp_path / "0", URL, "a", 1)
         calls = iter(range(most))
 
         def limited(name: str, calls: Iterator[int]) -> Any:
             def call(*args: Any, **more: Any) -> Any:
-                if next(calls, None) is None:
+                if (name != "rm_file" or "/." not in args[0]) and next(calls, None) is None:
                     raise KeyboardInterrupt
                 return originals[name](*args, **more)
 
@@ -224,14 +229,17 @@ def test_a_copy_that_is_cut_off_is_the_one_before_and_leaves_nothing_behind(
             for name in originals:
                 patch.setattr(memory, name, limited(name, calls))
             try:
-                send(tmp_path / "1", URL, "a", 2, before)
+                send(tmp_path / "1", URL, "a", 2)
             except KeyboardInterrupt:
-                assert most < 7
+                pass
+            else:
+                assert most == 8, "not every write was cut off"
         mirror = read_mirror(URL)
         assert mirror is not None
-        found = {path: memory.cat_file(f"/bucket/run/{name}").decode() for path, (name, _) in mirror.files.items()}
+        stored = {path: f"/bucket/run/{versioned(path, sha)}" for path, sha in mirror.files.items()}
+        found = {path: memory.cat_file(name).decode() for path, name in stored.items()}
         assert found == versions[mirror.step - 1], most
-        send(tmp_path / "1", URL, "a", 3, mirror)
+        send(tmp_path / "1", URL, "a", 3)
         assert there() == {name: text.encode() for name, text in versions[1].items()}, most
         memory.rm("/bucket", recursive=True)
 
@@ -269,8 +277,19 @@ def test_models_and_corpora_are_pulled_too(tmp_path: Path, capsys: pytest.Captur
         pull("memory://bucket/model", tmp_path / "run")
     with pytest.raises(ValueError, match="is no folder of this machine"):
         pull("memory://bucket/model", "memory://bucket/again")
-    with pytest.raises(ValueError, match="is no URL, such as s3://bucket/run"):
-        pull("me/model", tmp_path / "new")
+    for url in ("me/model", "memory://", "s3:///", "://x"):
+        with pytest.raises(ValueError, match="what is pulled must be a URL of a folder, such as s3://bucket/run"):
+            pull(url, tmp_path / "new")
+    with pytest.raises(ValueError, match="'' is no folder of this machine"):
+        pull("memory://bucket/model", "")
+    assert train(tmp_path / "other", "--mirror", "memory://bucket/model") == 1  # a model is not a run's copy
+    assert "memory://bucket/model holds something else (config.json): give another" in capsys.readouterr().err
+    assert train(tmp_path / "other", "--mirror", URL) == 0
+    assert main(["push", str(tmp_path / "run"), URL]) == 1
+    assert f"{URL}: holds the copy of a run (mirror.json)" in capsys.readouterr().err
+
+
+SUM = 64 * "a"
 
 
 @pytest.mark.parametrize(
@@ -278,11 +297,16 @@ def test_models_and_corpora_are_pulled_too(tmp_path: Path, capsys: pytest.Captur
     [
         "[]",
         "{",
+        "",
         '{"run": "a", "step": "4"}',
         '{"run": "a", "step": 4, "files": {"run.json": "x"}}',
-        '{"run": "a", "step": 4, "files": {"../run.json": ["x", "y"]}}',
-        '{"run": "a", "step": 4, "files": {"run.json": ["/etc/x", "y"]}}',
-        '{"run": "a", "step": 4, "unused": ["a/../../b"]}',
+        f'{{"run": "a", "step": 4, "files": {{"../run.json": "{SUM}"}}}}',
+        f'{{"run": "a", "step": 4, "files": {{"/etc/run.json": "{SUM}"}}}}',
+        f'{{"run": "a", "step": 4, "files": {{".git/hooks/x": "{SUM}"}}}}',
+        f'{{"run": "a", "step": 4, "files": ["{SUM}"]}}',
+        '{"run": "a", "step": 4, "unused": ["a/../../b-0123456789abcdef"]}',
+        '{"run": "a", "step": 4, "unused": ["notes.txt"]}',
+        '{"run": "a", "step": 4, "unused": "abc"}',
         '{"run": "a", "more": 1}',
         "[" * 10_000,
     ],
@@ -299,7 +323,7 @@ def test_a_list_that_is_no_list(text: str, tmp_path: Path) -> None:
 
 def test_a_damaged_file_is_not_taken(tmp_path: Path) -> None:
     assert train(tmp_path / "run", "--mirror", URL, steps=2) == 0
-    name = read_mirror(URL).files["run.json"][0]  # type: ignore[union-attr]
+    name = versioned("run.json", read_mirror(URL).files["run.json"])  # type: ignore[union-attr]
     fsspec.filesystem("memory").pipe_file(f"/bucket/run/{name}", b"{}")
     with pytest.raises(ValueError, match=f"{URL}/{name}: damaged: its SHA-256"):
         pull(URL, tmp_path / "new")
@@ -312,7 +336,8 @@ def test_a_damaged_file_is_not_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--mirror", "elsewhere"], "mirror must be a URL, such as s3://bucket/run; got 'elsewhere'"),
+        (["--mirror", "elsewhere"], "mirror must be a URL of a folder, such as s3://bucket/run; got 'elsewhere'"),
+        (["--mirror", "memory://"], "mirror must be a URL of a folder, such as s3://bucket/run; got 'memory://'"),
         (["--mirror", "nowhere://a"], "nowhere"),
         (["--out", "s3://bucket/run"], "out must be a folder of this machine, got s3://bucket/run"),
     ],
@@ -331,3 +356,110 @@ def test_a_file_cannot_ask_for_a_copy(tmp_path: Path, capsys: pytest.CaptureFixt
     assert train(tmp_path / "run", "--mirror", URL, steps=2) == 0
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["mirror"] == URL and record["run"]["mirror"] is None  # --resume copies nothing by itself
+
+
+def test_an_older_process_does_not_write_over_a_newer_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A machine that was suspended, and wakes up after another one has gone on."""
+    for name, text in (("run.json", "{}"), ("checkpoints/last.safetensors", "1")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    old, new = Mirroring(tmp_path, URL, "a"), Mirroring(tmp_path, URL, "a")
+    old.check(-1, False)
+    old.begin(100)
+    assert old.done(30.0)
+    new.check(100, False)
+    (tmp_path / "checkpoints" / "last.safetensors").write_text("2")
+    new.begin(900)
+    assert new.done(30.0)
+    before = there()
+    old.begin(101)
+    assert old.done(30.0)
+    old.begin(102)
+    with pytest.raises(ConnectionError, match=f"{URL}: another process writes there now"):
+        old.finish(103)
+    assert there() == before and read_mirror(URL).step == 900  # type: ignore[union-attr]
+
+
+def test_a_list_that_is_cut_off_on_a_disk_is_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url, run = f"file://{tmp_path / 'copy'}", tmp_path / "run"
+    run.mkdir()
+    (run / "run.json").write_text("1")
+    before = send(run, url, "a", 1)
+    (run / "run.json").write_text("2")
+
+    def full(self: Any, path: str, value: bytes, **more: Any) -> None:
+        Path(path).write_bytes(value[: len(value) // 2])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalFileSystem, "pipe_file", full)
+        with pytest.raises(ConnectionError, match=r"mirror.json: cannot be written: .*No space left on device$"):
+            send(run, url, "a", 2)
+    assert read_mirror(url) == before and {path.name for path in (tmp_path / "copy").iterdir()} == {
+        MIRROR,
+        *before.names,
+    }
+
+
+def test_pull_goes_on_where_it_was_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert train(tmp_path / "run", "--mirror", URL) == 0
+    original = mirror_module.fetch
+    for most in range(len(there())):
+        out, calls = tmp_path / str(most), iter(range(most))
+
+        def limited(*args: Any, calls: Any = calls) -> None:
+            if next(calls, None) is None:
+                raise KeyboardInterrupt
+            original(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(mirror_module, "fetch", limited)
+            with pytest.raises(KeyboardInterrupt):
+                pull(URL, out)
+        assert pull(URL, out) == 4 and here(out) == here(tmp_path / "run")
+
+
+def test_a_run_that_replaces_another_one_goes_on_before_its_first_copy(tmp_path: Path) -> None:
+    out = tmp_path / "b"
+    assert train(tmp_path / "a", "--mirror", URL, steps=2) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("unmask.training.mirroring.send", lambda *_: (_ for _ in ()).throw(OSError("no route")))
+        assert train(out, "--mirror", URL, "--overwrite", steps=2) == 1
+    assert read_mirror(URL).step == 2 and step_of(out) == 2  # type: ignore[union-attr]
+    assert train(out, "--mirror", URL, "--resume", steps=4) == 0
+    assert there() == here(out)
+
+
+def test_what_is_gone_elsewhere_is_sent_again(tmp_path: Path) -> None:
+    """Such as by a rule of a bucket that removes old files."""
+    out = tmp_path / "run"
+    assert train(out, "--mirror", URL, steps=2) == 0
+    model = versioned("model/config.json", read_mirror(URL).files["model/config.json"])  # type: ignore[union-attr]
+    fsspec.filesystem("memory").rm_file(f"/bucket/run/{model}")
+    assert train(out, "--mirror", URL, "--resume", steps=2) == 0
+    assert there() == here(out)
+
+
+def test_the_copy_is_not_copied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    for place in (out, out / "checkpoints", tmp_path):
+        assert train(out, "--mirror", f"file://{place}") == 1
+        assert "lies in the run's folder" in capsys.readouterr().err and not out.exists()
+
+
+def test_a_run_is_pulled_into_an_empty_folder(tmp_path: Path) -> None:
+    """Whatever a list names, files of the user's stay as they are."""
+    assert train(tmp_path / "run", "--mirror", URL, steps=2) == 0
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=f"{tmp_path / 'mine'}: holds something else than the run"):
+        pull(URL, tmp_path / "mine")
+    new, mirror = tmp_path / "new", read_mirror(URL)
+    assert mirror is not None and pull(URL, new) == 2
+    (new / "notes.txt").write_text("mine")
+    text = tmp_path / "hostile.txt"
+    text.write_text("hostile")
+    sha = checksum(text)
+    put(text, f"{URL}/{versioned('notes.txt', sha)}")
+    write_mirror(URL, replace(mirror, step=3, files=mirror.files | {"notes.txt": sha}))
+    assert pull(URL, new) == 3 and (new / "notes.txt").read_text() == "mine"

@@ -172,7 +172,7 @@ def leisurely(*args: Any) -> Any:
     folder, *_ = args
     time.sleep(2.5)
     copied = send(*args)
-    (folder.parents[1] / "copied").touch()
+    (folder.parents[2] / "copied").touch()
     return copied
 
 

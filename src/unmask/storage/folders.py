@@ -5,8 +5,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from unmask.storage.mirror import MIRROR, receive_model
-from unmask.storage.remote import fetch_folder, folders_in, is_remote, last_name
+from unmask.storage.remote import MIRROR, fetch_folder, folders_in, is_remote, last_name
 
 CONFIG, WEIGHTS, CARD, TOKENIZER = "config.json", "model.safetensors", "README.md", "tokenizer.json"
 TEMPLATE = "chat_template.jinja"
@@ -34,6 +33,8 @@ def _copy(url: str) -> Path:
     place = cache_folder() / "models" / f"{last_name(url)}-{hashlib.sha256(url.rstrip('/').encode()).hexdigest()[:16]}"
     names = folders_in(url)
     if MIRROR in names:
+        from unmask.storage.mirror import receive_model
+
         return receive_model(url, place)
     if CONFIG not in names and MODEL in names:
         return fetch_folder(f"{url.rstrip('/')}/{MODEL}", place, lambda name: name.endswith(KINDS))

@@ -1,25 +1,29 @@
 """Copies of runs elsewhere: files whose names say what is in them, and one, written last, that lists them.
 
-    mirror.json                             {"run", "step", "files": {path: [name, SHA-256]}, "unused": [name, ...]}
+    mirror.json     {"run", "step", "files": {path in the run's folder: SHA-256}, "owner", "next", "unused": [...]}
     checkpoints/last-3f9ac01b54d2e877.safetensors, ...
 
-What the list names is never written again, so the list is of one checkpoint whatever is killed when. Of the folder
-elsewhere nothing is removed but what a list has named.
+What the list names is never written again, and the list is replaced in one step. So it is of one checkpoint, whole,
+whatever is killed when. Of the folder elsewhere nothing is removed but what a list has named.
 """
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from unmask.storage.files import checksum
+from unmask.storage.folders import CHECKPOINT, MODEL, RUN
 from unmask.storage.objects import MOST_JSON
-from unmask.storage.remote import fetch, filesystem, is_inside, naming, put
+from unmask.storage.remote import MIRROR, child, fetch, filesystem, is_inside, naming, put, put_whole
 
-MIRROR = "mirror.json"
 TRIES = 3
 """How often a copy is read anew that was replaced meanwhile."""
+VERSIONED = re.compile(r"(?:[^/.][^/]*/)*[^/.][^/]*-[0-9a-f]{16}(?:\.[^/]+)?")
+"""Names of files elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -29,19 +33,39 @@ class Mirror:
     Attributes:
         run: which run it is (`id` in its run.json).
         step: of its checkpoint; -1: nothing was copied yet.
-        files: path in the folder of the run: [name elsewhere, SHA-256].
+        files: path in the folder of the run: SHA-256.
+        owner: of the copy, the process that may write it: what no other one has written.
+        next: which run is to take its place; empty: none.
         unused: names of files that may still be there, and that nothing needs.
     """
 
     run: str
     step: int = -1
-    files: dict[str, list[str]] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    owner: str = ""
+    next: str = ""
     unused: list[str] = field(default_factory=list)
 
     @property
     def names(self) -> set[str]:
         """Names of the files elsewhere."""
-        return {name for name, _ in self.files.values()}
+        return {versioned(path, sha256) for path, sha256 in self.files.items()}
+
+
+class TakenOverError(ConnectionError):
+    """Another process writes the copy."""
+
+
+def versioned(path: str, sha256: str) -> str:
+    """Return the name elsewhere of a file of some content.
+
+    Examples:
+        >>> from unmask.storage.mirror import versioned
+        >>> versioned("checkpoints/last.safetensors", "3f9ac01b54d2e877" + 48 * "0")
+        'checkpoints/last-3f9ac01b54d2e877.safetensors'
+    """
+    pure = PurePosixPath(path)
+    return str(pure.with_name(f"{pure.stem}-{sha256[:16]}{pure.suffix}"))
 
 
 def read_mirror(url: str) -> Mirror | None:
@@ -55,36 +79,40 @@ def read_mirror(url: str) -> Mirror | None:
     with naming(url):
         fs.invalidate_cache(path)
         try:
-            size = fs.size(f"{path}/{MIRROR}")
-            text = fs.cat_file(f"{path}/{MIRROR}") if size <= MOST_JSON else b""
+            text = fs.cat_file(f"{path}/{MIRROR}") if fs.size(f"{path}/{MIRROR}") <= MOST_JSON else b""
         except FileNotFoundError:
             return None
-    return _parsed(text, url)
-
-
-def _parsed(text: bytes | str, where: str) -> Mirror:
     try:
-        found = Mirror(**json.loads(text))
-        files = [(path, *entry) for path, entry in found.files.items()]
-        plain = all(isinstance(one, str) for entry in files for one in entry) and isinstance(found.run, str)
-        inside = all(is_inside(name) for name in (*found.files, *found.names, *found.unused))
-        if not plain or not inside or not isinstance(found.step, int) or any(len(entry) != 3 for entry in files):
-            raise ValueError("not as it was written")
+        return _parsed(json.loads(text))
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{where}/{MIRROR}: damaged, or not of unmask: {error}") from None
+        raise ValueError(f"{child(url, MIRROR)}: damaged, or not of unmask: {error}") from None
+
+
+def _parsed(content: Any) -> Mirror:
+    found = Mirror(**content)
+    texts = (found.run, found.owner, found.next, *found.files, *found.files.values(), *found.unused)
+    if not all(isinstance(one, str) for one in texts) or not isinstance(found.unused, list) or found.unused == [""]:
+        raise ValueError("not as it was written")
+    if not isinstance(found.step, int) or not isinstance(found.files, dict):
+        raise ValueError("not as it was written")
+    if not all(re.fullmatch("[0-9a-f]{64}", sha256) for sha256 in found.files.values()):
+        raise ValueError("a checksum is none")
+    for name in (*found.names, *found.unused):
+        if not is_inside(name) or not VERSIONED.fullmatch(name):
+            raise ValueError(f"{name!r:.100} is no name of a file of a run")
     return found
 
 
 def write_mirror(url: str, mirror: Mirror) -> None:
-    """Write what a copy holds.
+    """Write what a copy holds, in one step.
 
     Raises:
         ConnectionError, ImportError: see `unmask.storage.remote.naming`.
     """
-    put(json.dumps(asdict(mirror), indent=1).encode(), f"{url.rstrip('/')}/{MIRROR}")
+    put_whole(json.dumps(asdict(mirror), indent=1).encode(), child(url, MIRROR))
 
 
-def send(folder: Path, url: str, run: str, step: int, before: Mirror | None) -> Mirror:
+def send(folder: Path, url: str, run: str, step: int, owner: str = "", missing: Collection[str] = ()) -> Mirror:
     """Make the copy elsewhere that of a folder; return what it holds then.
 
     Args:
@@ -92,25 +120,31 @@ def send(folder: Path, url: str, run: str, step: int, before: Mirror | None) -> 
         url: of the copy.
         run: which run it is.
         step: of its checkpoint.
-        before: what is there.
+        owner: of the copy, as the list there says.
+        missing: names that are listed there, but gone.
 
     Raises:
+        TakenOverError: another process has written there; nothing was changed.
         ConnectionError, ImportError: see `unmask.storage.remote.naming`. The copy is what it was before then.
     """
-    files = {}
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        path, sha256 = file.relative_to(folder), checksum(file)
-        files[path.as_posix()] = [path.with_name(f"{path.stem}-{sha256[:16]}{path.suffix}").as_posix(), sha256]
-    old = before or Mirror(run)
-    new = Mirror(run, step, files)
-    coming = new.names - old.names
-    write_mirror(url, Mirror(old.run, old.step, old.files, sorted({*old.unused} | coming)))  # as it may be cut off
-    for place, (name, _) in files.items():
-        if name in coming:
-            put(folder / place, f"{url.rstrip('/')}/{name}")
+    there = read_mirror(url)
+    if owner != ("" if there is None else there.owner):
+        raise TakenOverError(f"{url}: another process writes there now: it is copied no more")
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    sums = {name: checksum(path) for name, path in files.items()}
+    old, new = there or Mirror(run, owner=owner), Mirror(run, step, sums, owner)
+    coming = new.names - (old.names - {*missing})
+    write_mirror(url, replace(old, unused=sorted({*old.unused} | coming)))  # as it may be cut off
+    for name, path in files.items():
+        if versioned(name, sums[name]) in coming:
+            put(path, child(url, versioned(name, sums[name])))
     unused = sorted((old.names | {*old.unused}) - new.names)
-    write_mirror(url, Mirror(run, step, files, unused))
-    return Mirror(run, step, files, _remove(url, unused))
+    write_mirror(url, replace(new, unused=unused))
+    if left := _remove(url, unused):
+        return replace(new, unused=left)
+    if unused:
+        write_mirror(url, new)
+    return new
 
 
 def _remove(url: str, names: list[str]) -> list[str]:
@@ -126,13 +160,13 @@ def _remove(url: str, names: list[str]) -> list[str]:
     return left
 
 
-def receive(url: str, folder: Path, wanted: Callable[[Mirror], dict[str, str]]) -> Mirror:
-    """Fetch files of the copy of a run, the checkpoint last.
+def receive(url: str, folder: Path, wanted: Callable[[str], bool]) -> Mirror:
+    """Fetch files of the copy of a run: run.json first, the checkpoint last.
 
     Args:
         url: of the copy.
         folder: that they are put into; those that are there already are not fetched.
-        wanted: of what the copy holds, {path in the run's folder: path in `folder`}.
+        wanted: tells of a path in the run's folder whether it is fetched.
 
     Raises:
         FileNotFoundError: there is no copy, or no checkpoint was copied yet.
@@ -145,14 +179,14 @@ def receive(url: str, folder: Path, wanted: Callable[[Mirror], dict[str, str]]) 
     return _received(url, folder, wanted)
 
 
-def _received(url: str, folder: Path, wanted: Callable[[Mirror], dict[str, str]]) -> Mirror:
+def _received(url: str, folder: Path, wanted: Callable[[str], bool]) -> Mirror:
     mirror = read_mirror(url)
     if mirror is None or mirror.step < 0:
         raise FileNotFoundError(f"{url}: no checkpoint of a run was copied there yet")
-    for path, target in sorted(wanted(mirror).items(), key=lambda one: one[0].endswith("last.safetensors")):
-        name, sha256 = mirror.files[path]
-        if not (folder / target).is_file() or checksum(folder / target) != sha256:
-            fetch(f"{url.rstrip('/')}/{name}", folder / target, sha256)
+    for path in sorted(filter(wanted, mirror.files), key=lambda path: (path != RUN, path == CHECKPOINT.as_posix())):
+        sha256 = mirror.files[path]
+        if not (folder / path).is_file() or checksum(folder / path) != sha256:
+            fetch(child(url, versioned(path, sha256)), folder / path, sha256)
     return mirror
 
 
@@ -168,19 +202,18 @@ def receive_model(url: str, folder: Path) -> Path:
     """
     from filelock import FileLock
 
-    def wanted(mirror: Mirror) -> dict[str, str]:
-        finished = {path: path for path in mirror.files if path.startswith("model/")}
-        return finished or {
-            path: path
-            for path in mirror.files
-            if "/" not in path or (path.startswith("checkpoints/") and not path.endswith("best.safetensors"))
-        }
+    def needed(path: str) -> bool:
+        first, _, rest = path.partition("/")
+        return not rest or (first == CHECKPOINT.parent.name and not rest.startswith("best"))
 
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
+        mirror = read_mirror(url)
+        finished = mirror is not None and any(path.startswith(f"{MODEL}/") for path in mirror.files)
+        wanted = (lambda path: path.startswith(f"{MODEL}/")) if finished else needed
         mirror = receive(url, folder, wanted)
-        kept = {folder / path for path in wanted(mirror).values()}
+        kept = {folder / path for path in filter(wanted, mirror.files)}
         for path in [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]:
             if path not in kept:
                 path.unlink()
-    return folder / "model" if any(path.startswith("model/") for path in mirror.files) else folder
+    return folder / MODEL if finished else folder

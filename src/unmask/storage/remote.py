@@ -3,9 +3,12 @@
 Credentials are those that the packages of each kind (s3fs, gcsfs, huggingface_hub) find by themselves.
 """
 
+import errno
 import hashlib
 import json
 import os
+import re
+import secrets
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +21,8 @@ FETCHED = ".fetched.json"
 """In a copy of a folder: which version of each file it holds."""
 BLOCK = 1 << 22
 PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
+MIRROR = "mirror.json"
+"""In a folder elsewhere that holds the copy of a run: what it holds (`unmask.storage.mirror`)."""
 FLAT = {*PACKAGES, "hf", "abfs", "abfss", "az", "oss"}
 """Kinds of places without folders: making one would make a bucket of a mistyped name."""
 
@@ -25,6 +30,18 @@ FLAT = {*PACKAGES, "hf", "abfs", "abfss", "az", "oss"}
 def is_remote(name: Path | str) -> bool:
     """Return whether a name is that of a file or folder elsewhere, such as s3://bucket/model."""
     return isinstance(name, str) and "://" in name
+
+
+def check_url(url: str, what: str) -> None:
+    """Raise a ValueError for what is no URL of a folder, with the name of what it is for."""
+    scheme, found, path = url.partition("://")
+    if not found or not re.fullmatch(r"[A-Za-z][\w+.:-]*", scheme) or not path.strip("/"):
+        raise ValueError(f"{what} must be a URL of a folder, such as s3://bucket/run; got {url!r}")
+
+
+def child(url: str, name: str) -> str:
+    """Return the URL of a file in a folder."""
+    return f"{url.rstrip('/')}/{name}"
 
 
 def last_name(url: str) -> str:
@@ -53,7 +70,10 @@ def naming(url: str, what: str = "read") -> Iterator[None]:
         raise ValueError(f"{url}: {error}" if url not in str(error) else str(error)) from None
     except Exception as error:  # each kind of place has errors of its own
         said = " ".join(str(error).split()) or type(error).__name__
-        raise ConnectionError(f"{url}: cannot be {what}: {said:.200}; are the credentials right?") from None
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+        raise ConnectionError(
+            f"{url}: cannot be {what}: {said:.200}{'' if full else '; are the credentials right?'}"
+        ) from None
 
 
 def filesystem(url: str) -> tuple[Any, str]:
@@ -158,6 +178,9 @@ def upload_folder(folder: Path | str, url: str) -> str:
     Example:
         upload_folder("data/openwebtext", "s3://bucket/openwebtext")
     """
+    check_url(url, "the place")
+    if MIRROR in names_at(url):
+        raise ValueError(f"{url}: holds the copy of a run ({MIRROR}); name another place")
     files = [file for file in sorted(Path(folder).rglob("*")) if file.is_file() and not file.name.startswith(".")]
     for file in sorted(files, key=lambda file: file.name in ("config.json", "index.json")):
         put(file, f"{url.rstrip('/')}/{file.relative_to(folder).as_posix()}")
@@ -176,12 +199,50 @@ def put(content: Path | bytes, url: str) -> None:
     """
     fs, path = filesystem(url)
     with naming(url, "written"):
-        if url.partition("://")[0] not in FLAT:
-            fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+        _make_folder(fs, url, path)
         if isinstance(content, bytes):
             fs.pipe_file(path, content)
         else:
             fs.put_file(os.fspath(content), path)
+
+
+def put_whole(content: bytes, url: str) -> None:
+    """Write a small file elsewhere in one step: what is there before is there until all of the new one is.
+
+    Raises:
+        FileNotFoundError, ConnectionError, ImportError: see `naming`.
+    """
+    fs, path = filesystem(url)
+    with naming(url, "written"):
+        if _is_flat(url):  # a whole object at a time is all that these know
+            fs.pipe_file(path, content)
+            return
+        _make_folder(fs, url, path)
+        above, _, name = path.rpartition("/")
+        temporary = f"{above}/.{name}.{secrets.token_hex(4)}"
+        try:
+            fs.pipe_file(temporary, content)
+            fs.mv(temporary, path)
+        finally:
+            with suppress(Exception):
+                fs.rm_file(temporary)
+
+
+def _is_flat(url: str) -> bool:
+    return bool(FLAT & {*url.partition("://")[0].split(":")})
+
+
+def _make_folder(fs: Any, url: str, path: str) -> None:
+    if not _is_flat(url):
+        fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+
+
+def names_at(url: str) -> set[str]:
+    """Return the names in a folder elsewhere; none where there is no such folder."""
+    try:
+        return folders_in(url)
+    except FileNotFoundError:
+        return set()
 
 
 @contextmanager

@@ -68,6 +68,7 @@ def run_settings(folder: Path, left_out: Collection[str] = ()) -> dict[str, Any]
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         tree: dict[str, Any] = {**record["run"], "out": str(folder)}
+        tree.pop("mirror", None)  # a file asks for no copy
         for group in ("optimizer", "trainer"):
             tree[group] = {name: value for name, value in record[group].items() if name != "class"}
         if record.get("start"):

@@ -62,13 +62,18 @@ class Keep(Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         self.metrics.flush()
         trainer.save_checkpoint(self.path)
-        step = trainer.global_step
-        last = step == trainer.max_steps or trainer.should_stop
+        last = trainer.global_step == trainer.max_steps or trainer.should_stop
+        if self.mirrored and last:
+            self._wait(trainer)
         if self.mirroring is not None:
-            self.mirroring.begin(step, last)
+            self.mirroring.begin(trainer.global_step)
         if self.mirrored and last:  # no process ends before: a launcher would take the one that copies with it
-            while not trainer.strategy.broadcast(self.mirroring is None or self.mirroring.done()):
-                pass
+            self._wait(trainer)
+
+    def _wait(self, trainer: Trainer) -> None:
+        """Wait, in all processes, until nothing is being copied any more; no collective operation takes long."""
+        while not trainer.strategy.broadcast(self.mirroring is None or self.mirroring.done()):
+            pass
 
 
 class Best(Callback):

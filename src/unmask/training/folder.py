@@ -43,10 +43,10 @@ def held(out: Path) -> Iterator[None]:
 
 def contents(out: Path) -> list[str]:
     """Return the names of what a run has written into a folder; run.json, which says some of them, is the last."""
-    return [name for name in (*CONTENTS, *_codec_files(out), RUN) if os.path.lexists(out / name)]
+    return [name for name in (*CONTENTS, *codec_files(out), RUN) if os.path.lexists(out / name)]
 
 
-def _codec_files(out: Path) -> list[str]:
+def codec_files(out: Path) -> list[str]:
     """Return the names of the files that the codec of a run needs."""
     try:
         names = json.loads((out / RUN).read_text(encoding="utf-8"))["codec_files"]

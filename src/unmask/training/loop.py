@@ -178,6 +178,7 @@ def _new_agreement(model: MaskedDiffusion, data: DataSet, run: Run, settings: Tr
     """Return what compares the processes at the start."""
     step = str(checkpoint_step(run.checkpoint)) if run.checkpoint.is_file() else "none"
     facts = {"training data": data.split("train").checksum, "checkpoint": step}
+    facts["copies elsewhere"] = str(run.mirror is not None)
     facts["settings"] = settings_sum(run.batch_size, run.seed, run.precision, settings.accumulate_grad_batches)
     if step == "none":
         facts["initial weights"] = weights_sum(model)

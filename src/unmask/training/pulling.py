@@ -4,10 +4,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from unmask.storage.checkpoint import checkpoint_step, remove_unused_shards
+from unmask.storage.files import HOLDER, LOCK
 from unmask.storage.folders import CHECKPOINT, CONFIG, INDEX, RUN
 from unmask.storage.mirror import Mirror, read_mirror, receive
-from unmask.storage.remote import fetch, is_remote, names_below
-from unmask.training.folder import contents, held
+from unmask.storage.remote import check_url, child, fetch, is_remote, names_below
+from unmask.training.folder import CONTENTS, codec_files, held
 from unmask.training.run import read_record
 
 
@@ -33,10 +34,9 @@ def pull(url: str, folder: Path | str) -> int | None:
     Example:
         step = unmask.pull("s3://bucket/runs/mine", "runs/mine")
     """
-    if not is_remote(url):
-        raise ValueError(f"{url}: is no URL, such as s3://bucket/run")
-    if is_remote(folder) or Path(folder).is_file():
-        raise ValueError(f"{folder}: is no folder of this machine")
+    check_url(url, "what is pulled")
+    if not str(folder) or is_remote(folder) or Path(folder).is_file():
+        raise ValueError(f"{str(folder)!r} is no folder of this machine")
     folder = Path(folder)
     mirror = read_mirror(url)
     if mirror is not None:
@@ -48,21 +48,23 @@ def pull(url: str, folder: Path | str) -> int | None:
     if here - names or here & {CONFIG, INDEX}:  # else an earlier one was cut off
         raise ValueError(f"{folder}: is not empty; name another folder")
     for name in sorted(names, key=lambda name: name in (CONFIG, INDEX)):
-        fetch(f"{url.rstrip('/')}/{name}", folder / name)
+        fetch(child(url, name), folder / name)
     return None
 
 
 def _pull_run(url: str, folder: Path, mirror: Mirror) -> int:
     with held(folder):
-        there = contents(folder)
-        known = read_record(folder).get("id") if RUN in there else None
-        if there and known != mirror.run:
+        known = read_record(folder).get("id") if (folder / RUN).is_file() else None
+        others = [entry.name for entry in folder.iterdir() if entry.name not in (LOCK, HOLDER)]
+        if known != mirror.run and (known is not None or others):
             raise ValueError(f"{folder}: holds something else than the run at {url}; name another folder")
         step = -1
         with suppress(FileNotFoundError, ValueError):  # none, or a damaged one
             step = checkpoint_step(folder / CHECKPOINT)
-        if step >= max(mirror.step, 0):
+        if step > mirror.step:
             return step
-        mirror = receive(url, folder, lambda mirror: {path: path for path in mirror.files})
+        receive(url, folder, lambda path: path == RUN)  # which says what else is the run's
+        own = {RUN, *CONTENTS, *codec_files(folder)}
+        mirror = receive(url, folder, lambda path: path.partition("/")[0] in own)
         remove_unused_shards(folder / CHECKPOINT.parent)
         return mirror.step

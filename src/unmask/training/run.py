@@ -23,6 +23,7 @@ With `unmask.storage.checkpoint.averaged_weights` that is enough to build the mo
 
 import json
 import os
+import re
 import secrets
 from dataclasses import fields, replace
 from importlib.metadata import version
@@ -89,7 +90,7 @@ def new_record(
         "run": plain_settings(replace(run, mirror=None)),
         "trainer": plain_settings(trainer),
         "id": secrets.token_hex(8),
-        **({"mirror": run.mirror} if run.mirror else {}),
+        **({"mirror": re.sub("//[^/]*@", "//", run.mirror)} if run.mirror else {}),  # without a password
         "processes": processes_of(trainer),
         "precision": {"choice": choice.precision, "reason": choice.reason},
         "versions": {"unmask": version("unmask"), "torch": torch.__version__},

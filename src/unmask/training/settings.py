@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unmask.storage.folders import BEST, CHECKPOINT
-from unmask.storage.remote import is_remote
+from unmask.storage.remote import check_url, is_remote
 
 
 @dataclass(frozen=True)
@@ -156,8 +156,8 @@ class Run:
             raise ValueError("out must name a folder, got an empty string")
         if is_remote(self.out):
             raise ValueError(f"out must be a folder of this machine, got {self.out}; that can be its --mirror")
-        if self.mirror is not None and not is_remote(self.mirror):
-            raise ValueError(f"mirror must be a URL, such as s3://bucket/run; got {self.mirror!r}")
+        if self.mirror is not None:
+            check_url(self.mirror, "mirror")
         if not 0 <= self.label_dropout < 1:
             raise ValueError(f"label_dropout must be in [0, 1), got {self.label_dropout}")
         if not 0 <= self.ema < 1:
