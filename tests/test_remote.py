@@ -24,9 +24,13 @@ from unmask.data.remote import RemoteShards
 from unmask.exporting import export
 from unmask.model import MaskedDiffusion
 from unmask.networks.transformer import Transformer
-from unmask.storage.folders import cache_folder
+from unmask.storage.checkpoint import checkpoint_step, save_tree
+from unmask.storage.folders import CHECKPOINT, cache_folder
 from unmask.storage.remote import fetch_folder, upload_folder
 from unmask.storage.shard_cache import LIMIT
+from unmask.training import pull
+from unmask.training.mirroring import Mirroring
+from unmask.training.run import COMPARED
 
 PLACE = "memory://bucket/texts"
 
@@ -211,6 +215,19 @@ def test_a_real_server(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         model = MaskedDiffusion(Transformer(5, (4,), width=8, depth=1, heads=2), unmask.Symbols(5))
         model.push_to_hub("s3://bucket/model")
         assert unmask.load("s3://bucket/model").weights_sha256 == model.weights_sha256
+        run = tmp_path / "run"
+        for step in (1, 2):
+            save_tree({"global_step": step}, run / CHECKPOINT)
+            (run / "run.json").write_text(json.dumps({"id": "a"} | {name: {} for name in COMPARED}))
+            mirroring = Mirroring(run, "s3://bucket/run", "a")
+            mirroring.check(step - 1, False)
+            mirroring.begin(step)
+            mirroring.finish(step)
+        assert pull("s3://bucket/run", tmp_path / "pulled") == 2
+        assert checkpoint_step(tmp_path / "pulled" / CHECKPOINT) == 2
+        assert len(fsspec.filesystem("s3").find("bucket/run")) == 3  # the list, and no file of the first step
+        with pytest.raises((FileNotFoundError, ConnectionError), match="^s3://nobucket/run"):
+            Mirroring(run, "s3://nobucket/run", "a").check(-1, False)
         with pytest.raises(FileNotFoundError, match="s3://bucket/none: no such file or folder"):
             Corpus("s3://bucket/none", 16).split("all")
         with pytest.raises((FileNotFoundError, ConnectionError), match="^s3://nobucket/m: "):
