@@ -18,6 +18,7 @@ import unmask.networks
 import unmask.objectives  # noqa: F401  (all their classes can then be named)
 from unmask.data.base import DataSet
 from unmask.data.benchmarks import BENCHMARKS, find_file
+from unmask.devices import find_device
 from unmask.evaluation.likelihood import likelihood
 from unmask.evaluation.zeroshot import zeroshot
 from unmask.model import MaskedDiffusion
@@ -151,7 +152,7 @@ class Work:
         if (folder / MODEL / CONFIG).is_file():  # trained, and not measured yet
             model, seconds = load(folder), None
         else:
-            model = self.train(folder, seed, self.plan())
+            model = self.train(folder, seed, self.plan()).to(find_device())  # lightning leaves it on the CPU
             seconds = None if begun else time.perf_counter() - start
         found = {"seed": seed, "run": str(folder), "steps": model.about["steps"], "seconds": seconds}
         found |= measure(model, self.row, self.request, self.data, self.judge)

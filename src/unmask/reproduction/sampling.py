@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from unmask.data.base import DataSet
+from unmask.devices import find_device
 from unmask.evaluation.frechet import find_features, frechet
 from unmask.evaluation.generative import generative
 from unmask.evaluation.judge import Judge
@@ -41,8 +42,8 @@ def find_judge(request: Request, data: DataSet) -> Any:
         return None
     judge = JUDGES[kind] if request.judge is None else request.judge
     if kind == "texts":
-        return Judge(judge) if isinstance(judge, str) else judge
-    return find_features(data.codec, data.shape, judge, "cpu")
+        return Judge(judge, device=find_device()) if isinstance(judge, str) else judge
+    return find_features(data.codec, data.shape, judge, find_device())
 
 
 def samplers_of(kind: str, steps: Sequence[int]) -> list[tuple[str, str, int | None, Sampler]]:
