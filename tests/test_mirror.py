@@ -375,7 +375,7 @@ def test_an_older_process_does_not_write_over_a_newer_one(tmp_path: Path, capsys
     old.begin(101)
     assert old.done(30.0)
     old.begin(102)
-    with pytest.raises(ConnectionError, match=f"{URL}: another process writes there now"):
+    with pytest.raises(ConnectionError, match=f"{URL}: another process has written mirror.json"):
         old.finish(103)
     assert there() == before and read_mirror(URL).step == 900  # type: ignore[union-attr]
 
@@ -416,6 +416,7 @@ def test_pull_goes_on_where_it_was_cut_off(tmp_path: Path, monkeypatch: pytest.M
             patch.setattr(mirror_module, "fetch", limited)
             with pytest.raises(KeyboardInterrupt):
                 pull(URL, out)
+        assert not (out / "checkpoints" / "last.safetensors").exists()  # so that nothing goes on from there
         assert pull(URL, out) == 4 and here(out) == here(tmp_path / "run")
 
 

@@ -5,7 +5,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from unmask.storage.remote import MIRROR, fetch_folder, folders_in, is_remote, last_name
+from unmask.storage.remote import MIRROR, child, fetch_folder, folders_in, is_remote, last_name
 
 CONFIG, WEIGHTS, CARD, TOKENIZER = "config.json", "model.safetensors", "README.md", "tokenizer.json"
 TEMPLATE = "chat_template.jinja"
@@ -37,12 +37,12 @@ def _copy(url: str) -> Path:
 
         return receive_model(url, place)
     if CONFIG not in names and MODEL in names:
-        return fetch_folder(f"{url.rstrip('/')}/{MODEL}", place, lambda name: name.endswith(KINDS))
+        return fetch_folder(child(url, MODEL), place, lambda name: name.endswith(KINDS))
     if not names & {CONFIG, RUN}:
         raise FileNotFoundError(f"{url}: neither a model nor a run: no {CONFIG} or {RUN} there")
     folder = fetch_folder(url, place, lambda name: name.endswith(KINDS))
     if CONFIG not in names and CHECKPOINT.parent.name in names:
-        above = f"{url.rstrip('/')}/{CHECKPOINT.parent}"
+        above = child(url, CHECKPOINT.parent.name)
         fetch_folder(above, folder / CHECKPOINT.parent, lambda name: name == CHECKPOINT.name)
     return folder
 

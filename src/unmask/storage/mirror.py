@@ -3,8 +3,8 @@
     mirror.json     {"run", "step", "files": {path in the run's folder: SHA-256}, "owner", "next", "unused": [...]}
     checkpoints/last-3f9ac01b54d2e877.safetensors, ...
 
-What the list names is never written again, and the list is replaced in one step. So it is of one checkpoint, whole,
-whatever is killed when. Of the folder elsewhere nothing is removed but what a list has named.
+What the list names is never written again, and the list is replaced in one step. So it always is of one whole
+checkpoint, wherever a copy is cut off. Nothing is removed from the folder elsewhere but what a list has named.
 """
 
 import json
@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from unmask.storage.files import checksum
-from unmask.storage.folders import CHECKPOINT, MODEL, RUN
+from unmask.storage.folders import CHECKPOINT, MODEL
 from unmask.storage.objects import MOST_JSON
 from unmask.storage.remote import MIRROR, child, fetch, filesystem, is_inside, naming, put, put_whole
 
@@ -34,7 +34,7 @@ class Mirror:
         run: which run it is (`id` in its run.json).
         step: of its checkpoint; -1: nothing was copied yet.
         files: path in the folder of the run: SHA-256.
-        owner: of the copy, the process that may write it: what no other one has written.
+        owner: random text of the process that may write the copy.
         next: which run is to take its place; empty: none.
         unused: names of files that may still be there, and that nothing needs.
     """
@@ -53,7 +53,7 @@ class Mirror:
 
 
 class TakenOverError(ConnectionError):
-    """Another process writes the copy."""
+    """Another process has written the list of a copy, or it was removed."""
 
 
 def versioned(path: str, sha256: str) -> str:
@@ -91,9 +91,8 @@ def read_mirror(url: str) -> Mirror | None:
 def _parsed(content: Any) -> Mirror:
     found = Mirror(**content)
     texts = (found.run, found.owner, found.next, *found.files, *found.files.values(), *found.unused)
-    if not all(isinstance(one, str) for one in texts) or not isinstance(found.unused, list) or found.unused == [""]:
-        raise ValueError("not as it was written")
-    if not isinstance(found.step, int) or not isinstance(found.files, dict):
+    kinds = ((found.step, int), (found.files, dict), (found.unused, list), *((text, str) for text in texts))
+    if not all(isinstance(value, kind) for value, kind in kinds):
         raise ValueError("not as it was written")
     if not all(re.fullmatch("[0-9a-f]{64}", sha256) for sha256 in found.files.values()):
         raise ValueError("a checksum is none")
@@ -124,12 +123,12 @@ def send(folder: Path, url: str, run: str, step: int, owner: str = "", missing: 
         missing: names that are listed there, but gone.
 
     Raises:
-        TakenOverError: another process has written there; nothing was changed.
+        TakenOverError: the list is not of this owner; nothing was changed.
         ConnectionError, ImportError: see `unmask.storage.remote.naming`. The copy is what it was before then.
     """
     there = read_mirror(url)
     if owner != ("" if there is None else there.owner):
-        raise TakenOverError(f"{url}: another process writes there now: it is copied no more")
+        raise TakenOverError(f"{url}: another process has written {MIRROR}, or it was removed: no more is copied there")
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     sums = {name: checksum(path) for name, path in files.items()}
     old, new = there or Mirror(run, owner=owner), Mirror(run, step, sums, owner)
@@ -138,11 +137,10 @@ def send(folder: Path, url: str, run: str, step: int, owner: str = "", missing: 
     for name, path in files.items():
         if versioned(name, sums[name]) in coming:
             put(path, child(url, versioned(name, sums[name])))
-    unused = sorted((old.names | {*old.unused}) - new.names)
-    write_mirror(url, replace(new, unused=unused))
-    if left := _remove(url, unused):
-        return replace(new, unused=left)
-    if unused:
+    new = replace(new, unused=sorted((old.names | {*old.unused}) - new.names))
+    write_mirror(url, new)
+    if new.unused:
+        new = replace(new, unused=_remove(url, new.unused))
         write_mirror(url, new)
     return new
 
@@ -161,7 +159,7 @@ def _remove(url: str, names: list[str]) -> list[str]:
 
 
 def receive(url: str, folder: Path, wanted: Callable[[str], bool]) -> Mirror:
-    """Fetch files of the copy of a run: run.json first, the checkpoint last.
+    """Fetch files of the copy of a run, the checkpoint last: what is cut off is not gone on with.
 
     Args:
         url: of the copy.
@@ -183,7 +181,7 @@ def _received(url: str, folder: Path, wanted: Callable[[str], bool]) -> Mirror:
     mirror = read_mirror(url)
     if mirror is None or mirror.step < 0:
         raise FileNotFoundError(f"{url}: no checkpoint of a run was copied there yet")
-    for path in sorted(filter(wanted, mirror.files), key=lambda path: (path != RUN, path == CHECKPOINT.as_posix())):
+    for path in sorted(filter(wanted, mirror.files), key=lambda path: path == CHECKPOINT.as_posix()):
         sha256 = mirror.files[path]
         if not (folder / path).is_file() or checksum(folder / path) != sha256:
             fetch(child(url, versioned(path, sha256)), folder / path, sha256)

@@ -121,7 +121,7 @@ def fetch_folder(url: str, folder: Path, wanted: Callable[[str], bool]) -> Path:
     with naming(url):
         fs.invalidate_cache(path)
         found = {last_name(one["name"]): one["name"] for one in fs.ls(path, detail=True) if one["type"] == "file"}
-        plain = {name: place for name, place in found.items() if name and not {"\\", ":"} & set(name)}
+        plain = {name: place for name, place in found.items() if is_inside(name)}
         versions = {name: str(fs.ukey(place)) for name, place in plain.items() if wanted(name)}
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
@@ -130,7 +130,7 @@ def fetch_folder(url: str, folder: Path, wanted: Callable[[str], bool]) -> Path:
             (folder / name).unlink(missing_ok=True)
         for name, version in sorted(versions.items(), key=lambda one: one[0] == "config.json"):  # that one last
             if known.get(name) != version or not (folder / name).is_file():
-                fetch(f"{url.rstrip('/')}/{name}", folder / name)
+                fetch(child(url, name), folder / name)
         with replacing(folder / FETCHED) as target:
             target.write_text(json.dumps(versions), encoding="utf-8")
     return folder
@@ -145,7 +145,7 @@ def _known(folder: Path) -> dict[str, str]:
 
 
 def names_below(url: str) -> set[str]:
-    """Return the names of the files below a folder elsewhere, relative to it; those that would lie outside are left."""
+    """Return the names of the files below a folder elsewhere, relative to it, but for any that would lie outside."""
     fs, path = filesystem(url)
     with naming(url):
         fs.invalidate_cache(path)
@@ -183,16 +183,12 @@ def upload_folder(folder: Path | str, url: str) -> str:
         raise ValueError(f"{url}: holds the copy of a run ({MIRROR}); name another place")
     files = [file for file in sorted(Path(folder).rglob("*")) if file.is_file() and not file.name.startswith(".")]
     for file in sorted(files, key=lambda file: file.name in ("config.json", "index.json")):
-        put(file, f"{url.rstrip('/')}/{file.relative_to(folder).as_posix()}")
+        put(file, child(url, file.relative_to(folder).as_posix()))
     return url
 
 
-def put(content: Path | bytes, url: str) -> None:
-    """Write a file elsewhere.
-
-    Args:
-        content: bytes, or a file of this machine.
-        url: of the file.
+def put(file: Path, url: str) -> None:
+    """Copy a file of this machine to a place elsewhere.
 
     Raises:
         FileNotFoundError, ConnectionError, ImportError: see `naming`.
@@ -200,10 +196,7 @@ def put(content: Path | bytes, url: str) -> None:
     fs, path = filesystem(url)
     with naming(url, "written"):
         _make_folder(fs, url, path)
-        if isinstance(content, bytes):
-            fs.pipe_file(path, content)
-        else:
-            fs.put_file(os.fspath(content), path)
+        fs.put_file(os.fspath(file), path)
 
 
 def put_whole(content: bytes, url: str) -> None:

@@ -15,8 +15,7 @@ from unmask.training.run import read_record
 def pull(url: str, folder: Path | str) -> int | None:
     """Fetch what a run with `Run.mirror` has copied elsewhere, or what `unmask push` has put there.
 
-    A run that is in the folder already is brought to the checkpoint of its copy; where it has come as far by itself, it
-    stays as it is.
+    A run that is in the folder already is brought to the checkpoint of its copy, unless it is further than that.
 
     Args:
         url: of the run's copy, of a model or of a corpus, such as s3://bucket/run.
