@@ -251,3 +251,10 @@ def test_a_model_of_scores(tmp_path: Path) -> None:
     few = unmask.Tweedie(steps=4)
     one, other = (found.sample(2, sampler=few, generator=seeded(0)) for found in (again, model))
     assert torch.equal(one, other)
+
+
+def test_under_log_linear_noise_euler_takes_the_steps_of_tweedie() -> None:
+    t, s = torch.tensor([1.0, 0.7, 0.2]).double(), torch.tensor([0.7, 0.2, 0.0]).double()
+    for schedule, same in ((Linear(), True), (Cosine(), False)):
+        both = [kind(schedule, steps=3).reveal_rate(t, s) for kind in (unmask.Euler, unmask.Tweedie)]
+        assert torch.allclose(*both, atol=1e-12) == same

@@ -54,11 +54,15 @@ GRIDS: tuple[Grid, ...] = ("uniform", "cosine")
 
 @dataclass(frozen=True)
 class FrechetReport(Report):
-    """Fréchet distances of test images, and of samples of each sampler, to the training images."""
+    """Fréchet distances of test images, and of samples of each sampler, to the training images.
+
+    Attributes:
+        rows: as printed and, of each, its `line` in the figure and its number of `steps`, None where it has none.
+    """
 
     def shown(self) -> list[dict[str, Any]]:
-        """Return the rows without the line of the figure that they belong to."""
-        return [{name: value for name, value in row.items() if name != "line"} for row in self.rows]
+        """Return the rows without what the name of the sampler says."""
+        return [{name: value for name, value in row.items() if name not in ("line", "steps")} for row in self.rows]
 
     def figure(self) -> Picture:
         """Draw distances against network calls, a line for each schedule and grid."""
@@ -120,7 +124,7 @@ def frechet(
     classes = model.network.classes
     label = None if classes is None else torch.arange(samples) % classes
     seen = gather(extractor, (x for x, _ in data.split("test").batches(batch_size, samples)))
-    rows = [_row("test images", "test images", real, seen, None, 1)]
+    rows = [_row("test images", "test images", real, seen, None, 1) | {"steps": None}]
     tqdm.write(brief(rows[0]), sys.stderr)
     for sampler in tqdm(chosen, desc="samplers", unit="sampler"):
         how: dict[str, Any] = {"seed": seed, "batch_size": batch_size}
@@ -138,7 +142,7 @@ def frechet(
         kind = _kind(sampler)
         name = f"{kind}, {sampler.steps} steps" if isinstance(sampler, Ancestral) else kind
         calls = [float(one) for batch in called for one in batch]
-        rows.append(_row(name, kind, real, torch.cat(found), calls, classes or 1))
+        rows.append(_row(name, kind, real, torch.cat(found), calls, classes or 1) | {"steps": _steps(sampler)})
         tqdm.write(brief(rows[-1]), sys.stderr)
     protocol = {
         "features": extractor.name,
@@ -225,6 +229,10 @@ def _kind(sampler: Sampler) -> str:
     if isinstance(sampler, Ancestral):
         return f"{type(sampler.schedule).__name__}, {sampler.grid} grid"
     return type(sampler).__name__
+
+
+def _steps(sampler: Sampler) -> int | None:
+    return getattr(sampler, "steps", None)
 
 
 def _row(

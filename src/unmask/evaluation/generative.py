@@ -108,8 +108,8 @@ def generative(
     codec = model.codec
     if not isinstance(codec, Text):
         raise ValueError(f"generative perplexity is for models of texts; this one's tokens are {codec}")
-    several = isinstance(sampler, Sequence)
     fitted = [model.fit_sampler(one) for one in (sampler if isinstance(sampler, Sequence) else [sampler])]
+    several = len(fitted) > 1
     chosen = [replace(one, temperature=value) for one in fitted for value in temperatures] or fitted
     compared = _compared(model, data)
     if mauve and compared is None:

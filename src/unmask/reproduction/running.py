@@ -64,7 +64,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Work:
-    """What a row is trained with, whatever its seed.
+    """What a row is trained with, the same for all seeds.
 
     Attributes:
         name: short name of the row.

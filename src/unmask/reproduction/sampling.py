@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from unmask.data.base import DataSet
@@ -42,8 +43,8 @@ def find_judge(request: Request, data: DataSet) -> Any:
         return None
     judge = JUDGES[kind] if request.judge is None else request.judge
     if kind == "texts":
-        return Judge(judge, device=find_device()) if isinstance(judge, str) else judge
-    return find_features(data.codec, data.shape, judge, find_device())
+        return judge if isinstance(judge, Judge) else Judge(str(judge), device=find_device())
+    return find_features(data.codec, data.shape, str(judge) if isinstance(judge, Path) else judge, find_device())
 
 
 def samplers_of(kind: str, steps: Sequence[int]) -> list[tuple[str, str, int | None, Sampler]]:
@@ -74,12 +75,10 @@ def measure_samples(model: MaskedDiffusion, row: Row, request: Request, data: Da
     table, count = TABLES[request.table], request.limit or 0
     if table.judged == "images":
         report: Any = frechet(model, data, features=judge, samples=count, steps=table.sampling_steps)
-        drawn = [found for found in report.rows if found["calls"] is not None]
-        each = [_steps_of(found["line"], found["sampler"]) for found in drawn]
         samples: list[dict[str, Any]] = [
-            {"sampler": found["line"], "draws": EXACT, "steps": steps, "calls": found["calls"]}
+            {"sampler": found["line"], "draws": EXACT, "steps": found["steps"], "calls": found["calls"]}
             | {"distance": [*found["distance"]]}
-            for steps, found in zip(each, drawn, strict=True)
+            for found in report.rows[1:]
         ]
         real = {"distance": [*report.rows[0]["distance"]]}
         return {"protocol": report.protocol, "samples": samples, "real": real}
@@ -89,19 +88,13 @@ def measure_samples(model: MaskedDiffusion, row: Row, request: Request, data: Da
     samples = [
         {"sampler": name, "draws": draws, "steps": steps, "calls": found["calls"]}
         | {figure: [*found[figure]] for figure in figures}
-        for (name, draws, steps, _), found in zip(chosen, report.rows, strict=False)
+        for (name, draws, steps, _), found in zip(chosen, report.rows[:-1], strict=True)
     ]
     return {
         "protocol": report.protocol,
         "samples": samples,
         "real": {figure: [*report.rows[-1][figure]] for figure in figures},
     }
-
-
-def _steps_of(line: str, name: str) -> int | None:
-    """Return the number of steps that the name of a sampler says, after its line."""
-    rest = name.removeprefix(line).removeprefix(", ").removesuffix(" steps")
-    return int(rest) if rest.isdigit() else None
 
 
 def sample_rows(table: Table, rows: Sequence[tuple[Row, Sequence[dict[str, Any]]]]) -> list[dict[str, Any]]:
