@@ -15,7 +15,7 @@ class Common(BaseModel):
     model_config = ConfigDict(extra="forbid")
     model: str | None = Field(None, max_length=1000, description="name of the model; the first if not given")
     label: str | int | None = Field(None, description="class of the example, by name or number")
-    seed: int = Field(0, ge=0, le=SEED, description="example i depends on (seed, i) alone, whatever its batch")
+    seed: int = Field(0, ge=0, le=SEED, description="example i depends on (seed, i) alone, not on its batch")
 
 
 class Draw(Common):
