@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 import fresh
 from unmask.cli.main import main
 from unmask.model import MaskedDiffusion
+from unmask.storage import mirror
 from unmask.storage.checkpoint import checkpoint_step
 from unmask.training.peers import _announce_ends
 
@@ -48,6 +49,38 @@ def test_two_processes_train_one_model_and_one_that_is_killed_is_named(
     assert MaskedDiffusion.from_pretrained(out / "model").about["steps"] == steps
     assert main([*TWO, "--out", str(out)]) == 1
     assert "holds a run" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_ctrl_c_to_two_processes_leaves_a_whole_copy(tmp_path: Path) -> None:
+    """Also one that takes longer than lightning waits before it kills this process."""
+    out, copy = tmp_path / "run", tmp_path / "copy"
+    checkpoint = out / "checkpoints" / "last.safetensors"
+    command = [*TWO, "--trainer.max_steps", "1000000", "--mirror", f"file://{copy}", "--out", str(out)]
+    first = fresh.start(_train_with_slow_copies, command, folder=tmp_path, shown=tmp_path)
+    while not checkpoint.exists() and first.is_alive():
+        time.sleep(0.02)
+    (other,) = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
+    for process in (int(other), first.pid):
+        os.kill(process, signal.SIGINT)  # type: ignore[arg-type]
+    first.join(60)
+    error = (tmp_path / "err").read_text()
+    assert first.exitcode == 130 and "Ctrl-C leaves it as it is" in error, error
+    there = mirror.read_mirror(f"file://{copy}")
+    assert there is not None and there.step == checkpoint_step(checkpoint)
+    assert not Path(f"/proc/{other}").exists()
+
+
+def _train_with_slow_copies(command: list[str]) -> None:
+    original = mirror.put
+
+    def slow(path: Path, url: str) -> None:
+        if "last-" in url:
+            time.sleep(subprocess_script._ChildProcessObserver(0, [])._sleep_period + 2)
+        original(path, url)
+
+    mirror.put = slow
+    fresh._command(tuple(command), Path())
 
 
 @pytest.mark.parametrize(

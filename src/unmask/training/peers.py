@@ -20,6 +20,8 @@ from unmask.training.stopping import unhurried
 
 OBSERVER = "lightning.fabric.strategies.launchers.subprocess_script"
 """The logger of lightning's that says that a process has ended, before it kills all others."""
+SAY = 3.0
+"""Seconds that another process has to say why it ends."""
 HOW = "; start all processes within that time, or raise --peer_timeout"
 
 
@@ -40,6 +42,7 @@ def peers_named(trainer: Trainer, seconds: int, kept: str = "") -> Iterator[None
         return
     me = f"process {trainer.global_rank} of {trainer.world_size}"
     strategy: Any = trainer.strategy
+    others = _Others()
     if isinstance(strategy, DDPStrategy | ModelParallelStrategy):
         strategy._timeout = timedelta(seconds=seconds)  # lightning sets it for strategies that are objects alone
     _announce_ends()
@@ -50,29 +53,30 @@ def peers_named(trainer: Trainer, seconds: int, kept: str = "") -> Iterator[None
             where = f"{address[0]}:{address[1]}"
             raise ConnectionError(f"{me}: process 0 did not come to {where} within {seconds} s{HOW}")
     heart = Heartbeat(trainer.global_rank, trainer.world_size, max(3 * EVERY, min(SILENT, seconds)), kept)
-    trainer.callbacks.insert(0, _Beats(heart))  # type: ignore[attr-defined]
-    try:
-        yield
-        heart.stop()
-    except RuntimeError as error:
-        heart.stop(LOST)
-        said = " ".join(str(error).split())
-        if isinstance(error, torch.distributed.DistStoreError) and "clients joined" in said:
-            raise ConnectionError(
-                f"{me}: the others did not come within {seconds} s ({said.rstrip('.')}){HOW}"
-            ) from error
-        if not isinstance(error, torch.distributed.DistError) and "gloo/transport" not in said:
-            heart.stop(said)
+    trainer.callbacks[:0] = [others, _Beats(heart)]  # type: ignore[attr-defined]
+    with others.ended():
+        try:
+            yield
+            heart.stop()
+        except RuntimeError as error:
+            heart.stop(LOST)
+            said = " ".join(str(error).split())
+            if isinstance(error, torch.distributed.DistStoreError) and "clients joined" in said:
+                raise ConnectionError(
+                    f"{me}: the others did not come within {seconds} s ({said.rstrip('.')}){HOW}"
+                ) from error
+            if not isinstance(error, torch.distributed.DistError) and "gloo/transport" not in said:
+                heart.stop(said)
+                raise
+            gone = others.failed()
+            with unhurried():
+                lost = f"{', '.join(gone)} ended early" if gone else heart.ended()
+            lost = lost or "another one ended early, or does not answer"
+            said = said.partition("] ")[2].partition(". ")[0] or said
+            raise ConnectionError(f"{me}: {lost}, at step {trainer.global_step} ({said})") from error
+        except BaseException as error:
+            heart.stop(" ".join(f"{error}".split()) or type(error).__name__)
             raise
-        gone = _ended(getattr(strategy.launcher, "procs", []))
-        with unhurried():
-            lost = f"{', '.join(gone)} ended early" if gone else heart.ended()
-        lost = lost or "another one ended early, or does not answer"
-        said = said.partition("] ")[2].partition(". ")[0] or said
-        raise ConnectionError(f"{me}: {lost}, at step {trainer.global_step} ({said})") from error
-    except BaseException as error:
-        heart.stop(" ".join(f"{error}".split()) or type(error).__name__)
-        raise
 
 
 class _Beats(Callback):
@@ -85,6 +89,41 @@ class _Beats(Callback):
         self.heart.start()
 
 
+class _Others(Callback):
+    """The processes that this one started by lightning, which kills this one if it sees that one of them has failed.
+
+    Where training fails here, it is kept from that: there may be a checkpoint to copy elsewhere.
+    """
+
+    def __init__(self) -> None:
+        self.left: list[subprocess.Popen] = []
+
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        started = getattr(trainer.strategy.launcher, "procs", [])
+        self.left += started
+        started.clear()  # the list that lightning looks at
+
+    def failed(self) -> list[str]:
+        """Return which have failed."""
+        for process in self.left:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.2)
+        return [f"process {i} (status {one.returncode})" for i, one in enumerate(self.left, 1) if one.returncode]
+
+    @contextmanager
+    def ended(self) -> Iterator[None]:
+        """Where training fails here, end those that do not end by themselves."""
+        try:
+            yield
+        except BaseException:
+            for process in self.left:
+                try:
+                    process.wait(SAY)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+            raise
+
+
 def _answers(address: tuple[str, int], seconds: int) -> bool:
     """Return whether somebody listens at an address, within some seconds; torch's own wait fills the screen."""
     end = time.monotonic() + seconds
@@ -94,14 +133,6 @@ def _answers(address: tuple[str, int], seconds: int) -> bool:
         if time.monotonic() > end:
             return False
         time.sleep(0.1)
-
-
-def _ended(processes: list[subprocess.Popen]) -> list[str]:
-    """Return which of the processes that this one started have failed."""
-    for process in processes:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(0.2)
-    return [f"process {i} (status {one.returncode})" for i, one in enumerate(processes, 1) if one.returncode]
 
 
 def _announce_ends() -> None:
