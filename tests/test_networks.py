@@ -1,6 +1,7 @@
 import copy
 import itertools
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -171,8 +172,9 @@ def test_cross_entropy_leaves_float64_alone_and_sums_bfloat16_in_float32() -> No
     torch.testing.assert_close(nll, torch.nn.functional.cross_entropy(exact(h.double()), target, reduction="none"))
 
 
-@pytest.mark.slow
-def test_a_network_with_a_head_compiles_what_training_calls() -> None:
+def test_a_network_with_a_head_compiles_what_training_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # without a C++ compiler's time
+
     class Bag(head.HeadedNetwork):
         """Every position sees the mean of all."""
 

@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 import yaml
@@ -160,10 +162,12 @@ def test_checkpointing_changes_nothing(network: UNet, dropout: float) -> None:
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.slow
 @torch._dynamo.config.patch(recompile_limit=2, fail_on_recompile_limit_hit=True)
-def test_a_compiled_network_is_the_same_at_every_shape(device: torch.device) -> None:
+def test_a_compiled_network_is_the_same_at_every_shape(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How often torch compiles, and what it is given; without the minutes that a C++ compiler takes for it."""
     torch._dynamo.reset()
+    backend = "inductor" if device.type == "cuda" else "eager"
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     network = UNet(5, (8, 8, 1), widths=(8, 16, 24), blocks=1, middle_depth=1, classes=3).to(device)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1, generator=seeded(0, device=device))
