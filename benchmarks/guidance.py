@@ -52,7 +52,7 @@ def main() -> None:
             here = label[start : start + 100]
             parts.append(model.sample(len(here), here, sampler=sampler, generator=generators(0, len(here), start)))
         drawn = torch.cat(parts)
-        entropy = mean_error(token_entropy(drawn, model.network.vocab_size))
+        entropy = mean_error(token_entropy(drawn))
         rows[f"guidance {guidance:g}"] = (
             f"{accuracy(classifier, drawn, label)}, entropy {entropy[0]:.3f} ± {entropy[1]:.3f}"
         )

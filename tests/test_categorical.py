@@ -62,3 +62,20 @@ def test_a_row_without_a_distribution_gives_the_mask(bad: float) -> None:
     logits[1, 2] = bad
     logits[2] = -torch.inf
     assert categorical(logits, torch.full((3,), 0.3, dtype=torch.float64)).tolist() == [1, 4, 4]
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 8.0])
+@pytest.mark.parametrize("top_p", [0.05, 0.9, 0.999])
+def test_the_nucleus_of_a_large_vocabulary(scale: float, top_p: float, device: torch.device) -> None:
+    """Of wide rows and narrow ones in one batch, found without sorting the narrow ones: the smallest set as likely."""
+    logits = scale * torch.randn(6, 20_000, generator=seeded(0))
+    logits[0, 7] += 30
+    logits[1, :17_000] = -torch.inf
+    found = filter_logits(logits.to(device), top_p=top_p).cpu()
+    kept = found > -torch.inf
+    assert torch.equal(found[kept], logits[kept])
+    p = logits.double().softmax(1)
+    total = (p * kept).sum(1)
+    least = torch.where(kept, p, 2).min(1).values
+    assert (total >= top_p - 1e-7).all() and (total - least < top_p + 1e-7).all()
+    assert (torch.where(kept, 0, p).max(1).values <= least).all()

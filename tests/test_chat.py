@@ -199,6 +199,13 @@ def test_an_answer_ends_at_the_first_special_token(tmp_path: Path) -> None:
         ("{{ messages | center(999999999) }}", "center"),
         ("{{ lipsum(n=100000) }}", "refuses"),
         ("{% include 'other' %}", "refuses"),
+        ("{{ 'a'.ljust(3000000000) }}", "ljust"),
+        ("{{ 'a'['center'](3000000000) }}", "center"),
+        ("{{ '{:>3000000000}'.format(1) }}", "format"),
+        (
+            "{% set text = range(9999) | list | string %}{{ text.replace(' ', text) }}",
+            "replace adds more than",
+        ),
     ],
 )
 def test_a_template_does_nothing_but_write(template: str, said: str, tmp_path: Path) -> None:
@@ -207,6 +214,11 @@ def test_a_template_does_nothing_but_write(template: str, said: str, tmp_path: P
         codec.encode_chat(TALK)
     assert "\n" not in str(found.value)
     assert str(tmp_path) in str(found.value)
+
+
+def test_texts_can_be_replaced(tmp_path: Path) -> None:
+    codec = Tokenizer.from_folder(write_chat(tmp_path, "{{ 'a-b-c'.replace('-', '', 1) }}{{ 'x' | replace('x', '') }}"))
+    assert codec.decode(codec.encode_chat(TALK).unsqueeze(0)) == ["ab-c"]
 
 
 @pytest.mark.parametrize("template", [5, {"a": 1}, ["x"], [{"name": "tools", "template": "x"}]])

@@ -19,7 +19,7 @@ from pretend_device import DEVICE, move, pretend_device
 from unmask.forward import mask, randomise, sample_times
 from unmask.networks.constrained import Constrained
 from unmask.randomness import generators, seeded
-from unmask.schedules import Cosine, CosineSignal, Linear, Schedule
+from unmask.schedules import Cosine, CosineSignal, Geometric, Linear, Schedule
 
 SCHEDULES = [Linear(), Cosine(), CosineSignal()]
 
@@ -178,6 +178,16 @@ def small(**settings: Any) -> unmask.Transformer:
     net = unmask.Transformer(5, (8,), width=16, depth=1, heads=2, time_conditioning=True, **settings).eval()
     torch.nn.init.normal_(net.head.weight, std=0.3)
     return net
+
+
+@pytest.mark.parametrize("beta_max", [20.0, 100.0])
+def test_a_schedule_that_loses_everything_long_before_the_end(beta_max: float) -> None:
+    network, schedule = unmask.Transformer(5, (6,), width=8, depth=1, heads=1).eval(), Geometric(beta_max=beta_max)
+    x = torch.randint(5, (200, 6), generator=seeded(0))
+    bound = unmask.UniformELBO(schedule, steps=1000)(network, x, generator=seeded(1)).nelbo
+    assert bound.isfinite().all() and bound.mean().item() == pytest.approx(6 * math.log(5), rel=0.1)
+    drawn = unmask.UniformAncestral(schedule, steps=50)(network, torch.full((4, 6), 5), generator=seeded(2))
+    assert (drawn < 5).all()
 
 
 def test_gradients_are_those_of_the_formula() -> None:

@@ -412,7 +412,7 @@ def test_parts_of_a_table(tmp_path: Path) -> None:
         ("a,a\n1,2\n", {}, "a.csv: two columns have the same name"),
         ("a,b\n1,2\n", {"columns": "a,c"}, "a.csv: has no column 'c', but a, b; --data.columns names them"),
         ("a,b\n1,2\n", {"columns": "a,a"}, "columns must be different names"),
-        ("a,b\n1,2\n", {"columns": "a,,b"}, "columns must be different names"),
+        ("a,b\n1,2\n", {"columns": "a,,b"}, "a.csv: has no column '', but a, b; --data.columns names them"),
         ("a,b\n1,2\n2,2\n", {"most": 1}, "a.csv: the column 'a' has 2 different values, .* at most 1 "),
         ("a,b\n1,\n2,\n", {"missing": "given"}, "a.csv: every cell of the column 'b' is empty; leave it out"),
     ],
@@ -423,10 +423,23 @@ def test_bad_tables(content: str, settings: Any, said: str, tmp_path: Path) -> N
         rows(Categories(str(tmp_path / "a.csv"), **settings))
 
 
+@pytest.mark.parametrize("names", [("age", " sex"), ("", "age"), ("a, b", "c "), ('"', "a")])
+def test_names_of_columns_come_back(names: tuple[str, ...], tmp_path: Path) -> None:
+    """Those with a space at an end, the one without a name that a table's index has, those with commas or quotes."""
+    with open(tmp_path / "a.csv", "w", newline="") as file:
+        csv.writer(file).writerows([names, *([["1", "x"], ["2", "y"]] * 20)])
+    data = Categories(str(tmp_path / "a.csv"))
+    assert data.codec.columns == names and data.resolved().codec == data.codec
+    assert Categories(str(tmp_path / "a.csv"), columns=data.resolved().columns).codec == data.codec
+
+
 def test_more_bad_tables(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"a": "x"}\n{"a": [1]}\n')
     with pytest.raises(ValueError, match="a.jsonl, line 2: the column 'a' must hold a text or a number, got list"):
         rows(Categories(str(tmp_path / "a.jsonl")))
+    (tmp_path / "b.jsonl").write_text('{"a": "x"}\n{"a": "\\ud800"}\n')
+    with pytest.raises(ValueError, match="b.jsonl, line 2: not valid Unicode"):
+        rows(Categories(str(tmp_path / "b.jsonl")))
     for columns, values in (((), ()), (("a", "a"), (("x",), ("x",))), (("a",), ((),)), (("a",), (("x", "x"),))):
         with pytest.raises(ValueError, match="columns|categories"):
             Table(columns, values)

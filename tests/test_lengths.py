@@ -237,6 +237,26 @@ def test_a_shorter_text_is_filled_up_as_in_training(run: Path) -> None:
     assert model.network_for(whole) is model.network
 
 
+def test_the_bound_of_a_shorter_text_is_that_of_the_filled_row(run: Path) -> None:
+    model = unmask.load(run, device="cpu")
+    assert model.lengths is not None and model.lengths.ended
+    whole = torch.full((3, 24), model.lengths.fill)
+    whole[:, :5] = torch.randint(3, (3, 5), generator=unmask.randomness.seeded(0))
+    short = whole[:, :6]  # with the token that ends it
+    one, other = (model.nelbo(x, draws=2000, generator=unmask.randomness.seeded(1)) for x in (short, whole))
+    torch.testing.assert_close(one, other, rtol=0.02, atol=0)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_network_stays_in_its_mode(training: bool) -> None:
+    """Dropout in a loop of the user's own, in which some texts are filled in now and then."""
+    network = Transformer(4, (6,), width=8, depth=1, heads=1, absolute_positions=True, dropout=0.1).train(training)
+    model = MaskedDiffusion(network, unmask.Symbols(4))
+    wrapped = model.network_for(torch.full((1, 4), 4), torch.tensor([True, True, True, False]))
+    assert wrapped.training == training and all(part.training == training for part in network.modules())
+    assert model.nelbo(torch.zeros(1, 4, dtype=torch.long)).isfinite().all()
+
+
 def test_an_unfinished_run_knows_its_lengths_too(run: Path, tmp_path: Path) -> None:
     import shutil
 

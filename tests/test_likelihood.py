@@ -1,11 +1,13 @@
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch import Tensor
 
 import unmask
 from oracle import MarkovChain, Table
@@ -18,6 +20,7 @@ from unmask.data.images import Mirrored
 from unmask.data.textfile import TextFile
 from unmask.evaluation.breakdown import Breakdown, text_bytes
 from unmask.evaluation.likelihood import Likelihood, evaluate
+from unmask.given import mark_given
 from unmask.objectives.base import Objective
 from unmask.objectives.estimate import draw_loss
 from unmask.objectives.scalar import ContinuousELBO, DiscreteELBO, TimeFreeELBO
@@ -120,7 +123,8 @@ def test_where_the_bits_go(objective: Objective) -> None:
     breakdown = Breakdown.empty(4, 3)
     batches = [(x[:9], None), (x[9:], None)]
     found = evaluate(oracle, objective, batches, draws=3, breakdown=breakdown)
-    assert breakdown.examples == len(x) and breakdown.counts.tolist() == x.flatten().bincount(minlength=3).tolist()
+    assert breakdown.positions.tolist() == [len(x)] * 4
+    assert breakdown.values.tolist() == x.flatten().bincount(minlength=3).tolist()
     for sums in (breakdown.by_position, breakdown.by_value):
         assert sums.sum().item() / len(x) == pytest.approx(found.nats)
 
@@ -132,10 +136,41 @@ def test_where_the_bits_of_a_simple_law_go() -> None:
     breakdown = Breakdown.empty(4, 3)
     x = torch.tensor([[0, 0, 1, 2]] * 5 + [[0, 1, 1, 2]] * 5)
     evaluate(oracle, TimeFreeELBO(), [(x, None)], draws=400, breakdown=breakdown)
-    mean = breakdown.by_position / 10 / math.log(2)
+    mean, value = breakdown.mean_bits()
     torch.testing.assert_close(mean, torch.tensor([0.0, 1, 0, 0], dtype=torch.float64), atol=0.1, rtol=0)
-    value = breakdown.by_value / breakdown.counts / math.log(2)
     torch.testing.assert_close(value, torch.tensor([1 / 3, 1 / 3, 0], dtype=torch.float64), atol=0.1, rtol=0)
+
+
+def test_given_tokens_are_no_part_of_where_the_bits_go() -> None:
+    network = unmask.Transformer(4, (8,), width=8, depth=1, heads=2).eval()  # 2 bits for every token
+    x = torch.tensor([[0, 0, 0, 0, 1, 1, 0, 0]] * 6)
+    given = torch.zeros_like(x, dtype=torch.bool)
+    given[:, :4] = given[:3, 4] = True
+    breakdown = Breakdown.empty(8, 4)
+    evaluate(network, TimeFreeELBO(), [(mark_given(x, given), None)], draws=200, breakdown=breakdown)
+    mean, value = breakdown.mean_bits()
+    expected = torch.tensor([0.0] * 4 + [2.0] * 4, dtype=torch.float64)
+    torch.testing.assert_close(mean, expected, atol=0.2, rtol=0)
+    torch.testing.assert_close(value, torch.tensor([2.0, 2, 0, 0], dtype=torch.float64), atol=0.1, rtol=0)
+    assert breakdown.values.tolist() == [12, 9, 0, 0] and breakdown.positions.tolist() == [0] * 4 + [3, 6, 6, 6]
+
+
+def test_a_model_that_has_diverged(tmp_path: Path) -> None:
+    """A perplexity that no float holds is infinite; what is not finite ends after the first batch."""
+    network = unmask.Transformer(4, (8,), width=8, depth=1, heads=2).eval()
+    network.head.bias.data[0] = 1e5
+    x, seen = torch.ones(2, 8, dtype=torch.long), []
+
+    def batches() -> Iterator[tuple[Tensor, None]]:
+        for i in range(200):
+            seen.append(i)
+            yield x, None
+
+    assert evaluate(network, TimeFreeELBO(), [(x, None)], draws=1).perplexity[0] == math.inf
+    network.head.bias.data[0] = math.nan
+    with pytest.raises(FloatingPointError, match="example 0 has a likelihood that is not finite"):
+        evaluate(network, TimeFreeELBO(), batches(), draws=1)
+    assert len(seen) < 200
 
 
 def test_the_bound_of_each_example() -> None:

@@ -31,7 +31,7 @@ from unmask.data.corpus import Corpus
 from unmask.data.documents import Files
 from unmask.data.index import SKIPPED, Index
 from unmask.data.prepare import prepare
-from unmask.data.reading import characters
+from unmask.data.reading import characters, visible_files
 from unmask.data.text8 import Text8
 from unmask.data.textfile import TextFile
 
@@ -251,6 +251,16 @@ def test_a_change_to_bytes_is_said(tmp_path: Path) -> None:
 
 
 # --- rows
+
+
+def test_a_folder_that_links_lead_to_again_is_read_once(tmp_path: Path) -> None:
+    (tmp_path / "b" / "c").mkdir(parents=True)
+    (tmp_path / "b" / "c" / "one.txt").write_text("1")
+    (tmp_path / "b" / "again").symlink_to(tmp_path)
+    (tmp_path / "b" / "self").symlink_to(".")
+    (tmp_path / "other").symlink_to(tmp_path / "b" / "c")
+    assert visible_files(tmp_path) == [tmp_path / "b" / "c" / "one.txt"]
+    assert visible_files(tmp_path / "other") == [tmp_path / "other" / "one.txt"]
 
 
 def test_nested_fields_and_bad_rows(tmp_path: Path) -> None:

@@ -89,6 +89,16 @@ def test_closed_forms_of_the_paper() -> None:
     torch.testing.assert_close(Geometric(1e-5, 20.0).alpha(t), torch.exp(-sigma), rtol=1e-9, atol=2e-5)
 
 
+@pytest.mark.parametrize("beta_max", [20.0, 40.0, 700.0])
+def test_geometric_keeps_the_precision_of_a_small_alpha(beta_max: float) -> None:
+    """α_t is positive before t = 1, and its log the exact one: −(σ_t − σ_0) but near the end."""
+    schedule, t = Geometric(beta_max=beta_max), torch.linspace(0.5, 0.95, 40, dtype=torch.float64)
+    sigma = 1e-5 * (beta_max / 1e-5) ** t - 1e-5
+    assert (schedule.alpha(torch.linspace(0, 0.9999, 999).double()) > 0).all()
+    torch.testing.assert_close(schedule.alpha(t).log(), -sigma, rtol=1e-9, atol=1e-4)
+    assert schedule.log_snr(torch.tensor([0.999]).double()).isfinite().all()
+
+
 def test_log_snr() -> None:
     torch.testing.assert_close(Linear().log_snr(T[1:-1]), ((1 - T[1:-1]) / T[1:-1]).log())
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -174,6 +175,34 @@ def test_tweedie_is_ancestral_sampling_for_scores_that_sum_as_they_should() -> N
     assert stats.chi2_contingency(counts.numpy()).pvalue > 1e-3
     exact = stats.chisquare(counts[0].numpy(), (n * network.p).numpy()).pvalue
     assert exact < 1e-6, "two steps are not exact, so that the comparison says something"
+
+
+@pytest.mark.parametrize("guidance", [0.5, 2.0])
+def test_guidance_does_not_change_when_positions_are_revealed(guidance: float) -> None:
+    """A guided prediction is a distribution: it is normalised, so that its Z is 1."""
+    torch.manual_seed(0)
+    network = unmask.Transformer(27, (64,), width=8, depth=1, heads=2, classes=2).eval()
+    torch.nn.init.normal_(network.head.weight, std=3.0)  # sharp, and another with each label
+    for name, parameter in network.named_parameters():
+        if "condition" in name:
+            torch.nn.init.normal_(parameter, std=1.0, generator=seeded(1))
+    sampler = unmask.Tweedie(steps=16, guidance=guidance)
+    states = sampler.trajectory(network, torch.full((100, 64), 27), torch.zeros(100).long(), generator=seeded(0))
+    left = [(state.x == 27).double().mean().item() for state in states]
+    assert left == pytest.approx([1 - k / 16 for k in range(17)], abs=0.03)
+
+
+def test_the_limit_of_many_steps_is_that_of_the_normalised_predictions(tmp_path: Path) -> None:
+    """The bound of scores is another: shifting all of a position's outputs changes it, and not p̃ / Z."""
+    net, found = small(), []
+    np.save(tmp_path / "x.npy", torch.randint(5, (40, 8), generator=seeded(0)).numpy())
+    data = unmask.data.Arrays(str(tmp_path / "x.npy"), vocab_size=5)
+    for shift in (0.0, 0.7):
+        net.head.bias.data += shift
+        model = unmask.MaskedDiffusion(net, unmask.Symbols(5), unmask.ScoreEntropy(Cosine()).process).eval()
+        rows = unmask.evaluation.likelihood(model, data, split="all", steps=[1000, math.inf], draws=8).rows
+        found.append([row["nats_per_example"].value for row in rows])
+    assert found[0] == pytest.approx(found[1], rel=1e-5) and found[0][0] == pytest.approx(found[0][1], rel=0.02)
 
 
 def small(**settings: Any) -> unmask.Transformer:

@@ -341,6 +341,7 @@ def test_conversations(tmp_path: Path) -> None:
     wrong: list[tuple[Any, str]] = [
         ("hello", "must be a list of messages"),
         ([{"role": "user"}], "must be a list of messages"),
+        ([{"role": "user", "content": "\ud800"}, {"role": "assistant", "content": "a"}], "not valid Unicode"),
         (TALK[:2], "must have a message of the assistant, with one before it"),
         (TALK[2:3], "must have a message of the assistant, with one before it"),
         ([TALK[1], {"role": "assistant", "content": ""}], "what the assistant says last is empty"),

@@ -30,7 +30,11 @@ from unmask.serving import Limits, Trajectory, create_app, export_page, record
 from unmask.serving.address import is_loopback, listen
 from unmask.serving.drawing import Drawing
 from unmask.serving.keys import read_keys
+from unmask.serving.preparing import Preparer
+from unmask.serving.requests import ScoreRequest
+from unmask.serving.served import Served
 from unmask.serving.starting import export_file, start
+from unmask.serving.worker import Batch
 from unmask.storage.failures import explain_failure
 
 MODELS = {"letters": letters(), "pictures": pictures(), "numbers": small(unmask.Symbols(5), (6,))}
@@ -521,6 +525,29 @@ def test_a_row_of_a_table_is_completed_and_the_docs_run(tmp_path: Path, monkeypa
     (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     exec(compile(block, "serving.md", "exec"), {})
     assert (tmp_path / "figure.html").stat().st_size > 10_000
+
+
+def test_an_example_of_probability_0_is_its_own_error_alone() -> None:
+    """Also where it waits for the model with others, in one batch."""
+    preparer = Preparer(
+        {"table": Served("table", small(Table(("a", "b"), (("x", "y"), ("1", "2", "3"))), (2,)))}, Limits()
+    )
+    said: list[Any] = []
+    jobs = [preparer.prepare(ScoreRequest(tokens=tokens)) for tokens in ([3, 0], [0, 4])]
+    for job in jobs:
+        job.send = said.append
+    batch = Batch(jobs)
+    while batch.step():
+        pass
+    (error,) = [one for one in said if one["event"] == "error"]
+    (end,) = [one for one in said if one["event"] == "end"]
+    assert error["status"] == 400 and "the probability 0" in error["message"] and len(end["examples"]) == 1
+
+
+def test_what_is_not_json_is_told_so(client: TestClient) -> None:
+    for kind in ("text/plain", "application/x-www-form-urlencoded"):
+        answer = client.post("/sample", content='{"n": 1}', headers={"Content-Type": kind})
+        assert answer.status_code == 415 and "Content-Type: application/json" in answer.json()["error"]
 
 
 def test_the_description_names_every_field(client: TestClient) -> None:

@@ -9,22 +9,47 @@ import numpy as np
 import pytest
 import torch
 
+import unmask
 from unmask.cli.main import main
 from unmask.codecs.pixels import Pixels
 from unmask.data.lines import Lines
 from unmask.evaluation.ngram import NGram
 from unmask.evaluation.perplexity import mean_error, token_entropy
-from unmask.evaluation.study import fit_judge
+from unmask.evaluation.study import _figures, _without_filling, fit_judge
+from unmask.lengths import Lengths
 from unmask.model import MaskedDiffusion
 from unmask.networks.transformer import Transformer
 from unmask.schedules import TokenPolynomial
 
 
+def test_what_fills_examples_up_is_not_judged() -> None:
+    """Neither in the entropy nor by the n-gram judge: the same texts give the same figures at every length."""
+    found = []
+    for length in (6, 20):
+        lengths = Lengths(2, (1,) * length)
+        x = torch.full((4, length), 2)
+        x[:2, :4], x[2:, :3] = torch.tensor([0, 1, 1, 0]), torch.tensor([0, 0, 0])
+        x[3] = 2  # an empty text
+        judge = NGram.fit((row.numpy() for row in _without_filling(x, lengths)), 3, 2)
+        figures = _figures(x, judge, lengths)
+        found.append((figures["entropy"].value, figures["judge"].value))
+    assert found[0] == pytest.approx(found[1]) and found[0][0] == pytest.approx(math.log(2) / 2)
+
+
+def test_a_model_of_answers_is_not_judged_without_prompts() -> None:
+    about = {"lengths": Lengths(2, (1,) * 4, targets=True).describe()}
+    model = unmask.MaskedDiffusion(
+        unmask.Transformer(3, (4,), width=8, depth=1, heads=1), unmask.Characters("ab."), about=about
+    )
+    with pytest.raises(ValueError, match="the model answers prompts"):
+        unmask.evaluation.study_samplers(model, samples=4)
+
+
 def test_entropy_of_histograms() -> None:
     x = torch.tensor([[0, 0, 0, 0], [0, 1, 2, 3], [0, 0, 1, 1]])
-    torch.testing.assert_close(token_entropy(x, 5), torch.tensor([0, math.log(4), math.log(2)]).double())
+    torch.testing.assert_close(token_entropy(x), torch.tensor([0, math.log(4), math.log(2)]).double())
     image = x.view(3, 2, 2, 1)
-    assert torch.equal(token_entropy(image, 5), token_entropy(x, 5))
+    assert torch.equal(token_entropy(image), token_entropy(x))
 
 
 def test_mean_and_error() -> None:

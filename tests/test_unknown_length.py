@@ -254,6 +254,7 @@ def test_classes_have_posteriors_of_their_own() -> None:
         ("a[3-2]b", {}, r"^\[3-2\] at offset 1 goes backwards"),
         ("a[0-2]b", {}, r"^\[0-2\] at offset 1: a hole has at least 1 token$"),
         ("[1-9]a[1-9]", {}, "^the holes have 81 combinations of lengths, .* at most 64$"),
+        ("a[1-99999999999999999999]b", {}, "^the holes have 99999999999999999999 combinations of lengths"),
         ("a[1-5]b", {}, "^the text has 7 tokens, the model's sequences have 6: shorten it$"),
         ("ax[1-2]", {}, "character 'x'"),
         ("a[1-2]", {"prior": [1, 2, 3]}, "^the prior needs as many weights as each hole has lengths, 2; got 3$"),

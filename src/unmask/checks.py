@@ -19,6 +19,14 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
 
 
+def check_unicode(text: str, name: str) -> None:
+    """Raise a ValueError for half of a surrogate pair, which JSON can hold and no file."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name}: not valid Unicode: {error.reason} at character {error.start}") from None
+
+
 def find_compiler() -> str | None:
     """Return the C++ compiler of this machine, None where there is none."""
     names = (os.environ.get("CXX"), "c++", "g++", "clang++")

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from unmask.checks import check_whole
 from unmask.codecs.base import Codec
 from unmask.codecs.ended import until_end
 from unmask.forward import all_masked
@@ -125,7 +126,9 @@ class MaskedDiffusion(Saved):
             batch_size: examples at a time, each with all its draws.
         """
         self._check_examples(x, self.network.vocab_size)
+        check_whole(1, batch_size=batch_size)
         objective, lengths = self.fit_objective(objective), self.lengths
+        network = self._for_length(self.network, x) if self.kind == "masked" else self.network
         found = []
         if lengths is not None:
             filled = lengths.filled(x)
@@ -136,7 +139,7 @@ class MaskedDiffusion(Saved):
             chosen = generator
             if isinstance(generator, Sequence):
                 chosen = [one for i in range(draws) for one in generator[i * len(x) : (i + 1) * len(x)][here]]
-            drawn = draw_loss(self.network, objective, x[here], labels, draws=draws, given=known, generator=chosen)
+            drawn = draw_loss(network, objective, x[here], labels, draws=draws, given=known, generator=chosen)
             found.append(drawn.nelbo.view(draws, -1).mean(0))
             if lengths is not None and given is not None:
                 found[-1] = found[-1] - lengths.log_p(lengths.measure(mark_given(x[here], given[here])), labels)
@@ -297,19 +300,26 @@ class MaskedDiffusion(Saved):
         `accelerated`.
         """
         network: Network = self.accelerated[0] if to_draw and self.accelerated else self.network
-        lengths = self.lengths
         if x.dim() == 2 and x.shape[1:] != self.shape:
             require_masked(self.kind, f"a text of {x.shape[1]} tokens, not the {self.shape[0]} of its training,")
-            seen = lengths is not None and getattr(self.network, "padding", None) != lengths.fill
-            if not network.any_length or seen or self.filled:  # it learned from rows of one length
-                network = Padded(network, None if lengths is None else lengths.fill).eval()
-        own = self.codec.allowed
+            network = self._for_length(network, x)
+        own, lengths = self.codec.allowed, self.lengths
         if lengths is not None and lengths.apart and lengths.fill not in network.excluded:
             fills = torch.arange(network.vocab_size) == lengths.fill
             own = ~fills if own is None else own & ~fills
         if own is not None:
             allowed = own if allowed is None else own & allowed.to(own.device)
-        return network if allowed is None else Constrained(network, allowed).train(network.training)
+        return network if allowed is None else _alike(Constrained(network, allowed))
+
+    def _for_length(self, network: Network, x: Tokens) -> Network:
+        """Return a network as it is, or one that fills shorter texts up where it learned from rows of one length."""
+        lengths = self.lengths
+        if x.shape[1:] == self.shape:
+            return network
+        seen = lengths is not None and getattr(self.network, "padding", None) != lengths.fill
+        if network.any_length and not seen and not self.filled:
+            return network
+        return _alike(Padded(network, None if lengths is None else lengths.fill))
 
     def labels(self, name: str | int | None, count: int) -> Labels | None:
         """Return the label of each of `count` examples.
@@ -424,3 +434,9 @@ class MaskedDiffusion(Saved):
             raise ValueError(f"{found.path}: {CONFIG} beside it was changed after the weights were saved; restore it")
         model.folder = found.folder
         return model.eval()
+
+
+def _alike(wrapper: Constrained | Padded) -> Network:
+    """Return a network in the mode, training or evaluation, of the one that it wraps, which stays in it."""
+    wrapper.training = wrapper.network.training
+    return wrapper

@@ -61,7 +61,8 @@ def generators(seed: int, count: int, first: int = 0) -> list[torch.Generator]:
 def seeded(*entropy: int, device: torch.device | str = "cpu") -> torch.Generator:
     """Return a generator seeded by integers such as (seed, step), so that no state needs to be saved or restored.
 
-    Neighbouring integers give independent streams (`numpy.random.SeedSequence`).
+    Neighbouring integers give independent streams (`numpy.random.SeedSequence`). Zeros at the end do not count:
+    seeded(5) and seeded(5, 0) are one stream.
 
     Raises:
         ValueError: if an integer is negative.
@@ -111,6 +112,8 @@ def uniform(shape: tuple[int, ...], generator: Generators, device: torch.device)
         return send(torch.rand(shape, dtype=torch.float64, generator=generator, device=generator.device), device)
     if isinstance(generator, Share):
         return generator.of(uniform((generator.batch(shape[0]), *shape[1:]), generator.generator, device))
+    if isinstance(generator, int):
+        raise ValueError(f"generator={generator} is a seed: give unmask.generators({generator}, n), one per example")
     if len(generator) != shape[0]:
         raise ValueError(f"one generator per example is needed: got {len(generator)} for a batch of {shape[0]}")
     rows = [torch.rand(shape[1:], dtype=torch.float64, generator=g, device=g.device) for g in generator]

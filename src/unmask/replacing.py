@@ -44,7 +44,8 @@ class Step:
         (kept_t, rate_t), (kept_s, rate_s) = (
             (schedule.alpha(x), schedule.mask_rate(x)) for x in (t.double(), s.double())
         )
-        other = (rate_t - rate_s) / (kept_s * vocab_size)
+        lost = torch.where(kept_s < 0.5, kept_s - kept_t, rate_t - rate_s)  # the difference of the two small numbers
+        other = lost / (kept_s * vocab_size)
         return cls(kept_t, kept_s, kept_t / kept_s, rate_t / vocab_size, rate_s / vocab_size, other)
 
 

@@ -206,7 +206,9 @@ class Geometric(Schedule):
         return self.beta_min * torch.expm1(self._log_ratio * t)
 
     def alpha(self, t: Tensor) -> Tensor:
-        return 1 - self.mask_rate(t)
+        difference = self._sigma_difference(t)
+        left = -torch.expm1((difference + (self.beta_min - self.beta_max)).clamp(max=0))  # 0 at t = 1
+        return torch.where(t < 1, (-difference).exp() * left / self._scale, torch.zeros_like(left))
 
     def inverse(self, alpha: Tensor) -> Tensor:
         difference = -torch.log1p((alpha - 1) * self._scale)

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 MOST = 1 << 20
 """Bytes of a template, and characters of what it may write beyond the messages."""
+FILLING = ("center", "expandtabs", "ljust", "rjust", "zfill")
+"""Methods of texts that can write far more than they read."""
+REFUSED = (ValueError, TypeError, KeyError, TimeoutError, RecursionError, OverflowError, MemoryError)
+"""What a template raises that does what it may not."""
 SECONDS = 1.0
 Message = Mapping[str, Any]
 """What one says: {"role": "user", "content": "..."}."""
@@ -90,9 +94,22 @@ def render(template: str, messages: Sequence[Message], where: str) -> str:
                 raise ValueError(f"{operator} of {left!r:.20} and {right!r:.20}")
             return super().call_binop(context, operator, left, right)
 
+        def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+            return not (isinstance(obj, str) and attr in FILLING) and super().is_safe_attribute(obj, attr, value)
+
+        def wrap_str_format(self, value: Any) -> Any:
+            if super().wrap_str_format(value) is not None:
+                raise ValueError("format of a text")
+
+        def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
+            if isinstance(getattr(obj, "__self__", None), str) and getattr(obj, "__name__", "") == "replace":
+                return _replaced(obj.__self__, *args)
+            return super().call(context, obj, *args, **kwargs)
+
     environment = Environment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
-    for name in ("center", "format", "indent", "wordwrap"):  # these can write far more than they read
+    for name in ("batch", "center", "format", "indent", "wordwrap"):  # these can write far more than they read
         del environment.filters[name]
+    environment.filters["replace"] = _replaced
     environment.filters["tojson"] = lambda value, **how: json.dumps(value, **{"ensure_ascii": False} | how)
     environment.globals |= {"raise_exception": _refuse, "strftime_now": lambda form: datetime.now().strftime(form)}
     given = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": True}
@@ -100,11 +117,21 @@ def render(template: str, messages: Sequence[Message], where: str) -> str:
         compiled = environment.from_string(template)
         with _at_most(SECONDS):
             text = compiled.render(given)
-    except (TemplateError, ValueError, TypeError, KeyError, TimeoutError, RecursionError, OverflowError) as error:
+    except (*REFUSED, TemplateError) as error:
         raise ValueError(f"{where}: the chat template refuses this: {' '.join(str(error).split())[:200]}") from None
     if len(text) > MOST + sum(len(str(message)) for message in messages):
         raise ValueError(f"{where}: the chat template writes {len(text):,} characters")
     return text
+
+
+def _replaced(text: str, old: str, new: str, count: int | None = None) -> str:
+    """Return a text with a part of it replaced, if it does not become very long by that."""
+    text = str(text)
+    count = -1 if count is None else count
+    times = text.count(old) if count < 0 else min(count, text.count(old))
+    if times * max(0, len(new) - len(old)) > 2 * MOST:
+        raise ValueError(f"replace adds more than {2 * MOST:,} characters")
+    return text.replace(old, new, count)
 
 
 def _refuse(message: str) -> NoReturn:

@@ -224,7 +224,7 @@ UNVERIFIED = "unverified copy"
 
 def _is_ag_news(path: Path) -> bool:
     """Return whether a table begins with a class, as AG News does, not with the names of its columns."""
-    return next(csv.reader(lines(path)), [""])[0].isdecimal()
+    return "".join(next(csv.reader(lines(path)), [])[:1]).isdecimal()
 
 
 def _ag_news_rows(path: Path) -> Iterator[str]:

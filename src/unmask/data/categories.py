@@ -17,7 +17,7 @@ from unmask.codecs.table import Table
 from unmask.data.base import DataSet, Part, Split, named_part, shuffled_parts, whole_of
 from unmask.data.conditioned import Conditioned
 from unmask.data.formats import Format, check_format, find_format
-from unmask.data.rows import BadRowError, Row, column_names, field_of, rows_of
+from unmask.data.rows import BadRowError, Row, column_names, field_of, rows_of, valid_text
 
 Missing = Literal["category", "given"]
 PARTS = ("train", "valid", "test")
@@ -97,14 +97,14 @@ class Categories(DataSet):
         check_format(self.format)
         if self.columns is not None:
             names = self._names
-            if not names or "" in names or len(set(names)) < len(names):
+            if not names or len(set(names)) < len(names):
                 raise ValueError(f'columns must be different names such as "a,b,c", got {self.columns!r}')
 
     @cached_property
     def _names(self) -> list[str]:
         """The chosen columns, in order."""
         if self.columns is not None:
-            return [name.strip() for name in next(csv.reader([self.columns]), [])]
+            return next(csv.reader([self.columns], skipinitialspace=True), [])
         path = Path(self.path)
         format = self.format or find_format(path)
         if format == "json":
@@ -210,9 +210,10 @@ class Categories(DataSet):
 
 
 def csv_line(names: Iterable[str]) -> str:
-    """Return names with commas between them, those with commas in quotes."""
-    line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(names)
+    """Return names with commas between them, in quotes where one has a comma, or a space at an end, or is empty."""
+    line, names = io.StringIO(), [*names]
+    plain = all(name and name == name.strip() for name in names)
+    csv.writer(line, lineterminator="", quoting=csv.QUOTE_MINIMAL if plain else csv.QUOTE_ALL).writerow(names)
     return line.getvalue()
 
 
@@ -229,7 +230,7 @@ def cell_text(row: Row, name: str) -> str:
         return str(found).lower()
     if not isinstance(found, str | int | float):
         raise BadRowError(f"{row.where}: the column {name!r} must hold a text or a number, got {type(found).__name__}")
-    return str(found)
+    return valid_text(row, str(found))
 
 
 def in_order(values: Iterable[str]) -> tuple[str, ...]:

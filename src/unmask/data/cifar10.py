@@ -103,7 +103,7 @@ def _from_archive(path: Path) -> dict[str, bytes]:
                 hidden = any(map(is_hidden, Path(member.name).parts))
                 if not hidden and name in (*TRAIN, "test_batch") and (file := archive.extractfile(member)) is not None:
                     found[name] = file.read()
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+    except (tarfile.TarError, EOFError, OSError, KeyError, zlib.error) as error:
         raise ValueError(
             f"{path}: damaged or truncated archive, or none ({error}); expected {FORMS}; other images: --data Images"
         ) from None
@@ -132,7 +132,7 @@ def _from_pickle(content: bytes, name: str) -> tuple[np.ndarray, np.ndarray]:
         _, _, _, fortran, raw = batch["data"].state[0]
         raw = raw.encode("latin-1") if isinstance(raw, str) else raw
         planes, labels = np.frombuffer(raw, np.uint8).reshape(-1, 3072), np.array(batch["labels"], dtype=np.int64)
-    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, IndexError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"{name}: not a batch of CIFAR-10, of `data` and `labels`: {error}") from None
     if fortran or len(planes) != len(labels):
         raise ValueError(f"{name}: truncated, or not CIFAR-10: {len(planes)} images and {len(labels)} labels")

@@ -10,7 +10,7 @@ from typing import Any
 from unmask.codecs.chat import Message
 from unmask.data.encoding import Example
 from unmask.data.formats import Format, check_format, find_format
-from unmask.data.rows import BadRowError, Row, field_of, rows_of, text_of
+from unmask.data.rows import BadRowError, Row, field_of, rows_of, text_of, valid_text
 from unmask.data.sequences import Sequences
 
 
@@ -135,12 +135,14 @@ def conversation(row: Row, field: str) -> tuple[list[Message], str]:
 
     Raises:
         BadRowError: there is no such field, no list of messages in it, nothing before what the assistant says last, or
-            that is empty; says where.
+            that is empty, or not valid Unicode; says where.
     """
     messages = field_of(row, field, "--data.messages names the field")
     where = f"{row.where}: the field {field!r}"
     if not isinstance(messages, list) or not all(map(_is_message, messages)):
         raise BadRowError(f'{where} must be a list of messages {{"role": "user", "content": "..."}}')
+    for text in (part for message in messages for part in message.values() if isinstance(part, str)):
+        valid_text(row, text)
     last = max((i for i, message in enumerate(messages) if message["role"] == "assistant"), default=-1)
     if last < 1:
         raise BadRowError(f"{where} must have a message of the assistant, with one before it")

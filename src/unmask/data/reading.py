@@ -45,9 +45,17 @@ def is_hidden(name: str) -> bool:
 
 
 def visible_files(folder: Path) -> list[Path]:
-    """Return all files in a folder and in the folders in it, sorted by path; hidden ones are left out."""
-    found = []
+    """Return all files in a folder and in the folders in it, sorted by path; hidden ones are left out.
+
+    A folder that several links lead to is read once.
+    """
+    found, read = [], set()
     for root, folders, names in os.walk(folder, followlinks=True):
+        folders.sort()  # which of several links is followed does not depend on the file system
+        if (real := os.path.realpath(root)) in read:
+            folders.clear()
+            continue
+        read.add(real)
         folders[:] = [name for name in folders if not is_hidden(name)]
         found += [Path(root, name) for name in names if not is_hidden(name)]
     return sorted(path for path in found if path.is_file())

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from unmask.checks import check_unicode
 from unmask.data.formats import Format, inner_name
 from unmask.data.reading import DamagedError, lines, open_text
 from unmask.data.tables import open_parquet, read_columns
@@ -68,11 +69,16 @@ def text_of(row: Row, field: str, option: str = "--field names the one with the 
     if not isinstance(found, str):
         what = "null" if found is None else type(found).__name__
         raise BadRowError(f"{row.where}: the field {field!r} must be a text, got {what}")
+    return valid_text(row, found)
+
+
+def valid_text(row: Row, text: str) -> str:
+    """Return a text of a row; raise a BadRowError if it is not valid Unicode."""
     try:
-        found.encode()
-    except UnicodeEncodeError as error:  # JSON can hold half of a surrogate pair
-        raise BadRowError(f"{row.where}: not valid Unicode: {error.reason} at character {error.start}") from None
-    return found
+        check_unicode(text, row.where)
+    except ValueError as error:
+        raise BadRowError(str(error)) from None
+    return text
 
 
 def json_rows(path: Path) -> Iterator[Row]:

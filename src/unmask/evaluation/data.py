@@ -48,6 +48,12 @@ def check_codec(model: MaskedDiffusion, data: DataSet) -> None:
         raise ValueError(f"{data.name} has the tokens {data.codec}, but the model was trained on {model.codec}")
 
 
+def check_samples_mean_something(model: MaskedDiffusion) -> None:
+    """Raise a ValueError for a model of prompts and answers, which has never seen an empty prompt."""
+    if model.conditional:
+        raise ValueError("the model answers prompts: what it draws without one is like none of its data")
+
+
 def check_fits(model: MaskedDiffusion, data: DataSet) -> None:
     """Raise a ValueError unless the data have the model's tokens, in examples of its shape, and its classes if any."""
     check_codec(model, data)

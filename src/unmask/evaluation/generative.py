@@ -13,11 +13,12 @@ from tqdm import tqdm
 from unmask.checks import check_choice, check_whole
 from unmask.codecs.text import Text
 from unmask.data.base import DataSet
-from unmask.evaluation.data import check_fits, model_data
+from unmask.evaluation.data import check_fits, check_samples_mean_something, model_data
 from unmask.evaluation.judge import Judge, JudgePrecision
 from unmask.evaluation.perplexity import Counted, Perplexity, mean_error, retokenise, token_entropy
 from unmask.evaluation.protocol import check_processes, evaluation_mode, sampled_in, short_name, versions, weights
 from unmask.given import clean_tokens
+from unmask.lengths import Lengths
 from unmask.model import MaskedDiffusion
 from unmask.processes import shared
 from unmask.report import Figure, Report, brief
@@ -108,6 +109,7 @@ def generative(
     codec = model.codec
     if not isinstance(codec, Text):
         raise ValueError(f"generative perplexity is for models of texts; this one's tokens are {codec}")
+    check_samples_mean_something(model)
     fitted = [model.fit_sampler(one) for one in (sampler if isinstance(sampler, Sequence) else [sampler])]
     several = len(fitted) > 1
     chosen = [replace(one, temperature=value) for one in fitted for value in temperatures] or fitted
@@ -124,13 +126,13 @@ def generative(
         x, calls = draw_samples(model, one, samples, batch_size, seed)
         name = short_name(replace(one, temperature=1.0)) if several else type(one).__name__
         row = {"sampler": describe(one), "name": name, "temperature": one.temperature, "calls": calls}
-        row |= _judged(x, codec, judge, texts, counted)
+        row |= _judged(x, codec, model.lengths, judge, texts, counted)
         if mauve and real is not None:
             row["mauve"] = Figure(_mauve(x, real, codec, judge, seed))
         rows.append(row)
         tqdm.write(brief({"texts": _name(row)} | {k: v for k, v in row.items() if isinstance(v, Figure)}), sys.stderr)
     if compared is not None and real is not None:
-        rows.append({"data": compared.name, **_judged(real, codec, judge, texts, counted)})
+        rows.append({"data": compared.name, **_judged(real, codec, model.lengths, judge, texts, counted)})
     protocol = {
         "samples": samples,
         "length": model.shape[0],
@@ -187,14 +189,16 @@ def _real_texts(data: DataSet, count: int) -> Tokens:
     return torch.cat([clean_tokens(x) for x, _ in data.split("test").batches(64, count)])
 
 
-def _judged(x: Tokens, codec: Text, judge: Judge, texts: TextForm, counted: Counted) -> dict[str, Any]:
+def _judged(
+    x: Tokens, codec: Text, lengths: Lengths | None, judge: Judge, texts: TextForm, counted: Counted
+) -> dict[str, Any]:
     """Return the perplexity of texts under the judge, and their entropy."""
     ids = x.tolist() if texts == "raw" else retokenise(x, codec, judge.codec)
     found = Perplexity.of(judge.nll(ids, counted))
     return {
         "perplexity_micro": Figure.of(found.micro),
         "perplexity_macro": Figure.of(found.macro),
-        "entropy": Figure.of(mean_error(token_entropy(x, codec.vocab_size))),
+        "entropy": Figure.of(mean_error(token_entropy(x, lengths))),
         "samples_scored": found.samples,
         "tokens_scored": found.tokens,
     }

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unmask.checks import check_choice, check_whole
@@ -27,7 +28,8 @@ from unmask.model import MaskedDiffusion
 from unmask.networks.base import Network
 from unmask.objectives.base import Objective
 from unmask.objectives.estimate import draw_loss
-from unmask.objectives.scalar import DiscreteELBO
+from unmask.objectives.scalar import ContinuousELBO, DiscreteELBO
+from unmask.objectives.score_entropy import ScoreEntropy
 from unmask.objectives.uniform import UniformELBO
 from unmask.processes import in_order, shared
 from unmask.randomness import seeded
@@ -37,6 +39,9 @@ from unmask.storage.description import describe
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Picture
+
+LARGEST = math.log(sys.float_info.max)
+"""Nats a token above which a perplexity is shown as infinite."""
 
 
 @dataclass(frozen=True)
@@ -84,17 +89,18 @@ class Likelihood:
     @property
     def perplexity(self) -> tuple[float, float]:
         """exp(nats per token) and its standard error, by the delta method."""
-        value = math.exp(self.nats_per_token[0])
-        return value, value * self.nats_per_token[1]
+        nats, error = self.nats_per_token
+        value = math.exp(nats) if nats < LARGEST else math.inf
+        return value, value * error
 
 
 class Measured(NamedTuple):
-    """What is found of a batch: see `Bounds`; and its tokens, with what each adds, where that is asked for."""
+    """What is found of a batch: see `Bounds`; where that is asked for, what `Breakdown.add` takes of it."""
 
     nats: Float[Tensor, " n"]
     error: Float[Tensor, " n"]
     tokens: Int[Tensor, " n"]
-    spent: tuple[Int[Tensor, "n length"], Float[Tensor, "n length"]] | None
+    spent: tuple[Int[Tensor, "n length"], Float[Tensor, "n length"], Bool[Tensor, "n length"]] | None
 
 
 def evaluate(
@@ -138,8 +144,9 @@ def evaluate(
         each = drawn.nelbo.view(draws, -1)
         nats = each.mean(0).double() + of_length
         error = torch.zeros_like(nats) if objective.exact else error_of_mean(each)
-        tokens = torch.full((len(x),), x[0].numel()) if given is None else (~given).flatten(1).sum(1)
-        spent = None if breakdown is None else (x.flatten(1), drawn.parts.view(draws, len(x), -1).mean(0))
+        counted = torch.ones_like(x, dtype=torch.bool).flatten(1) if given is None else ~given.flatten(1)
+        tokens = counted.sum(1)
+        spent = None if breakdown is None else (x.flatten(1), drawn.parts.view(draws, len(x), -1).mean(0), counted)
         return Measured(nats, error, tokens, spent)
 
     found = []
@@ -147,13 +154,20 @@ def evaluate(
         if breakdown is not None and one.spent is not None:
             breakdown.add(*one.spent)
         found.append(one._replace(spent=None))
+        if len(found) == 1:
+            check_finite(one.nats)  # where a model has diverged, before hours are spent on it
     if not found:
         raise ValueError("no examples to evaluate")
     nats, errors, tokens = (torch.cat(part).cpu() for part in zip(*(one[:3] for one in found), strict=True))
-    if not nats.isfinite().all():
-        raise FloatingPointError(f"example {int((~nats.isfinite()).nonzero()[0])} has a likelihood that is not finite")
+    check_finite(nats)
     calls = (1 if objective.exact else draws) * objective.calls * network.passes * len(nats)
     return Likelihood.of(nats, tokens, calls, errors)
+
+
+def check_finite(nats: Float[Tensor, " n"]) -> None:
+    """Raise a FloatingPointError for an example whose likelihood is not finite."""
+    if not nats.isfinite().all():
+        raise FloatingPointError(f"example {int((~nats.isfinite()).nonzero()[0])} has a likelihood that is not finite")
 
 
 @dataclass(frozen=True)
@@ -193,10 +207,7 @@ class LikelihoodReport(Report):
 
         if self.breakdown is None or self.codec is None:
             raise ValueError("a likelihood has a figure where it was measured with breakdown=True")
-        found = self.breakdown
-        position = found.by_position / (found.examples * math.log(2))
-        value = found.by_value / (found.counts.clamp(min=1) * math.log(2))
-        return breakdown_figure(position, value, found.counts, self.shape, self.codec)
+        return breakdown_figure(*self.breakdown.mean_bits(), self.breakdown.values, self.shape, self.codec)
 
 
 @dataclass(frozen=True)
@@ -265,7 +276,8 @@ def likelihood(
         data: what to measure; None: what the model was trained with.
         split: part of the data.
         objective: the bound; None: the model's own (`MaskedDiffusion.fit_objective`).
-        steps: numbers T of steps, a row for the bound of each; `math.inf` is the limit, the model's own bound.
+        steps: numbers T of steps, a row for the bound of each; `math.inf` is their limit, the model's own bound. (The
+            own bound of a model of scores is not of its normalised predictions: the limit is then `ContinuousELBO`.)
         draws: random masks per example.
         limit: use so many examples, evenly spread; None: all.
         batch_size: examples at a time.
@@ -349,7 +361,7 @@ def bounds(
         if count == math.inf and isinstance(own, UniformELBO):
             raise ValueError("of replaced tokens there is no bound of infinitely many steps here; name a number")
         if count == math.inf:
-            found.append(("inf", model.fit_objective()))
+            found.append(("inf", ContinuousELBO(model.schedule) if isinstance(own, ScoreEntropy) else own))
         elif count < 1 or count != int(count):
             raise ValueError(f"steps must be whole numbers of at least 1, or infinity; got {count}")
         else:

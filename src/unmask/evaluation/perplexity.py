@@ -11,18 +11,27 @@ from torch import Tensor
 from unmask.codecs.text import Text
 from unmask.codecs.tokenizer import Tokenizer
 from unmask.evaluation.likelihood import Likelihood
+from unmask.lengths import Lengths
 from unmask.types import Nats, Tokens
 
 
-def token_entropy(x: Tokens, vocab_size: int) -> Nats:
+def token_entropy(x: Tokens, lengths: Lengths | None = None) -> Nats:
     """Return the entropy of each example's histogram of tokens, in nats: small where tokens repeat.
 
     What published generative perplexities must be read together with (FHS, section 5): both fall with the temperature.
+
+    Args:
+        x: examples (batch, *dims).
+        lengths: of a model whose examples are filled up: what fills them up does not count.
     """
-    flat = x.flatten(1)
-    counts = torch.zeros(len(flat), vocab_size, dtype=torch.float64, device=x.device)
-    counts.scatter_add_(1, flat, torch.ones_like(flat, dtype=torch.float64))
-    p = counts / flat.shape[1]
+    if lengths is not None:
+        each = [token_entropy(row.unsqueeze(0)) if len(row) else x.new_zeros(1).double() for row in map(lengths.cut, x)]
+        return torch.cat(each)
+    tokens = x.flatten(1).sort(1).values
+    changes = torch.nn.functional.pad(tokens[:, 1:] != tokens[:, :-1], (1, 0))
+    counts = torch.zeros(tokens.shape, dtype=torch.float64, device=x.device)  # of each value that is there, in order
+    counts.scatter_add_(1, changes.cumsum(1), torch.ones_like(counts))
+    p = counts / tokens.shape[1]
     return -torch.special.xlogy(p, p).sum(1)
 
 

@@ -152,7 +152,7 @@ class ModelFeatures:
             )
         digest = sha256()
         for part in model.state_dict().values():
-            digest.update(part.cpu().contiguous().numpy().tobytes())
+            digest.update(part.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         self.network, self.device = model.network, model.device
         self.name = f"{name}, mean of the features before the head (weights {digest.hexdigest()[:12]})"
 

@@ -17,13 +17,14 @@ from tqdm import tqdm
 
 from unmask.checks import check_whole
 from unmask.data.base import DataSet
-from unmask.evaluation.data import check_codec, model_data
+from unmask.evaluation.data import check_codec, check_samples_mean_something, model_data
 from unmask.evaluation.ngram import NGram
 from unmask.evaluation.perplexity import mean_error, token_entropy
 from unmask.evaluation.protocol import evaluation_mode, sampled_in, short_name, versions, weights
 from unmask.given import clean_tokens
 from unmask.gumbel import effective_temperature
 from unmask.kinds import OWN, require_masked
+from unmask.lengths import Lengths
 from unmask.model import MaskedDiffusion
 from unmask.networks.base import check_label
 from unmask.noise import Scored
@@ -154,6 +155,7 @@ def _study(
         raise ValueError(f"guidance {guidance:g} needs a label of each example")
     chosen = [replace(sampler, guidance=guidance) for sampler in choose()]
     label = None if label is None else label.to(model.device)
+    check_samples_mean_something(model)
     judge, real = fit_judge(model, model_data(model) if data is None else data, ngram)
     rows: list[dict[str, Any]] = []
     canvas = model.empty_canvas(samples, seed, length=length, label=label)
@@ -253,17 +255,26 @@ def fit_judge(
     judge = None
     if order:
         batches = tqdm(data.split("train").batches(4096, 200_000), desc="judge", delay=2)
-        judge = NGram.fit((clean_tokens(x).flatten(1).numpy() for x, _ in batches), vocab, order)
+        texts = (row for x, _ in batches for row in _without_filling(clean_tokens(x), model.lengths))
+        judge = NGram.fit((row.numpy() for row in texts), vocab, order)
     real = torch.cat([clean_tokens(x) for x, _ in data.split("test").batches(4096, 2048)])
-    return judge, _figures(real, judge, vocab)
+    return judge, _figures(real, judge, model.lengths)
 
 
-def _figures(x: Tokens, judge: NGram | None, vocab_size: int) -> dict[str, Figure]:
+def _figures(x: Tokens, judge: NGram | None, lengths: Lengths | None) -> dict[str, Figure]:
     """Return the entropy and the judgement of examples."""
-    found = {"entropy": Figure.of(mean_error(token_entropy(x, vocab_size)))}
+    found = {"entropy": Figure.of(mean_error(token_entropy(x, lengths)))}
     if judge is not None:
-        found["judge"] = Figure.of(mean_error(judge.nll(x) / x[0].numel()))
+        texts = _without_filling(x, lengths)
+        found["judge"] = Figure.of(mean_error(torch.cat([judge.nll(row) / row.shape[1] for row in texts])))
     return found
+
+
+def _without_filling(x: Tokens, lengths: Lengths | None) -> list[Tensor]:
+    """Return examples as one batch (n, L), or where they are filled up, each that holds something as a batch (1, n)."""
+    if lengths is None:
+        return [x.flatten(1)]
+    return [row.unsqueeze(0) for row in map(lengths.cut, x) if len(row)]
 
 
 def _measure(
@@ -286,7 +297,7 @@ def _measure(
     start = time.perf_counter()
     *_, state = sampler.trajectory(network, canvas, label, generator=generator)
     seconds = (time.perf_counter() - start) / samples
-    figures = _figures(state.x.cpu(), judge, network.vocab_size)
+    figures = _figures(state.x.cpu(), judge, model.lengths)
     if bound:
         drawn = canvas == network.mask_id
         own = [seeded(seed, 3, i, device=model.device) for i in range(BOUND_DRAWS * samples)]

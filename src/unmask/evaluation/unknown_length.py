@@ -272,7 +272,7 @@ def hole_ranges(text: str) -> list[range]:
         ranges.append(range(least, most + 1))
     if not ranges:
         raise ValueError("no hole is of unknown length: [1-6] stands for one to six unknown tokens")
-    if (count := math.prod(map(len, ranges))) > MOST:
+    if (count := math.prod(one.stop - one.start for one in ranges)) > MOST:
         raise ValueError(f"the holes have {count} combinations of lengths, of which each is measured: at most {MOST}")
     return ranges
 

@@ -11,6 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from unmask.canvas import Canvas, answer, as_messages, known_tokens, make_canvas
+from unmask.checks import check_unicode
 from unmask.codecs.classes import allowed_tokens
 from unmask.evaluation.unknown_length import Prior, is_open, longest_canvas
 from unmask.kinds import OWN
@@ -228,6 +229,8 @@ def check_value(name: str, value: Any) -> None:
                 raise ValueError(
                     f'"chat" must be a text or a list of {{"role": ..., "content": ...}}, got {value!r:.60}'
                 )
+            for key in MESSAGE:
+                check_unicode(message[key], '"chat"')
         if not value:
             raise ValueError('"chat" is empty')
     elif name == "row" and isinstance(value, dict):
@@ -235,10 +238,7 @@ def check_value(name: str, value: Any) -> None:
     elif not isinstance(value, str):
         raise ValueError(f'"{name}" must be a text, got {type(value).__name__}')
     else:
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:  # JSON can hold half of a surrogate pair
-            raise ValueError(f'"{name}": not valid Unicode: {error.reason} at character {error.start}') from None
+        check_unicode(value, f'"{name}"')
 
 
 MESSAGE = ("role", "content")

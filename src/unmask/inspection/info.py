@@ -27,7 +27,8 @@ class Info(Report):
     measured: tuple[Report, ...] = ()
 
     def __str__(self) -> str:
-        return "\n\n".join((super().__str__(), *map(str, self.measured)))
+        text = "\n\n".join((super().__str__(), *map(str, self.measured)))
+        return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)  # it may be a stranger's
 
     def to_json(self) -> str:
         """Return the row of facts, and under "measured" the reports."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from unmask.checks import check_whole
 from unmask.forward import mask, most_masked, sample_counts, sample_times
 from unmask.networks.base import Network, Positions
 from unmask.objectives.base import Loss, Objective, length_without_given
@@ -139,8 +140,7 @@ class DiscreteELBO(Objective):
 
     def __post_init__(self) -> None:
         check_kind(self.schedule, Schedule, "DiscreteELBO")
-        if self.steps != int(self.steps) or self.steps < 1:
-            raise ValueError(f"steps must be a whole number of at least 1, got {self.steps}")
+        check_whole(1, steps=self.steps)
 
     def __call__(
         self,

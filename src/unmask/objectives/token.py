@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from unmask.checks import check_whole
 from unmask.forward import sample_counts
 from unmask.networks.base import Network
 from unmask.objectives.base import Loss, Objective, length_without_given
@@ -56,8 +57,7 @@ class TokenELBO(Objective):
         if self.schedule is not None:
             check_kind(self.schedule, TokenPolynomial, "TokenELBO")
             self.schedule.check()
-        if self.masks != int(self.masks) or self.masks < 1:
-            raise ValueError(f"masks must be a whole number of at least 1, got {self.masks}")
+        check_whole(1, masks=self.masks)
         if not 0 <= self.power <= 1:
             raise ValueError(f"power must be in [0, 1], got {self.power}")
 

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
+from unmask.checks import check_whole
 from unmask.forward import mask, randomise, sample_times
 from unmask.networks.base import Network, Positions
 from unmask.noise import Replacing
@@ -96,8 +97,7 @@ class UniformELBO(Objective):
 
     def __post_init__(self) -> None:
         check_kind(self.schedule, Schedule, "UniformELBO")
-        if self.steps != int(self.steps) or self.steps < 1:
-            raise ValueError(f"steps must be a whole number of at least 1, got {self.steps}")
+        check_whole(1, steps=self.steps)
         _check_auxiliary(self.auxiliary)
 
     @property

@@ -64,6 +64,8 @@ class FirstHitting(Planned):
             raise ValueError(f"order must be 1 or 2, got {self.order}")
         if self.form not in ("extrapolation", "predictor-corrector"):
             raise ValueError(f"form must be extrapolation or predictor-corrector, got {self.form!r}")
+        if self.form != "extrapolation" and self.order == 1:
+            raise ValueError("form is of the second order: give order=2 with it")
 
     def plan(self, v: Float[Tensor, "batch *dims"], wanted: Where) -> Plan:
         """See `Planned.plan`. A position is revealed when the mask rate has fallen to its v."""

@@ -30,7 +30,7 @@ class ScoreSampler(Sampler):
 
     Where c Z > 1 it is revealed, and the last step reveals all that is left, with tokens in proportion to p̃ (as in the
     published code). What a canvas shows is kept, and is conditioned on as by every sampler of masked models. Filters
-    such as `top_p` choose tokens, and leave Z as it is. Of a `Constrained` network Z is 1.
+    such as `top_p` choose tokens, and leave Z as it is. Of a `Constrained` network, and with guidance, Z is 1.
     """
 
     schedule: Schedule = field(default_factory=Linear)
@@ -56,6 +56,7 @@ class ScoreSampler(Sampler):
         rate, reveal = self.schedule.mask_rate(times), self.reveal_rate(times[:-1], times[1:])
         calls = torch.zeros(len(x), dtype=torch.long, device=x.device)
         failures = Failures(x.device)
+        normalised = isinstance(network, Constrained) or self.evaluations > 1  # guided predictions are distributions
         rows = at.example * x[0].numel() + at.position
         yield State(x, times[:1].expand(len(x)), calls)
         for k in range(self.steps):
@@ -64,7 +65,7 @@ class ScoreSampler(Sampler):
             hidden = here == network.mask_id
             if x.device.type != "cpu" or hidden.any():
                 logits = self.predict(network, x, rate[k].expand(len(x)), label, at)
-                total = 1.0 if isinstance(network, Constrained) else log_scores(logits).logsumexp(-1).double().exp()
+                total = 1.0 if normalised else log_scores(logits).logsumexp(-1).double().exp()
                 token = categorical(filter_logits(logits, self.temperature, self.top_k, self.top_p), at.pick(u_token))
                 shown = hidden & (at.pick(u_reveal) < reveal[k] * total) if k + 1 < self.steps else hidden
                 failures.note(hidden & (token == network.mask_id), k + 1)

@@ -211,6 +211,8 @@ def _add_errors(app: FastAPI) -> None:
         found = []
         for one in error.errors()[:3]:
             place = ".".join(str(part) for part in one["loc"][1:])
+            if not place and "json" not in request.headers.get("content-type", ""):
+                return _error(415, "send the fields as JSON, with the header Content-Type: application/json")
             found.append(f"{place}: {one['msg']}" if place else str(one["msg"]))
         return _error(422, "; ".join(found))
 

@@ -44,7 +44,11 @@ class Scoring(Work):
             for i in range(len(job.x)):
                 if job.over:
                     break
-                found.append(self._score(job, i))
+                try:
+                    found.append(self._score(job, i))
+                except ValueError as error:  # of this example alone, not of the requests beside it
+                    job.fail(400, str(error))
+                    break
                 yield
             job.tell({"event": "end", "model": self.served.name, "draws": self.draws, "examples": found})
 

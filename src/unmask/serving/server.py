@@ -44,10 +44,10 @@ def serve(
     listening = listening or listen(host, port)
     host, port = listening.getsockname()[:2]
     local = is_loopback(host)
-    app = create_app(models, limits=limits, keys=keys, hosts=LOCAL if local else ())
+    shown = f"[{host}]" if ":" in host else host
+    app = create_app(models, limits=limits, keys=keys, hosts=(*LOCAL, shown) if local else ())
     if not local and not keys:
         print("unmask: warning: whoever reaches this machine can use the models: give keys", file=sys.stderr)
-    shown = f"[{host}]" if ":" in host else host
     print(f"http://{shown}:{port}", flush=True)
     most = 2 * limits.queue + 64  # connections, the page's own among them
     settings = uvicorn.Config(app, log_level="warning", limit_concurrency=most, timeout_graceful_shutdown=3)

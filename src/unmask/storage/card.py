@@ -83,7 +83,8 @@ def _table(report: dict[str, Any]) -> str:
 
 def is_figure(value: Any) -> bool:
     """Return whether a value of a report is [figure, standard error]."""
-    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], float)
+    pair = isinstance(value, list) and len(value) == 2
+    return pair and isinstance(value[0], float) and isinstance(value[1], float | None)
 
 
 def _figure(value: Any) -> str:

@@ -58,13 +58,21 @@ def build(base: type[T] | tuple[type[T], ...], description: Any, where: str, tru
     cls = find_class(base, description["class"], where, trust)
     arguments = {key: _tuples(value) for key, value in description.items() if key != "class"}
     for key in [key for key, value in arguments.items() if isinstance(value, dict) and "class" in value]:
-        kind = get_type_hints(cls.__init__).get(key)  # what it is made of, such as the codec that another one wraps
-        if isinstance(kind, type) and kind is not dict:
+        kind = _hints(cls).get(key)  # what it is made of, such as the codec that another one wraps
+        if isinstance(kind, type) and kind.__module__ != "builtins":
             arguments[key] = build(kind, arguments[key], f"{where}: {key}", trust)
     try:
         return cls(**arguments)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{where}: {description['class']}: {error}") from error
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    """Return the types of a constructor's arguments; none where they cannot be told without importing more."""
+    try:
+        return get_type_hints(cls.__init__)  # type: ignore[misc]
+    except NameError:
+        return {}
 
 
 def find_class(base: type[T] | tuple[type[T], ...], name: str, where: str, trust: Sequence[str] = ()) -> type[T]:

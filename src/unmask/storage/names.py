@@ -10,8 +10,8 @@ from typing import Any
 from unmask.storage.remote import is_remote
 from unmask.storage.signatures import BASES, choices_of, nearest
 
-MARK = "\0"
-"""What stands before a text that is not to be read as YAML: no argument of a program can have it."""
+MARK = "\0\0"
+"""What stands before a text that is not to be read as YAML: no argument of a program can have it, and no alphabet."""
 NULLS = ("None", "null")
 
 
