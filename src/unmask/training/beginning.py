@@ -61,7 +61,7 @@ def begin(network: Network | dict[str, Any] | None, data: DataSet, start: Start 
         if run.lora is not None:
             raise ValueError("lora is for the weights of a model that is there: give --from MODEL, or start=")
         freeze_weights(network, run.train, run.freeze)
-        return Beginning(network, data, None, {})
+        return Beginning(network.train(), data, None, {})
     if isinstance(network, Network):
         raise ValueError("with start the network comes from there: give None, or settings such as {'dropout': 0.1}")
     model = start if isinstance(start, MaskedDiffusion) else MaskedDiffusion.from_pretrained(start, to_train=True)

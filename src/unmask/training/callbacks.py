@@ -155,11 +155,19 @@ class SafetensorsIO(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
-class Bar(TQDMProgressBar):
-    """A progress bar over all steps of the run; a line now and then where nobody watches."""
+SHOWN = ("loss", "bits", "tokens/s", "mfu", "valid_bits")
 
-    def __init__(self, max_steps: int) -> None:
-        super().__init__(refresh_rate=1 if sys.stderr.isatty() else max(1, max_steps // 20))
+
+class Bar(TQDMProgressBar):
+    """A progress bar over all steps of the run; a line now and then where nobody watches.
+
+    Args:
+        max_steps: of the run.
+        every: steps between two lines where somebody watches: its figures are read, for which a GPU is waited for.
+    """
+
+    def __init__(self, max_steps: int, every: int = 1) -> None:
+        super().__init__(refresh_rate=every if sys.stderr.isatty() else max(1, max_steps // 20))
 
     @property
     def total_train_batches(self) -> int:
@@ -173,4 +181,5 @@ class Bar(TQDMProgressBar):
         return Tqdm(disable=True)
 
     def get_metrics(self, trainer: Trainer, pl_module: Any) -> dict[str, Any]:
-        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+        found = trainer.callback_metrics
+        return {name: float(found[name]) for name in SHOWN if name in found}

@@ -11,6 +11,7 @@ from typing import Any
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
 from lightning.pytorch.strategies import StrategyRegistry
 from torch.utils.data import DataLoader
 
@@ -28,13 +29,15 @@ from unmask.training.loggers import Metrics, new_loggers
 from unmask.training.mirroring import Mirroring
 from unmask.training.optimizer import parameter_groups
 from unmask.training.peers import peers_named
+from unmask.training.placing import trained_on
 from unmask.training.settings import Optimizer, Run, TrainerSettings
 from unmask.training.sharding import NAMES, Sharded, emptied
 from unmask.training.stopping import Stop, Stopped
 from unmask.training.trainee import Trainee
 from unmask.training.watching import Loader, Watch
 
-PROFILERS = ("simple", "advanced", "pytorch")
+REPORTS: dict[Any, Any] = {"simple": SimpleProfiler, "advanced": AdvancedProfiler}
+PROFILERS = (*REPORTS, "pytorch")
 OTHERS = ("deepspeed", "xla", "single", "fsdp")
 """Strategies of lightning's that this loop cannot use: they keep their own checkpoints. FSDP2 is ours."""
 
@@ -136,7 +139,8 @@ def _new_callbacks(
     mirrored = run.mirror is not None
     callbacks.append(Keep(run.checkpoint, run.checkpoint_every, evaluate_every, metrics, mirroring, mirrored))
     if settings.enable_progress_bar:  # checkpoints come last of the others, so that these' state is in them
-        callbacks.append(Bar(settings.max_steps))
+        every = settings.rows_every if trained_on(settings).type == "cuda" else 1
+        callbacks.append(Bar(settings.max_steps, every))
     return callbacks
 
 
@@ -144,6 +148,10 @@ def _new_trainer(model: MaskedDiffusion, run: Run, settings: TrainerSettings, ca
     passed: dict[str, Any] = {name: value for name, value in vars(settings).items() if name != "logger"}
     if settings.strategy in NAMES:
         passed["strategy"] = Sharded(hybrid=settings.strategy == "fsdp2_hybrid")
+    if settings.accelerator == "auto":  # lightning would take Apple's GPUs, which have no float64
+        passed["accelerator"] = trained_on(settings).type
+    if settings.profiler in REPORTS:
+        passed["profiler"] = REPORTS[settings.profiler](dirpath=run.out, filename="profile")
     loggers = new_loggers(settings.logger, run.out)
     try:
         return Trainer(

@@ -39,10 +39,11 @@ class Muon(torch.optim.AdamW):
     Args:
         groups: of parameters, with their own "lr" and "weight_decay".
         betas: of AdamW.
+        fused: whether AdamW is one kernel; not with a scaler of gradients, which then leaves scaling back to it.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], betas: tuple[float, float]) -> None:
-        super().__init__(groups, betas=betas, fused=True)
+    def __init__(self, groups: list[dict[str, Any]], betas: tuple[float, float], fused: bool = True) -> None:
+        super().__init__(groups, betas=betas, fused=fused)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

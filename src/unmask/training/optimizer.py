@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from unmask.model import MaskedDiffusion
+from unmask.networks.pretrained import Pretrained
 from unmask.schedules import TokenPolynomial
 from unmask.training.muon import Muon
 from unmask.training.settings import Optimizer
@@ -22,10 +23,14 @@ def parameter_groups(model: MaskedDiffusion, settings: Optimizer) -> list[dict[s
     network = model.network
     maps = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
     embeddings = {id(m.weight) for m in network.modules() if isinstance(m, nn.Embedding)}  # perhaps tied to the head
-    matrices = {id(m.weight) for m in network.modules() if isinstance(m, maps)} - embeddings
+    matrices = {id(m.weight) for m in network.modules() if isinstance(m, maps)}
+    flat = {*matrices, *(id(p) for p in network.parameters() if p.dim() == 2)}
+    if isinstance(network, Pretrained):  # GPT-2's Conv1D, and experts, which are one parameter of three axes
+        matrices = {id(p) for p in network.parameters() if p.dim() >= 2}
+    matrices = matrices - embeddings
     head = getattr(network, "head", None)
     outside = {id(p) for p in head.parameters()} if isinstance(head, nn.Module) else set()
-    inside = matrices - outside if settings.kind == "Muon" else set()
+    inside = (matrices & flat) - outside if settings.kind == "Muon" else set()
     beginnings = ("schedule.", "network.noise.") if network.vectors else ("schedule.",)
     learned = [p for name, p in model.named_parameters() if name.startswith(beginnings) and p.requires_grad]
     trained = [p for p in network.parameters() if p.requires_grad and not any(p is q for q in learned)]
@@ -41,9 +46,16 @@ def parameter_groups(model: MaskedDiffusion, settings: Optimizer) -> list[dict[s
     return [group for group in groups if group["params"]]
 
 
-def new_optimizer(model: MaskedDiffusion, settings: Optimizer) -> torch.optim.AdamW:
-    """Return the optimizer of a model."""
+def new_optimizer(model: MaskedDiffusion, settings: Optimizer, fused: bool = True) -> torch.optim.AdamW:
+    """Return the optimizer of a model.
+
+    Args:
+        model: that is trained.
+        settings: of the optimizer.
+        fused: whether a step is one kernel, which would scale gradients back itself: after they are clipped, and not
+            for Muon. Not where they are scaled, under 16-mixed.
+    """
     groups, betas = parameter_groups(model, settings), (settings.beta1, settings.beta2)
     if settings.kind == "Muon":
-        return Muon(groups, betas)
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=betas, fused=True)
+        return Muon(groups, betas, fused)
+    return torch.optim.AdamW(groups, lr=settings.lr, betas=betas, fused=fused)

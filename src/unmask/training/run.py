@@ -51,7 +51,7 @@ MAY_CHANGE |= {"trainer.profiler", "trainer.logger", "run.peer_timeout", "run.ke
 MAY_CHANGE |= {"trainer.strategy", "trainer.devices", "trainer.num_nodes"}
 A_STEP = {"run.batch_size", "trainer.accumulate_grad_batches"}
 """What may change with the number of processes, as long as a step has as many examples."""
-MAY_CHANGE_AFTER_NAN = {"optimizer.lr", "optimizer.schedule_lr", "trainer.gradient_clip_val"}
+MAY_CHANGE_AFTER_NAN = {"optimizer.lr", "optimizer.matrix_lr", "optimizer.schedule_lr", "trainer.gradient_clip_val"}
 COMPARED = ("network", "schedule", "data", "objective", "optimizer", "run", "trainer")
 
 

@@ -266,14 +266,15 @@ def _stops_noted(out: Path, record: dict[str, Any]) -> Iterator[None]:
         checkpoint = find_checkpoint(out)
         if checkpoint is None:
             raise FloatingPointError(
-                f"{error}. There is no checkpoint yet: start again with a lower --optimizer.lr or with "
+                f"{error}. There is no checkpoint yet: start again with a lower --optimizer.lr "
+                "(of Muon --optimizer.matrix_lr) or with "
                 "--trainer.gradient_clip_val 1"
             ) from None
         step = checkpoint_step(checkpoint)
         write_record(out, record | {"stopped": {"step": step, "why": str(error)}})
         raise FloatingPointError(
             f"{error}. The checkpoint of step {step} is kept: go on from it with --resume and a lower --optimizer.lr "
-            "(or --optimizer.schedule_lr), or --trainer.gradient_clip_val 1"
+            "(of Muon --optimizer.matrix_lr, of exponents --optimizer.schedule_lr), or --trainer.gradient_clip_val 1"
         ) from None
 
 

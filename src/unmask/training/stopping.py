@@ -50,6 +50,9 @@ class Stop(Callback):
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and (number := pl_module.stops_now()):
             self.received = signal.Signals(number).name
             trainer.should_stop = True
+            every = trainer.val_check_batch
+            if not every or (batch_idx + 1) % every:  # lightning would evaluate, and a run that goes on does not
+                trainer.limit_val_batches = 0
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         self._restore()

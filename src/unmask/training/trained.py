@@ -55,7 +55,7 @@ def _named(network: Network, pattern: str, names: list[str]) -> set[str]:
     """Return the names of parameters that a pattern stands for."""
     if match := LAST.fullmatch(pattern):
         blocks = max(
-            ((name, part) for name, part in network.named_modules() if isinstance(part, nn.ModuleList)),
+            ((name, part) for name, part in network.named_modules() if _is_blocks(part)),
             key=lambda named: sum(parameter.numel() for parameter in named[1].parameters()),
             default=None,
         )
@@ -70,8 +70,14 @@ def _named(network: Network, pattern: str, names: list[str]) -> set[str]:
         places = [name for name, part in network.named_modules() if isinstance(part, nn.Embedding)]
         rows = {name: network.get_parameter(f"{name}.weight").shape[0] for name in places}
         most = max(rows.values(), default=0)
-        return {f"{name}.weight" for name, count in rows.items() if count == most}
+        chosen = ["embed"] if "embed" in rows else [name for name, count in rows.items() if count == most]
+        return {f"{name}.weight" for name in chosen}
     return {name for name in names if fnmatchcase(name, pattern)}
+
+
+def _is_blocks(part: nn.Module) -> bool:
+    """Return whether a part of a network is a list of its blocks, not one of tables."""
+    return isinstance(part, nn.ModuleList) and not all(isinstance(one, nn.Embedding) for one in part)
 
 
 def _same_as(network: Network, names: list[str], place: str) -> set[str]:

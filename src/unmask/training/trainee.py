@@ -103,8 +103,8 @@ class Trainee(LightningModule):
         self.figures = self.figures + figures
         if part + 1 == self.division.passes:
             self.figures = self._mean(self.figures / self.division.passes)
-            self.log("loss", self.figures[0], prog_bar=True)
-            self.log("bits", self.figures[1], prog_bar=True)
+            self.log("loss", self.figures[0])  # not prog_bar, for which lightning reads it in each step
+            self.log("bits", self.figures[1])
 
     def stops_now(self) -> int:
         """Return the number of the signal that a process got, the same in all of them; 0: none did.
@@ -134,7 +134,8 @@ class Trainee(LightningModule):
             average_whole(self.parameters())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with the learning rates of the settings: after a loss that was not finite they may be others.
+        """Go on with the learning rates of the settings: after a loss that was not finite they may be others, and those
+        of a run that is made longer fall later.
 
         Also count batches as there are now: on another number of processes a step may have more of them.
         """
@@ -142,8 +143,6 @@ class Trainee(LightningModule):
         step, schedules = checkpoint["global_step"], checkpoint["lr_schedulers"]
         rates = [group["lr"] for group in parameter_groups(self.model, self.optimizer)]
         for state, schedule in zip(checkpoint["optimizer_states"], schedules, strict=True):
-            if list(schedule["base_lrs"]) == rates:
-                continue
             now = [rate * self.optimizer.factor(step, self.trainer.max_steps) for rate in rates]
             schedule.update(base_lrs=rates, _last_lr=now)
             for group, rate, current in zip(state["param_groups"], rates, now, strict=True):
@@ -166,7 +165,7 @@ class Trainee(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         nats, tokens = self._mean(self.sums)
-        self.log("valid_bits", nats / (tokens * math.log(2)), prog_bar=True, sync_dist=True)
+        self.log("valid_bits", nats / (tokens * math.log(2)), sync_dist=True)
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
@@ -177,7 +176,7 @@ class Trainee(LightningModule):
             clip_norm(self.parameters(), gradient_clip_val)
 
     def configure_optimizers(self) -> Any:
-        optimizer = new_optimizer(self.model, self.optimizer)
+        optimizer = new_optimizer(self.model, self.optimizer, fused=self.trainer.precision != "16-mixed")
         steps = self.trainer.max_steps
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.optimizer.factor(step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

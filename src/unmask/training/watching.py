@@ -127,7 +127,7 @@ class Watch(Callback):
         }
         self.rows.append(row)
         for name, value in row.items():
-            pl_module.log(name, value, prog_bar=name in ("tokens/s", "mfu"))
+            pl_module.log(name, value)
         self._name_slowest(trainer, alones, seconds)
 
     def _name_slowest(self, trainer: Trainer, alones: list[float], seconds: float) -> None:
