@@ -8,7 +8,8 @@ against the mask if -log u_v < q_v (-log u_mask), but -log u_v is at least e = 2
     q'_v = q_v exp(-e / q_v),
 
 as if the temperature were below 1: generative perplexity looks better, and entropy falls. Exact: invert the
-distribution function with one uniform number of 53 bits. In the library: `unmask.categorical` and `unmask.gumbel`.
+distribution function with one uniform number of 53 bits. In the library: `unmask.categorical.categorical` and
+`unmask.gumbel.gumbel_max`.
 """
 
 import torch

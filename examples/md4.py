@@ -45,7 +45,7 @@ def main() -> None:
         optimizer.step()
         losses.append(loss.item())
         if step % 100 == 99:
-            print(f"step {step + 1}: {sum(losses[-50:]) / 50:.3f} nats, {math.log(8):.3f} at best")
+            print(f"step {step + 1}: {sum(losses[-50:]) / 50:.3f} nats, an estimate; the entropy is {math.log(8):.3f}")
 
 
 if __name__ == "__main__":

@@ -188,10 +188,8 @@ def around_holes(codec: Codec, pieces: Sequence[tuple[str, int]], length: int | 
     if not isinstance(codec, Text):
         raise ValueError(f"a text was given, but the model's tokens are {codec}")
     if wrong := [count for _, count in pieces if count < 0] or ([0] if not any(count for _, count in pieces) else []):
-        what = (
-            "nothing is unknown in the text: [4] stands for four unknown tokens" if not wrong[0] else f"got {wrong[0]}"
-        )
-        raise ValueError(what)
+        nothing = "nothing is unknown in the text: [4] stands for four unknown tokens, or the placeholder for one"
+        raise ValueError(f"got {wrong[0]}" if wrong[0] else nothing)
     if codec.unit == "token":  # a space belongs to the token after it, which is for the model to find
         pieces = [(known[:-1] if count and known[-1:] == " " else known, count) for known, count in pieces]
     encoded = codec.encode_pieces([known for known, _ in pieces])

@@ -27,7 +27,7 @@ COMMANDS = {
     "reproduce": "train the rows of a paper's table under one protocol, beside the published figures",
     "info": "say what a model, a run or a corpus is, and what was measured of it",
     "plot": "draw the masking schedules, how samples are unmasked, or the loss curve of a run",
-    "import": "convert a public checkpoint of MDLM, SEDD or RADD",
+    "import": "convert a public model (LLaDA, Dream, MDLM, BERT, ...), or merge an adapter",
     "push": "publish a model on the Hugging Face Hub, with a card of what was measured; or copy a corpus elsewhere",
     "pull": "fetch a run, a model or a corpus that lies elsewhere, such as a run with train --mirror",
     "doctor": "check this machine: versions, devices, speed, and what is missing for which command",
