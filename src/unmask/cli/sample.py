@@ -67,10 +67,7 @@ def run(arguments: list[str]) -> None:
 
 def add_sampler(parser: Parser) -> None:
     """Add the choice of a sampler."""
-    parser.choose(
-        "sampler",
-        "how tokens are drawn (by default FirstHitting; for a learned schedule TokenFirstHitting)",
-    )
+    parser.choose("sampler", "how tokens are drawn (by default FirstHitting; for a learned schedule TokenFirstHitting)")
     parser.add_options(*SHORT)
 
 
