@@ -113,8 +113,8 @@ def train_parser(config: Path | None, begun: bool = False) -> Parser:
     """Return the parser of all fields of an experiment; without a network where weights are trained further."""
     parser = Parser(
         "train",
-        description="Train a model. CONFIG is a shipped name, a YAML file or, with --resume, a run's folder. --help-all "
-        "lists all its fields, with the library's defaults, not CONFIG's; --network.help UNet lists those of a class.",
+        description="Train a model. CONFIG is a shipped name, a YAML file or, with --resume, a run's folder. "
+        "--help-all lists all fields, with the library's defaults, not CONFIG's; --network.help UNet those of a class.",
         epilog="Example: unmask train digits --objective ContinuousELBO --objective.schedule Cosine "
         "--network.width 192 --trainer.max_steps 2000 --out runs/cosine; unmask train textfile --data.path my.txt "
         "--from models/start --lora 8",
