@@ -63,7 +63,7 @@ def test_ctrl_c_to_two_processes_leaves_a_whole_copy(tmp_path: Path) -> None:
     (other,) = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
     for process in (int(other), first.pid):
         os.kill(process, signal.SIGINT)  # type: ignore[arg-type]
-    first.join(60)
+    first.join(120)
     error = (tmp_path / "err").read_text()
     assert first.exitcode == 130 and "Ctrl-C leaves it as it is" in error, error
     there = mirror.read_mirror(f"file://{copy}")

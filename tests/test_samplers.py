@@ -658,7 +658,6 @@ def test_new_samplers_refuse() -> None:
         (lambda: EntropyBounded(math.nan), "bound must be at least 0 nats, got nan"),
         (lambda: Remasking(eta=1.5), r"eta must be in \[0, 1\], got 1.5"),
         (lambda: Remasking(loop=(0.1, 0.5, 0.9)), "loop must be 0 < t_off < t_on < 1"),
-        (lambda: Remasking(loop=(0.55, 0.5, 0.9), steps=12), "remasks nothing: no two of the times of 12 steps"),
         (
             lambda: FirstHitting(tokens_per_call=4, form="predictor-corrector"),
             "form is of the second order: give order",

@@ -76,9 +76,6 @@ class Remasking(Sampler):
             t_on, t_off, alpha_on = self.loop
             if not (0 < t_off < t_on < 1 and 0 < alpha_on < 1):
                 raise ValueError(f"loop must be 0 < t_off < t_on < 1 and 0 < alpha_on < 1, got {self.loop}")
-            if self.eta > 0 and not self.mask_rates_and_sigma(torch.device("cpu"))[1].any():
-                few = f"no two of the times of {self.steps} steps are between its own"
-                raise ValueError(f"loop {self.loop} remasks nothing: {few}; give more steps")
 
     def mask_rates_and_sigma(self, device: torch.device) -> tuple[Float[Tensor, " times"], Float[Tensor, " steps"]]:
         """Return the mask rate at each time of the grid, and σ of each step."""

@@ -102,6 +102,9 @@ class _Others(Callback):
         started = getattr(trainer.strategy.launcher, "procs", [])
         self.left += started
         started.clear()  # the list that lightning looks at
+        if isinstance(exception, KeyboardInterrupt):
+            for process in self.left:
+                process.kill()  # as lightning would do later: until then this process may wait for them
 
     def failed(self) -> list[str]:
         """Return which have failed."""
