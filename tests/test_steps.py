@@ -144,7 +144,7 @@ def test_with_scaled_gradients_the_optimizer_leaves_scaling_to_the_scaler() -> N
 
 
 def test_all_matrices_of_a_public_network_decay() -> None:
-    """Also GPT-2's, which are no linear layers, and experts, which Muon leaves alone."""
+    """Also GPT-2's, which are no linear layers."""
     transformers = pytest.importorskip("transformers")
     ends = {"bos_token_id": 0, "eos_token_id": 0}
     config = transformers.GPT2Config(

@@ -126,7 +126,7 @@ def render(template: str, messages: Sequence[Message], where: str) -> str:
 
 def _replaced(text: str, old: str, new: str, count: int | None = None) -> str:
     """Return a text with a part of it replaced, if it does not become very long by that."""
-    text = str(text)
+    text, old, new = str(text), str(old), str(new)
     count = -1 if count is None else count
     times = text.count(old) if count < 0 else min(count, text.count(old))
     if times * max(0, len(new) - len(old)) > 2 * MOST:

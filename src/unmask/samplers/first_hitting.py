@@ -25,8 +25,8 @@ class FirstHitting(Planned):
     revealed in decreasing order of v, each at mask rate v. Every example has its own clock. With one token per call the
     samples have exactly the distribution of the network's reverse process, without the error of a time grid.
 
-    With `tokens_per_call` = k > 1 the tokens of a call are drawn independently. `order=2` compensates for the pairwise
-    correlation that is lost. With p the prediction of the previous call and p′ that of this one, token
+    With `tokens_per_call` = k > 1, the k tokens of a call are drawn independently, and `order=2` corrects for the
+    pairwise correlation that this ignores. With p the prediction of the previous call and p′ that of this one, token
     j = 0, ..., k − 1 of call m is drawn from the normalised
 
         max(0, p′ + c (p′ − p)),   "extrapolation":        c = j/k + (k − 1)/(2k) · [m = 1],   c = 0 for m = 0,
