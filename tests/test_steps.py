@@ -12,6 +12,7 @@ import torch
 
 import unmask
 from unmask.data import Arrays
+from unmask.storage.checkpoint import averaged_weights
 from unmask.training.optimizer import new_optimizer, parameter_groups
 from unmask.training.trained import freeze_weights
 from unmask.training.trainee import Trainee
@@ -46,23 +47,43 @@ def evaluations(out: Path) -> list[str]:
 def test_a_signal_makes_no_evaluation_of_its_own(data: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else patience would be used up, and another step kept as the best, by each stop."""
     whole = go(network(), data, tmp_path / "a", 40, evaluate_every=10, patience=3, keep_best=True)
-    original, at = Trainee.training_step, [0]
-
-    def step(self: Trainee, batch: Any, batch_idx: int) -> Any:
-        if self.trainer.global_step == at[0]:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(self, batch, batch_idx)
-
-    monkeypatch.setattr(Trainee, "training_step", step)
-    for at[0] in (12, 15, 19):  # the last of these ends where an evaluation is due
-        with pytest.raises(KeyboardInterrupt, match=f"stopped by SIGTERM at step {at[0] + 1}"):
-            go(network(), data, tmp_path / "b", 40, at[0] > 12, evaluate_every=10, patience=3, keep_best=True)
-    at[0] = -1
+    original = Trainee.training_step
+    for at in (12, 15, 19):  # the last of these ends where an evaluation is due
+        monkeypatch.setattr(Trainee, "training_step", stopping_at(at))
+        with pytest.raises(KeyboardInterrupt, match=f"stopped by SIGTERM at step {at + 1}"):
+            go(network(), data, tmp_path / "b", 40, at > 12, evaluate_every=10, patience=3, keep_best=True)
+        monkeypatch.setattr(Trainee, "training_step", original)
     cut = go(network(), data, tmp_path / "b", 40, True, evaluate_every=10, patience=3, keep_best=True)
     assert evaluations(tmp_path / "a") == evaluations(tmp_path / "b")
     assert whole.about["steps"] == cut.about["steps"]
     for one, other in zip(whole.parameters(), cut.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_run_in_half_precision_goes_on_with_its_averages(data: Arrays, tmp_path: Path) -> None:
+    settings = {"precision": "bf16-true", "evaluate_every": 4, "ema": 0.999}
+    whole = go(network(), data, tmp_path / "a", 12, **settings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainee, "training_step", stopping_at(7))
+        with pytest.raises(KeyboardInterrupt):
+            go(network(), data, tmp_path / "b", 12, **settings)
+    held = averaged_weights(tmp_path / "b/checkpoints/last.safetensors")[0]
+    assert {tensor.dtype for tensor in held.values() if tensor.is_floating_point()} == {torch.float32}
+    cut = go(network(), data, tmp_path / "b", 12, True, **settings)
+    for one, other in zip(whole.parameters(), cut.parameters(), strict=True):
+        assert one.dtype == torch.bfloat16 and torch.equal(one, other)
+
+
+def stopping_at(at: int) -> Any:
+    """Return a training step that asks for the end of training at a step."""
+    original = Trainee.training_step
+
+    def step(self: Trainee, batch: Any, batch_idx: int) -> Any:
+        if self.trainer.global_step == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, batch, batch_idx)
+
+    return step
 
 
 def test_a_run_that_is_made_longer_goes_on_at_the_rate_of_the_longer_one(

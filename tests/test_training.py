@@ -3,10 +3,12 @@ import math
 import re
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from safetensors.torch import load_file
 
 import fresh
@@ -110,6 +112,24 @@ def test_moving_average_warms_up() -> None:
     for step, expected in ((0, 0.9), (1000, 0.9 + 0.1 * 0.1)):
         average.average([torch.ones(1)], step)
         assert average.held[0].item() == pytest.approx(expected)
+
+
+def test_an_average_of_weights_in_half_precision_moves() -> None:
+    module = torch.nn.Linear(1, 1, bias=False).bfloat16()
+    average, trainer = MovingAverage(0.999), Mock(spec=Trainer, global_step=10_000)
+    module.weight.data.fill_(1.0)
+    average.on_fit_start(trainer, module)
+    module.weight.data.fill_(2.0)
+    average.count = 1
+    for _ in range(100):
+        trainer.global_step += 1
+        average.on_train_batch_end(trainer, module, None, None, 0)
+    assert average.held[0].item() == pytest.approx(2 - 0.999**100, abs=1e-5)
+    average.on_validation_epoch_start(trainer, module)
+    assert module.weight.item() == pytest.approx(2 - 0.999**100, abs=2**-8)
+    average.on_validation_epoch_end(trainer, module)
+    assert module.weight.item() == 2 and average.held[0].item() == pytest.approx(2 - 0.999**100, abs=1e-5)
+    assert average.averaged(module)["weight"].dtype == torch.float32
 
 
 def test_checkpoint_trees_round_trip(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ class MovingAverage(Callback):
 
     The decay warms up as min(decay, (1 + n) / (10 + n)) over the steps n, so that short runs forget their start; the
     average begins with the weights after the first step. What is frozen is its own average, and is held once. Of
-    weights that are sharded each process averages its rows.
+    weights that are sharded each process averages its rows. Averages of weights in half precision are in float32: what
+    a step adds to them, (1 - decay) of a difference, would be rounded away.
 
     Args:
         decay: in [0, 1).
@@ -29,6 +30,7 @@ class MovingAverage(Callback):
             raise ValueError(f"ema must be in [0, 1), got {decay}")
         self.decay, self.latest, self.count = decay, 0, 0
         self.held: list[Tensor] = []
+        self._current: list[Tensor] = []
         self._loaded: dict[str, Any] | None = None
 
     def decay_at(self, step: int) -> float:
@@ -37,7 +39,7 @@ class MovingAverage(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Begin with the weights, or with the averages of a checkpoint that was read already."""
-        self.held = [local(parameter).clone() for parameter in _trained(pl_module)]
+        self.held = [_at_least_float32(local(parameter)) for parameter in _trained(pl_module)]
         if self._loaded is not None:
             self._load(pl_module, self._loaded)
 
@@ -54,18 +56,21 @@ class MovingAverage(Callback):
 
     def average(self, current: list[Tensor], step: int) -> None:
         """Take the weights after a step, counted from 0, into the average."""
+        current = [weight.to(average.dtype) for weight, average in zip(current, self.held, strict=True)]
         torch._foreach_lerp_(self.held, current, 1 - self.decay_at(step))
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self._swap(pl_module)
+        reshard(pl_module)
+        self._current = [local(parameter).clone() for parameter in _trained(pl_module)]
+        _set_weights(pl_module, self.held)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        self._swap(pl_module)
+        reshard(pl_module)
+        _set_weights(pl_module, self._current)
+        self._current = []
 
-    @torch.no_grad()
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        for parameter, average in zip(_trained(pl_module), self.held, strict=True):
-            local(parameter).copy_(average)
+        _set_weights(pl_module, self.held)
 
     def averaged(self, pl_module: Any) -> dict[str, Any]:
         """Return the state of the module with the averages; of sharded weights the rows that are here."""
@@ -99,15 +104,16 @@ class MovingAverage(Callback):
             average.copy_(state[names[id(parameter)]])
         self._loaded = None
 
-    @torch.no_grad()
-    def _swap(self, pl_module: Any) -> None:
-        reshard(pl_module)
-        for parameter, average in zip(_trained(pl_module), self.held, strict=True):
-            current = local(parameter)
-            before = current.clone()
-            current.copy_(average)
-            average.copy_(before)
-
 
 def _trained(module: Any) -> list[Tensor]:
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+@torch.no_grad()
+def _set_weights(module: Any, values: list[Tensor]) -> None:
+    for parameter, value in zip(_trained(module), values, strict=True):
+        local(parameter).copy_(value)
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32), copy=True)
