@@ -3,6 +3,7 @@ import math
 import re
 import time
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fresh
 from unmask.data.digits import Digits
@@ -147,6 +149,33 @@ def test_checkpoint_trees_round_trip(tmp_path: Path) -> None:
         save_tree({"x": [1, {2}]}, tmp_path / "t.safetensors")
     assert load_tree(tmp_path / "t.safetensors")["d"] == {}, "the failed save damaged the file"
     assert len(list(tmp_path.iterdir())) == 1, "a temporary file was left behind"
+
+
+def test_only_tensors_that_share_memory_are_copied_for_a_checkpoint(tmp_path: Path) -> None:
+    """A copy of everything on a GPU is what it may have no memory for."""
+    a, b = torch.arange(6.0), torch.arange(6.0).reshape(2, 3)
+    tree = {
+        "a": a,
+        "tied": a,
+        "part": a[2:4],
+        "b": b,
+        "turned": b.T,
+        "empty": torch.zeros(0),
+        "none": torch.zeros(0, 3),
+    }
+    copied = []
+
+    class Copies(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if function is torch.ops.aten.clone.default:
+                copied.append(tuple(args[0].shape))
+            return function(*args, **kwargs or {})
+
+    with Copies():
+        save_tree(tree, tmp_path / "t.safetensors")
+    assert sorted(copied) == [(0, 3), (2,), (3, 2), (6,)], "empty tensors have no memory, and seem to share it"
+    again = load_tree(tmp_path / "t.safetensors")
+    assert all(torch.equal(again[name], tensor) for name, tensor in tree.items())
 
 
 def test_damaged_checkpoints_are_errors_that_name_them(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def save_tree(tree: Any, path: Path | str, shards: Mapping[str, Any] | None = No
     """
     found: dict[str, Tensor | Rows] = {}
     structure, shards = _flatten(tree, "", found), dict(shards or {})
-    tensors = {name: tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}
+    tensors = _written({name: tensor for name, tensor in found.items() if isinstance(tensor, Tensor)})
     if missing := found.keys() - tensors.keys() - shards.keys():
         raise ValueError(f"{path}: nothing says where the rows of {min(missing)} are")
     sums = {name: tensor_sum(tensor) for name, tensor in tensors.items()} | {TREE: _tree_sum(structure, shards)}
@@ -53,7 +53,7 @@ def save_tree(tree: Any, path: Path | str, shards: Mapping[str, Any] | None = No
 def find_rows(tree: Any) -> dict[str, Rows]:
     """Return the `Rows` in a tree, by their names."""
     found: dict[str, Tensor | Rows] = {}
-    _flatten(tree, "", found, copied=False)
+    _flatten(tree, "", found)
     return {name: rows for name, rows in found.items() if isinstance(rows, Rows)}
 
 
@@ -169,21 +169,36 @@ def _restored(structure: Any, tensors: dict[str, Tensor], path: Path | str) -> A
         raise ValueError(f"{path}: damaged, or not a checkpoint of unmask: {error}") from error
 
 
-def _flatten(value: Any, name: str, tensors: dict[str, Tensor | Rows], copied: bool = True) -> Any:
+def _written(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors as a file takes them: on the CPU, contiguous, no two in the same memory.
+
+    Only what is not so is copied, and none of it on its own device, which may have no memory left.
+    """
+    found: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in tensors.items():
+        here = tensor.detach().cpu().contiguous()
+        storage = here.untyped_storage()
+        if storage.data_ptr() in storages or storage.nbytes() != here.nbytes:
+            here = here.clone()
+        storages.add(storage.data_ptr())
+        found[name] = here
+    return found
+
+
+def _flatten(value: Any, name: str, tensors: dict[str, Tensor | Rows]) -> Any:
     """Replace what JSON lacks by {"kind": content}: tensors (which are collected by name), tuples and dicts."""
     if isinstance(value, Tensor | Rows):
-        tensors[name] = value.detach().contiguous().clone() if copied and isinstance(value, Tensor) else value
+        tensors[name] = value
         return {"tensor": name}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, dict):
-        keys = [_flatten(key, f"{name}.key", tensors, copied) for key in value]
-        items = [
-            [key, _flatten(v, f"{name}.{k}", tensors, copied)] for key, (k, v) in zip(keys, value.items(), strict=True)
-        ]
+        keys = [_flatten(key, f"{name}.key", tensors) for key in value]
+        items = [[key, _flatten(v, f"{name}.{k}", tensors)] for key, (k, v) in zip(keys, value.items(), strict=True)]
         return {"dict": items}
     if isinstance(value, list | tuple):
-        items = [_flatten(item, f"{name}.{i}", tensors, copied) for i, item in enumerate(value)]
+        items = [_flatten(item, f"{name}.{i}", tensors) for i, item in enumerate(value)]
         return items if isinstance(value, list) else {"tuple": items}
     raise TypeError(f"{name}: a {type(value).__name__} cannot be written to a checkpoint")
 
