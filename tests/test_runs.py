@@ -110,6 +110,25 @@ def test_resume_refuses_other_settings_and_a_folder_without_a_run(tmp_path: Path
         trained(out, 2)
 
 
+def test_a_run_goes_on_twice_with_another_number_of_processes(tmp_path: Path) -> None:
+    """The script says each time what it said at the beginning."""
+    out = tmp_path / "run"
+    trained(out, 2)
+    record = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps(record | {"processes": 2}))  # as if two had trained together
+    trained(out, 4, resume=True)
+    once = read_record(out)
+    assert (once["processes"], once["run"]["batch_size"], once["trainer"]["accumulate_grad_batches"]) == (1, 4, 2)
+    assert once["begun"] == {"processes": 2, "batch_size": 4, "passes": 1}
+    trained(out, 6, resume=True)
+    trained(out, 8, resume=True, trainer={"accumulate_grad_batches": 2})  # or what run.json says now
+    again = read_record(out)
+    assert [again[name] for name in ("processes", "begun")] == [1, once["begun"]]
+    assert checkpoint_step(out / "checkpoints/last.safetensors") == 8
+    with pytest.raises(ValueError, match=r"cannot resume with other settings than .*batch_size was 4, is 3"):
+        trained(out, 10, resume=True, batch_size=3)
+
+
 def test_resume_keeps_the_precision_whatever_the_rule_says_now(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -141,6 +141,7 @@ def four(rank: int, folder: Path) -> dict[str, Any]:
     found["whole"] = [type(network).__name__, float(sum(p.double().abs().sum() for p in network.parameters()))]
     learn(folder / "changed", 2, strategy="fsdp2", keep_best=True)
     found["other data"] = refused(lambda: learn(folder / "other", data=Rings(int(rank == 3)), strategy="ddp"))
+    found["other rate"] = refused(lambda: learn(folder / "other", strategy="ddp", ema=0.5 if rank == 2 else 0.9))
     if rank == 0:
         shutil.copytree(folder / "changed", folder / "again")
         shutil.copytree(folder / "changed", folder / "broken")
@@ -274,6 +275,7 @@ def test_what_goes_wrong_ends_all_in_one_line_and_leaves_the_last_checkpoint(don
     folder, of_four, _, of_two = done
     expected = {
         "other data": r"process 3 of 4: other training data than process 0 \(.*every process must read the same files",
+        "other rate": r"process 2 of 4: other ema than process 0 \(0.5, not 0.9\)",
         "missing": r"process \d of 4: .*00002.safetensors: no such file; .*a shard of the checkpoint is missing here",
         "full": r"process 2 of 4: cannot write .*/00002.safetensors: No space left on device",
     }

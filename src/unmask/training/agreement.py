@@ -1,6 +1,5 @@
 """Processes that train one model must begin with the same: data, weights, settings, checkpoint."""
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,8 +45,3 @@ def weights_sum(module: nn.Module) -> str:
     """Return a checksum of some entries of every parameter."""
     some = {name: p.detach().flatten()[:: max(1, p.numel() // SAMPLED)] for name, p in module.named_parameters()}
     return tensors_digest(some)
-
-
-def settings_sum(*settings: Any) -> str:
-    """Return a checksum of settings."""
-    return hashlib.sha256(repr(settings).encode()).hexdigest()

@@ -20,7 +20,7 @@ from unmask.data.order import Division, Order
 from unmask.model import MaskedDiffusion
 from unmask.objectives.base import Objective
 from unmask.storage.checkpoint import averaged_weights, checkpoint_step
-from unmask.training.agreement import Agree, settings_sum, weights_sum
+from unmask.training.agreement import Agree, weights_sum
 from unmask.training.averages import MovingAverage
 from unmask.training.callbacks import Bar, Best, Keep, SafetensorsIO
 from unmask.training.cost import step_flops
@@ -30,6 +30,7 @@ from unmask.training.mirroring import Mirroring
 from unmask.training.optimizer import parameter_groups
 from unmask.training.peers import peers_named
 from unmask.training.placing import trained_on
+from unmask.training.run import shared_settings
 from unmask.training.settings import Optimizer, Run, TrainerSettings
 from unmask.training.sharding import NAMES, Sharded, emptied
 from unmask.training.stopping import Stop, Stopped
@@ -80,7 +81,7 @@ def plan_training(
     batches, valid = _new_loaders(data, run, division, loop)
     parameter_groups(model, optimizer)  # raises for settings that do not fit the model
     if loop.world_size > 1:
-        loop.callbacks.insert(0, _new_agreement(model, data, run, settings))  # type: ignore[attr-defined]
+        loop.callbacks.insert(0, _new_agreement(model, data, objective, optimizer, run, settings))  # type: ignore[attr-defined]
     trained, objective = copy.deepcopy((model, objective)) if sharded else (model, objective)
     given, lengths = data.has_given, data.lengths
     trainee = Trainee(trained, objective, optimizer, run.seed, run.label_dropout, given, lengths, division)
@@ -182,12 +183,19 @@ def _new_loaders(data: DataSet, run: Run, division: Division, loop: Trainer) -> 
     return Loader(train, sampler=order, num_workers=run.workers, **loading), DataLoader(shares, **loading)
 
 
-def _new_agreement(model: MaskedDiffusion, data: DataSet, run: Run, settings: TrainerSettings) -> Agree:
+def _new_agreement(
+    model: MaskedDiffusion,
+    data: DataSet,
+    objective: Objective,
+    optimizer: Optimizer,
+    run: Run,
+    settings: TrainerSettings,
+) -> Agree:
     """Return what compares the processes at the start."""
     step = str(checkpoint_step(run.checkpoint)) if run.checkpoint.is_file() else "none"
     facts = {"training data": data.split("train").checksum, "checkpoint": step}
     facts["copies elsewhere"] = str(run.mirror is not None)
-    facts["settings"] = settings_sum(run.batch_size, run.seed, run.precision, settings.accumulate_grad_batches)
+    facts |= shared_settings(model.network, objective, optimizer, run, settings)
     if step == "none":
         facts["initial weights"] = weights_sum(model)
     return Agree(facts)

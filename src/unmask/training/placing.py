@@ -3,6 +3,7 @@
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -34,25 +35,36 @@ def placed(settings: TrainerSettings) -> TrainerSettings:
     return replace(settings, devices=here, num_nodes=max(1, world // here))
 
 
-def divided_anew(run: Run, settings: TrainerSettings, before: dict[str, dict]) -> tuple[Run, TrainerSettings]:
+def division_of(record: dict[str, Any]) -> dict[str, Any]:
+    """Return how run.json says that a step is divided: processes, examples of a pass, and passes."""
+    run, trainer = record["run"], record["trainer"]
+    found = {"processes": record.get("processes"), "batch_size": run.get("batch_size")}
+    return found | {"passes": trainer.get("accumulate_grad_batches")}
+
+
+def divided_anew(run: Run, settings: TrainerSettings, before: dict[str, Any]) -> tuple[Run, TrainerSettings]:
     """Return the settings of a run that goes on with another number of processes: a step has as many examples.
 
     Args:
-        run: settings as they are asked for. Where these divide a step otherwise than before, they are kept.
+        run: settings as they are asked for: how a step was divided when the run began, or when it last went on. Where
+            they divide it otherwise, they are kept.
         settings: see `run`.
         before: run.json.
 
     Raises:
         ValueError: the examples of a step cannot be divided among so many processes.
     """
-    processes, count = processes_of(settings), before.get("processes")
-    asked = (run.batch_size, settings.accumulate_grad_batches)
-    kept = (before["run"].get("batch_size"), before["trainer"].get("accumulate_grad_batches"))
-    if not isinstance(count, int) or count == processes or asked != kept:
-        return run, settings
-    try:
-        division = Division(run.batch_size, count, settings.accumulate_grad_batches).over(processes)
-    except ValueError as error:
-        raise ValueError(f"cannot resume {Path(run.out)} on {processes} process(es): {error}") from None
-    settings = replace(settings, accumulate_grad_batches=division.passes)
-    return replace(run, batch_size=division.batch), settings
+    processes = processes_of(settings)
+    for known in (before.get("begun") or {}, division_of(before)):
+        count = known.get("processes")
+        if (known.get("batch_size"), known.get("passes")) != (run.batch_size, settings.accumulate_grad_batches):
+            continue
+        if not isinstance(count, int) or count == processes:
+            break
+        try:
+            division = Division(run.batch_size, count, settings.accumulate_grad_batches).over(processes)
+        except ValueError as error:
+            raise ValueError(f"cannot resume {Path(run.out)} on {processes} process(es): {error}") from None
+        settings = replace(settings, accumulate_grad_batches=division.passes)
+        return replace(run, batch_size=division.batch), settings
+    return run, settings

@@ -9,6 +9,7 @@
     objective, optimizer        descriptions
     run, trainer                settings; run.precision is the one that was chosen
     processes                   that the run was begun on, or went on with last
+    begun                       {"processes", "batch_size", "passes"} of the beginning, if these have changed
     precision                   {"choice", "reason"}
     versions                    {"unmask", "torch"}
     start                       {"name", "sha256"} of the model whose weights training began with, if there is one
@@ -34,6 +35,7 @@ import torch
 
 from unmask.data.base import DataSet
 from unmask.model import MaskedDiffusion
+from unmask.networks.base import Network
 from unmask.objectives.base import Objective
 from unmask.storage.description import describe
 from unmask.storage.files import replacing
@@ -52,6 +54,9 @@ MAY_CHANGE |= {"trainer.strategy", "trainer.devices", "trainer.num_nodes"}
 A_STEP = {"run.batch_size", "trainer.accumulate_grad_batches"}
 """What may change with the number of processes, as long as a step has as many examples."""
 MAY_CHANGE_AFTER_NAN = {"optimizer.lr", "optimizer.matrix_lr", "optimizer.schedule_lr", "trainer.gradient_clip_val"}
+MAY_DIFFER = {"run.out", "run.workers", "run.peer_timeout", "run.mirror", "trainer.devices", "trainer.logger"}
+MAY_DIFFER |= {"trainer.enable_progress_bar", "trainer.profiler"}
+"""Settings that processes which train one model need not have in common."""
 COMPARED = ("network", "schedule", "data", "objective", "optimizer", "run", "trainer")
 
 
@@ -128,6 +133,15 @@ def read_record(out: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or not all(isinstance(record.get(name), dict) for name in COMPARED):
         raise ValueError(f"{path}: is empty or damaged")
     return record
+
+
+def shared_settings(
+    network: Network, objective: Objective, optimizer: Optimizer, run: Run, trainer: TrainerSettings
+) -> dict[str, str]:
+    """Return the settings that processes which train one model must have in common, by name."""
+    parts = {"network": describe(network), "objective": describe(objective)}
+    parts |= {"optimizer": plain_settings(optimizer), "run": plain_settings(run), "trainer": plain_settings(trainer)}
+    return {name.removeprefix("run."): str(value) for name, value in _leaves(parts).items() if name not in MAY_DIFFER}
 
 
 def check_same(before: dict[str, Any], now: dict[str, Any], where: Path, step: int) -> dict[str, list[Any]]:

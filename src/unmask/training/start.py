@@ -32,7 +32,7 @@ from unmask.training.beginning import Start, begin
 from unmask.training.folder import contents, held, new_run
 from unmask.training.loop import plan_training, take_weights
 from unmask.training.mirroring import Mirroring
-from unmask.training.placing import divided_anew, placed, processes_of, trained_on
+from unmask.training.placing import divided_anew, division_of, placed, processes_of, trained_on
 from unmask.training.precision import Choice, decide
 from unmask.training.run import check_same, find_checkpoint, new_record, plain_settings, read_record, write_record
 from unmask.training.settings import Optimizer, Run, TrainerSettings
@@ -249,6 +249,8 @@ def _continued(now: dict[str, Any], out: Path) -> dict[str, Any]:
     changes = check_same(before, now, out / RUN, step)
     kept = ("codec", "codec_files", "stopped", "changes", "id")
     record = now | {name: before[name] for name in kept if name in before}
+    if "begun" in before or division_of(before) != division_of(now):
+        record["begun"] = before.get("begun") or division_of(before)
     if "mirror" in before and "mirror" not in now:
         given = f"is copied there no more: give --mirror {before['mirror']}"
         print(f"unmask: note: the run {given}", file=sys.stderr)
