@@ -22,7 +22,7 @@ from unmask.codecs.text import Characters
 from unmask.codecs.tokenizer import Tokenizer
 from unmask.evaluation.unknown_length import log_p_of_lengths
 from unmask.lengths import Lengths
-from unmask.prompts import prompt_canvas, prompt_tokens
+from unmask.prompts import next_commands, prompt_canvas, prompt_tokens
 from unmask.randomness import seeded
 
 COUNTS = (4, 1, 3, 6, 2, 1)
@@ -187,6 +187,7 @@ def test_a_model_of_prompts_and_answers(run: Path, tmp_path: Path, capsys: pytes
     assert main([*asked, "--score", "0"]) == 0
     shown = capsys.readouterr().out.rstrip("\n").split("\n\n")
     model = unmask.load(run, device="cpu")
+    assert next_commands(model, "m", " --x") == "  unmask evaluate m --x\n  unmask infill m --prefix PROMPT --x"
     canvas, log_p = prompt_canvas(model, "3+4=", 6, 2)
     x = model.infill(canvas, generator=unmask.generators(2, 6))
     assert shown == model.decode(x) and all(text.startswith("3+4=") for text in shown)

@@ -169,3 +169,21 @@ def _canvas(
         ends = torch.tensor(after, device=x.device).expand(n, -1)
         x.scatter_(1, stop + torch.arange(len(after), device=x.device), ends)
     return x
+
+
+def next_commands(model: MaskedDiffusion, folder: str, more: str = "") -> str:
+    """Return commands to go on with, a line each: how the model is measured, and how it is sampled.
+
+    Args:
+        model: that is in the folder, or will be.
+        folder: of a model or a run.
+        more: what each command needs beside it, such as " --import module".
+    """
+    data = model.about.get("data")
+    lines = [f"evaluate {folder}"]
+    if data is None:
+        lines = [f"prepare FILE --tokenizer {folder} --out CORPUS"]
+        lines.append(f"evaluate {folder} --data Corpus --data.path CORPUS --data.length {model.shape[0]}")
+    how = "prefix PROMPT" if data is None or data.get("messages") is None else "chat QUESTION"
+    lines.append(f"infill {folder} --{how}" if model.conditional else f"sample {folder}")
+    return "\n".join(f"  unmask {line}{more}" for line in lines)

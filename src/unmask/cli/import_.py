@@ -34,11 +34,11 @@ def run(arguments: list[str]) -> None:
         raise ValueError(f"{settings.out}: is there already; name another folder")
     check_model(settings.source)
     from unmask.opening import import_checkpoint
+    from unmask.prompts import next_commands
 
     options = {name: settings[name] or None if kind is bool else settings[name] for name, kind, *_ in OPTIONS}
     model = import_checkpoint(settings.source, settings.out, **options)
     folded = ", its constant modulation folded into the weights" if model.about.get("folded") else ""
     what = "merged with its adapter" if model.about.get("merged") else model.about["layout"]
     print(f"{settings.out}: {what}, {model.parameter_count:,} parameters{folded}. Next:")
-    print(f"  unmask sample {settings.out}\n  unmask prepare FILE --tokenizer {settings.out} --out CORPUS")
-    print(f"  unmask evaluate {settings.out} --data Corpus --data.path CORPUS --data.length {model.shape[0]}")
+    print(next_commands(model, settings.out))

@@ -22,6 +22,7 @@ from unmask.objectives.next_token import NextToken, check_objective
 from unmask.objectives.scalar import TimeFreeELBO
 from unmask.objectives.token import TokenELBO
 from unmask.objectives.uniform import UniformELBO
+from unmask.prompts import next_commands
 from unmask.schedules import Linear, Schedule, TokenPolynomial
 from unmask.storage.checkpoint import checkpoint_step
 from unmask.storage.description import describe
@@ -299,10 +300,7 @@ def _say_the_end(task: Task, steps: int, best: int | None) -> None:
     own = "".join(f" --import {name}" for name in modules if name.partition(".")[0] not in ("unmask", "__main__"))
     curve = f", {out}/loss.png its loss curve" if Path(out, "loss.png").is_file() else ""
     print(f"{out}/model holds the model{curve}. Next:")
-    prompted = getattr(task.data, "conditional", False)  # it has never seen an empty prompt
-    how = "prefix PROMPT" if getattr(task.data, "messages", None) is None else "chat QUESTION"
-    following = f"infill {out} --{how}" if prompted else f"sample {out}"
-    print(f"  unmask evaluate {out}{own}\n  unmask {following}{own}", flush=True)
+    print(next_commands(task.model, out, own), flush=True)
 
 
 def with_schedule(
