@@ -5,11 +5,12 @@ print(report)
 report.record("runs/digits")
 """
 
+from unmask.evaluation.averaging import Likelihood, evaluate
 from unmask.evaluation.breakdown import Breakdown
 from unmask.evaluation.frechet import frechet
 from unmask.evaluation.generative import generative
 from unmask.evaluation.judge import Judge
-from unmask.evaluation.likelihood import Likelihood, evaluate, likelihood
+from unmask.evaluation.likelihood import likelihood
 from unmask.evaluation.molecules import molecules
 from unmask.evaluation.statistics import Extractor
 from unmask.evaluation.study import study_precision, study_samplers
