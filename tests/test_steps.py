@@ -179,3 +179,18 @@ def test_all_matrices_of_a_public_network_decay() -> None:
         named = {name.split("model.", 1)[-1] for name, p in gpt2.named_parameters() if id(p) in decays}
         assert {name.rsplit(".", 2)[-2] for name in named} >= {"c_attn", "c_proj", "c_fc"}
         assert not any("wte" in name or "wpe" in name or "ln" in name or "bias" in name for name in named)
+
+
+def test_experts_decay_and_are_not_for_muon() -> None:
+    """They are one parameter of three axes, which is no matrix."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+    experts = {"moe_intermediate_size": 8, "num_experts": 3, "num_experts_per_tok": 1, "head_dim": 8}
+    config = transformers.Qwen3MoeConfig(vocab_size=12, is_causal=False, **sizes, **experts)
+    net = unmask.Pretrained(12, (8,), body=transformers.Qwen3MoeForCausalLM(config), mask=11)
+    stacked = {id(p): name for name, p in net.named_parameters() if p.dim() == 3}
+    assert len(stacked) == 2
+    for kind in ("AdamW", "Muon"):
+        groups = parameter_groups(unmask.MaskedDiffusion(net, unmask.Symbols(12)), unmask.Optimizer(kind=kind))
+        of_experts = [group for group in groups if stacked.keys() & {id(p) for p in group["params"]}]
+        assert len(of_experts) == 1 and of_experts[0]["weight_decay"] > 0 and "momentum" not in of_experts[0]
