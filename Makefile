@@ -10,6 +10,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 NOTEBOOKS ?= cache
 
+# Where it is set, each process compiles torch, lightning and the others anew: half a minute
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test style types tests docs fuzz bench clean
 
 # --no-compile: a third of what is installed is ever imported, and compiled then

@@ -14,6 +14,8 @@ from jaxtyping import _import_hook, install_import_hook
 if TYPE_CHECKING:
     import torch
 
+sys.dont_write_bytecode = False  # else each process compiles torch, lightning and the others anew: half a minute
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: else it asks for names at length, and waits
 os.environ["OMP_WAIT_POLICY"] = "passive"  # other tests need the cores
 if "PYTEST_XDIST_WORKER" in os.environ:  # one core for each worker, and for the processes that it starts
