@@ -80,6 +80,7 @@ def _train_with_slow_copies(command: list[str]) -> None:
         original(path, url)
 
     mirror.put = slow
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it starts with & ignore it
     fresh._command(tuple(command), Path())
 
 

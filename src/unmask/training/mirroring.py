@@ -126,13 +126,21 @@ class Mirroring:
             kept = f"the run is whole in {self.out}; the same command with --resume copies it"
             raise ConnectionError(f"{self.error}; {kept}") from self.error
 
-    def _copy_all(self, step: int) -> None:
-        while not self.done():
-            pass
-        self.error = self.error if isinstance(self.error, TakenOverError) else None  # it is tried once more
-        self.begin(step)
-        while not self.done():
-            pass
+    def _copy_all(self, step: int, said: str = "") -> None:
+        """Wait for a copy that is under way, and make another one, which is the last.
+
+        Args:
+            step: of the checkpoint in the folder.
+            said: once, where that takes longer than a moment.
+        """
+        for last in (False, True):
+            if last:
+                self.error = self.error if isinstance(self.error, TakenOverError) else None  # it is tried once more
+                self.begin(step)
+            while not self.done():
+                if said:
+                    print(said, file=sys.stderr, flush=True)
+                said = ""
 
     @contextmanager
     def kept(self) -> Iterator[None]:
@@ -149,9 +157,7 @@ class Mirroring:
         main = threading.current_thread() is threading.main_thread()
         before = signal.signal(signal.SIGINT, signal.default_int_handler) if main else None  # lightning ignores it
         try:
-            if not self.done():
-                print(f"the checkpoint is being copied to {self.url}; Ctrl-C leaves it as it is", file=sys.stderr)
-            self._copy_all(step)
+            self._copy_all(step, f"the checkpoint is being copied to {self.url}; Ctrl-C leaves it as it is")
             if self.error is not None:
                 print(f"unmask: warning: {self.error}", file=sys.stderr)
         except KeyboardInterrupt:
