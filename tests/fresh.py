@@ -14,7 +14,9 @@ from subprocess import CompletedProcess
 from typing import Any
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["unmask.model", "unmask.training.loop", "unmask.cli.train", "sklearn.datasets"])
+PRELOADED = ["unmask.model", "unmask.training.loop", "unmask.cli.train", "sklearn.datasets"]
+PRELOADED += ["torch.utils.tensorboard", "s3fs", "matplotlib.backends.backend_agg"]  # of the start and end of training
+SERVER.set_forkserver_preload(PRELOADED)
 
 
 def run(folder: Path, *arguments: str, path: Path | None = None) -> CompletedProcess[str]:
