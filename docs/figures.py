@@ -12,6 +12,7 @@ import torch
 
 from unmask.display.figures import exponent_figure, steps_figure
 from unmask.display.measured import frontier_figure, learning_figure, study_figure
+from unmask.reproduction.report import curves_figure
 from unmask.schedules import TokenPolynomial
 
 DOCS = Path(__file__).parent
@@ -70,6 +71,16 @@ def learning() -> dict[str, list[list[tuple[float, float, float]]]]:
     return curves
 
 
+def rows() -> dict[str, list[tuple[list[float], list[float]]]]:
+    """Return the curves of reproduce.md: steps and bits of each seed, by row."""
+    curves: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
+    for name, seed, step, bits in stored("text8_rows"):
+        x, y = curves.setdefault(name, {}).setdefault(seed, ([], []))
+        x.append(float(step))
+        y.append(float(bits))
+    return {name: [*of_seeds.values()] for name, of_seeds in curves.items()}
+
+
 def exponents(name: str) -> tuple[TokenPolynomial, list[str]]:
     """Return a schedule of genmd4.md, and what its token values are called."""
     rows = stored(name)
@@ -85,6 +96,7 @@ def main() -> None:
     learning_figure(learning()).savefig(images / "learning.png", dpi=150)
     exponent_figure(*exponents("exponents")).savefig(images / "exponents.png", dpi=150)
     exponent_figure(exponents("levels")[0]).savefig(images / "levels.png", dpi=150)
+    curves_figure(rows(), timed=False).savefig(images / "text8_rows.png", dpi=150)
     steps_figure(256, 1024).savefig(images / "steps.png", dpi=150)
     study_figure(*samplers(), "character").savefig(images / "samplers.png", dpi=150)
     frontier_figure(*frontier(), "the judge").savefig(images / "frontier.png", dpi=150)

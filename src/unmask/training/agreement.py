@@ -37,7 +37,7 @@ class Agree(Callback):
             others = [str(rank) for rank, facts in enumerate(everything) if facts.get(name) != first]
             if others:
                 who = f"process{'es' * (len(others) > 1)} {', '.join(others)} of {trainer.world_size}"
-                shown = f" ({everything[int(others[0])][name]:.12}, not {first:.12})"
+                shown = f" ({everything[int(others[0])].get(name, 'none'):.12}, not {first:.12})"
                 raise ValueError(f"{who}: other {name} than process 0{shown}{': ' * (name in HOW)}{HOW.get(name, '')}")
 
 
