@@ -220,8 +220,8 @@ def marginal_bits() -> float:
 @pytest.mark.slow
 def test_a_short_training_beats_every_marginal_model(tmp_path: Path) -> None:
     out = str(tmp_path / "run")
-    larger = ["--network.width", "64", "--network.depth", "2", "--network.heads", "4", "--network.dropout", "0.0"]
-    steps = ["--trainer.max_steps", "300", "--optimizer.lr", "4e-3", "--batch_size", "32", "--evaluate_every", "300"]
+    larger = ["--network.width", "48", "--network.depth", "2", "--network.heads", "4", "--network.dropout", "0.0"]
+    steps = ["--trainer.max_steps", "150", "--optimizer.lr", "4e-3", "--batch_size", "32", "--evaluate_every", "150"]
     done = fresh.run(tmp_path, "train", *SMALL, *larger, *steps, "--out", out)
     assert done.returncode == 0, done.stderr
     done = fresh.run(tmp_path, "evaluate", out, "--draws", "4", "--json", f"{out}/metrics.json")
