@@ -17,7 +17,7 @@ from tqdm import tqdm
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from unmask.data.corpus import Corpus
-from unmask.evaluation.averaging import Likelihood
+from unmask.evaluation.nelbo import Likelihood
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from oracle import Table
 from test_lengths import TINY
 from unmask.cli.main import main
 from unmask.data.arrays import Arrays
-from unmask.evaluation.averaging import evaluate
+from unmask.evaluation.nelbo import evaluate
 from unmask.given import clean_tokens, given_and_clean
 from unmask.randomness import seeded
 

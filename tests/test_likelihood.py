@@ -18,8 +18,8 @@ from unmask.data.corpora import prepare_corpus
 from unmask.data.corpus import Corpus
 from unmask.data.images import Mirrored
 from unmask.data.textfile import TextFile
-from unmask.evaluation.averaging import Likelihood, evaluate
 from unmask.evaluation.breakdown import Breakdown, text_bytes
+from unmask.evaluation.nelbo import Likelihood, evaluate
 from unmask.given import mark_given
 from unmask.objectives.base import Objective
 from unmask.objectives.estimate import draw_loss

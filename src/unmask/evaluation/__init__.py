@@ -5,13 +5,13 @@ print(report)
 report.record("runs/digits")
 """
 
-from unmask.evaluation.averaging import Likelihood, evaluate
 from unmask.evaluation.breakdown import Breakdown
 from unmask.evaluation.frechet import frechet
 from unmask.evaluation.generative import generative
 from unmask.evaluation.judge import Judge
 from unmask.evaluation.likelihood import likelihood
 from unmask.evaluation.molecules import molecules
+from unmask.evaluation.nelbo import Likelihood, evaluate
 from unmask.evaluation.statistics import Extractor
 from unmask.evaluation.study import study_precision, study_samplers
 from unmask.evaluation.unknown_length import LengthPosterior, infill_unknown_length, length_posterior

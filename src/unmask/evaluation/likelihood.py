@@ -15,9 +15,9 @@ from unmask.checks import check_choice
 from unmask.codecs.base import Codec
 from unmask.codecs.tokenizer import Tokenizer
 from unmask.data.base import DataSet, Part
-from unmask.evaluation.averaging import Estimate, Likelihood
 from unmask.evaluation.breakdown import Breakdown, text_bytes
 from unmask.evaluation.data import measured_data
+from unmask.evaluation.nelbo import Estimate, Likelihood
 from unmask.evaluation.per_example import PerExample
 from unmask.evaluation.protocol import Precision, check_processes, versions, weights
 from unmask.kinds import require_masked

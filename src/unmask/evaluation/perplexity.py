@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unmask.codecs.text import Text
 from unmask.codecs.tokenizer import Tokenizer
-from unmask.evaluation.averaging import Likelihood
+from unmask.evaluation.nelbo import Likelihood
 from unmask.lengths import Lengths
 from unmask.types import Nats, Tokens
 

@@ -13,8 +13,8 @@ from unmask.checks import check_choice, check_whole
 from unmask.codecs.tokenizer import Tokenizer
 from unmask.data.benchmarks import BENCHMARKS, Ends, Texts, sequences
 from unmask.data.packing import PACKED, Packed, Packing
-from unmask.evaluation.averaging import Estimate
 from unmask.evaluation.likelihood import bounds, drawn_of
+from unmask.evaluation.nelbo import Estimate
 from unmask.evaluation.protocol import Precision, check_processes, versions, weights
 from unmask.evaluation.published import published
 from unmask.model import MaskedDiffusion

@@ -81,7 +81,8 @@ def plan_training(
     batches, valid = _new_loaders(data, run, division, loop)
     parameter_groups(model, optimizer)  # raises for settings that do not fit the model
     if loop.world_size > 1:
-        loop.callbacks.insert(0, _new_agreement(model, data, objective, optimizer, run, settings))  # type: ignore[attr-defined]
+        shared = shared_settings(model.network, objective, optimizer, run, settings)
+        loop.callbacks.insert(0, _new_agreement(model, data, run, shared))  # type: ignore[attr-defined]
     trained, objective = copy.deepcopy((model, objective)) if sharded else (model, objective)
     given, lengths = data.has_given, data.lengths
     trainee = Trainee(trained, objective, optimizer, run.seed, run.label_dropout, given, lengths, division)
@@ -183,19 +184,12 @@ def _new_loaders(data: DataSet, run: Run, division: Division, loop: Trainer) -> 
     return Loader(train, sampler=order, num_workers=run.workers, **loading), DataLoader(shares, **loading)
 
 
-def _new_agreement(
-    model: MaskedDiffusion,
-    data: DataSet,
-    objective: Objective,
-    optimizer: Optimizer,
-    run: Run,
-    settings: TrainerSettings,
-) -> Agree:
-    """Return what compares the processes at the start."""
+def _new_agreement(model: MaskedDiffusion, data: DataSet, run: Run, shared: dict[str, str]) -> Agree:
+    """Return what compares the processes at the start: their settings, data, checkpoint or first weights."""
     step = str(checkpoint_step(run.checkpoint)) if run.checkpoint.is_file() else "none"
     facts = {"training data": data.split("train").checksum, "checkpoint": step}
     facts["copies elsewhere"] = str(run.mirror is not None)
-    facts |= shared_settings(model.network, objective, optimizer, run, settings)
+    facts |= shared
     if step == "none":
         facts["initial weights"] = weights_sum(model)
     return Agree(facts)

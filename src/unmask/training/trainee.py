@@ -76,10 +76,8 @@ class Trainee(LightningModule):
         x, label = batch
         step, network, part = self.trainer.global_step, self.model.network, batch_idx % self.division.passes
         share = self.division.share(part)
-        drawn_from = (
-            torch.default_generator if self.device.type == "cpu" else torch
-        )  # torch looks for GPUs: 2 ms a step
-        drawn_from.manual_seed(seeded(self.seed, step, share, 0).initial_seed())  # of dropout
+        dropout = torch.default_generator if self.device.type == "cpu" else torch  # torch's own looks for GPUs: 2 ms
+        dropout.manual_seed(seeded(self.seed, step, share, 0).initial_seed())
         generator = Share(seeded(self.seed, step, 0, 0, device=self.device), share, self.division.shares)
         if label is not None and self.label_dropout:
             of_all = torch.rand(len(label) * generator.shares, generator=generator.generator, device=self.device)
