@@ -20,6 +20,8 @@ from test_pretrained import LENGTH, MASK, SPECIAL, random_model
 from test_pretrained import V as WORDS
 from unmask.cli.main import main
 from unmask.codecs.classes import allowed_tokens, parse_class
+from unmask.codecs.ended import Ended
+from unmask.lengths import Lengths
 from unmask.networks.constrained import Constrained, check_allowed
 from unmask.networks.padded import Padded
 from unmask.networks.pretrained import Pretrained
@@ -181,6 +183,10 @@ def test_what_leaves_nothing_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match=match):
             check_allowed(allowed, net)
+    about = {"lengths": Lengths(6, (1,) * 8, apart=True).describe()}  # which allows some tokens alone itself
+    model = unmask.MaskedDiffusion(net, unmask.Symbols(7), about=about)
+    with pytest.raises(ValueError, match=r"must be of shape \(7,\) or \(8, 7\), one flag for each token; got \(9,\)"):
+        model.sample(2, allowed=torch.ones(9, dtype=torch.bool))
     images = unmask.UNet(5, (4, 4, 1), widths=(16, 16), heads=2)
     some = torch.ones(4, 4, 1, 5, dtype=torch.bool)
     some[2, 3] = False
@@ -270,6 +276,7 @@ def test_classes_of_numbers() -> None:
         (unmask.Characters("abc"), ("a", "a"), "^allow 'a', forbid 'a': no token of the model is left"),
         (unmask.Characters("abc"), ("a\\",), "ends in a single"),
         (unmask.Bytes(), ("é",), "is in no token of the model; its tokens are bytes"),
+        (Ended(unmask.Bytes()), ("é",), "is in no token of the model; its tokens are bytes"),
         (unmask.Symbols(9), ("5-3",), "^allow '5-3': the range 5-3 goes backwards$"),
         (unmask.Symbols(9), (None, "9"), r"^forbid '9': the model's tokens are 0..8, got 9$"),
         (unmask.Symbols(9), ("1;2",), "^allow '1;2': expected numbers and ranges such as 0-9,12; got '1;2'$"),

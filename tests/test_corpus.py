@@ -131,7 +131,7 @@ def test_what_is_wrong_with_documents_is_said_with_its_place(tmp_path: Path, tex
     for line, message in (
         ('{"text": "half', "a.jsonl, line 3: not valid JSON"),
         ('{"words": "x"}', "a.jsonl, line 3: has no field 'text', but words; --field names"),
-        ('["x"]', "a.jsonl, line 3: has no field 'text', but list"),
+        ('["x"]', "a.jsonl, line 3: expected an object with fields, got list"),
         ('{"text": 5}', "a.jsonl, line 3: the field 'text' must be a text, got int"),
         ('{"text": "\\ud800"}', "a.jsonl, line 3: not valid Unicode"),
     ):

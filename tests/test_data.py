@@ -247,6 +247,21 @@ def test_array_files_refuse(tmp_path: Path) -> None:
         split("w.npz")
     with pytest.raises(ValueError, match="labels_path is for a file without labels"):
         split("w.npz", labels_path=str(tmp_path / "w.npz"))
+    np.savez(tmp_path / "typo.npz", x=np.zeros((30, 2), int), givn=np.zeros((30, 2), bool))
+    with pytest.warns(
+        UserWarning, match=r"typo.npz: givn not read; the names known here are given, labels, lengths, x$"
+    ):
+        split("typo.npz")
+    np.savez(
+        tmp_path / "more.npz",
+        train=np.zeros((30, 2), int),
+        train_given=np.zeros((30, 2), bool),
+        lengths=np.ones(30, int),
+    )
+    with pytest.warns(
+        UserWarning, match="more.npz: lengths not read; .* train, train_given, train_labels, train_lengths$"
+    ):
+        split("more.npz")
 
 
 def test_texts_refuse(tmp_path: Path) -> None:

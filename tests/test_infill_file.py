@@ -735,6 +735,7 @@ def test_settings_of_lengths_and_constraints_belong_to_what_was_begun(
         with pytest.raises(ValueError, match=f"out.jsonl.part: was begun with another {next(iter(setting))}"):
             unmask.infill_file(texts, source, out, **how | setting)
     for setting, match in (
+        ({"sampler": unmask.FirstHitting(temperature=0.5)}, r"another sampler\.temperature \(1\.0, not 0\.5\)"),
         ({"evaluations": 1}, "evaluations must be"),
         ({"stop_early": True}, "stopping early takes"),
     ):

@@ -170,7 +170,10 @@ def test_lengths_on_the_command_line(run: Path, capsys: pytest.CaptureFixture[st
     assert main(["sample", str(run), "-n", "8", "--length", "3-5", "--out", str(out)]) == 0
     end = unmask.load(run, device="cpu").lengths
     assert end is not None and (np.load(out)[:, 5:] == end.fill).all()
-    for wrong, said in (("5-3", "length 5-3: the model is of texts of 1..24 tokens"), ("3-x", "a range such as 20-60")):
+    for wrong, said in (
+        ("5-3", "length 5-3: the range goes backwards; the model is of texts of 1..24 tokens"),
+        ("3-x", "a range such as 20-60"),
+    ):
         capsys.readouterr()
         assert main(["sample", str(run), "--length", wrong]) == 1
         assert said in capsys.readouterr().err

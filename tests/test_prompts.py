@@ -217,6 +217,9 @@ def test_conversations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     ):
         model = plain(codec, known + 20, **about)
         model.save_pretrained(tmp_path / name)
+        assert next_commands(model, "m").endswith(
+            "infill m --prefix PROMPT" if name == "padded" else "m --chat QUESTION"
+        )
         canvas = prompt_canvas(model, [{"role": "user", "content": "Hi"}], 2, 0).canvas
         unknown = (canvas == codec.vocab_size).sum(1)
         assert (unknown == 20).all() if name == "filled" else set(unknown.tolist()) <= set(range(1, 21))

@@ -363,7 +363,7 @@ def test_conversations(tmp_path: Path) -> None:
         ({"q": "a", "a": ""}, r"line 2: the field 'a' is empty \(--data.target\)"),
         ({"q": None, "a": "a"}, "line 2: the field 'q' must be a text, got null"),
         ({"q": "a", "a": 3}, "line 2: the field 'a' must be a text, got int"),
-        ([1], "line 2: has no field 'a', but list"),
+        ([1], "line 2: expected an object with fields, got list"),
     ],
 )
 def test_bad_rows_of_pairs(row: Any, said: str, tmp_path: Path) -> None:

@@ -18,7 +18,9 @@ from small_bpe import write_bpe
 from unmask import MaskedDiffusion, Optimizer, Run, TimeFreeELBO, Transformer
 from unmask.cli.main import main
 from unmask.codecs import Characters, Symbols
+from unmask.codecs.ended import Ended
 from unmask.data import Arrays, TextFile
+from unmask.inspection import info
 from unmask.networks.adapters import Adapter, add_adapter, merge_adapter
 from unmask.networks.fitting import fit_network
 from unmask.randomness import seeded
@@ -92,8 +94,14 @@ def test_what_does_not_fit_the_weights_is_refused(home: Path, tmp_path: Path) ->
     (tmp_path / "other.txt").write_text(TEXT.upper())
     with pytest.raises(ValueError, match=r"other.txt: character 'T' .* at offset 0"):
         unmask.train(None, TextFile(str(tmp_path / "other.txt"), length=16), start=home / "base", run=run)
-    with pytest.raises(ValueError, match=r"has the tokens .* those of .*: unmask prepare FILE --tokenizer"):
+    with pytest.raises(ValueError, match=r"has the tokens .* those of .*: lines of a file are cut"):
         begin(None, TextFile(str(home / "t.txt"), length=16, tokens="bytes"), home / "base", run)
+    codec = Ended(Characters("".join(sorted(set(TEXT)))))
+    MaskedDiffusion(Transformer(codec.vocab_size, (16,), width=8, heads=1), codec).save_pretrained(tmp_path / "lines")
+    with pytest.raises(
+        ValueError, match=r"those of Ended\(.*: lines of a file are cut as that model does by unmask train lines"
+    ):
+        begin(None, data(home), tmp_path / "lines", run)
     with pytest.raises(ValueError, match="network.width cannot be chosen: it comes with the weights"):
         begin({"width": 8}, data(home), home / "base", run)
     with pytest.raises(ValueError, match="Transformer has no such setting"):
@@ -212,6 +220,9 @@ def test_adapters_that_cannot_be(home: Path, tmp_path: Path) -> None:
         Run("r", lora_alpha=3.0)
     with pytest.raises(ValueError, match="lora must be at least 1"):
         Run("r", lora=0)
+    for alpha in (0.0, -5.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match="the alpha of an adapter must be positive and finite, got"):
+            Adapter(2, alpha)
     with pytest.raises(ValueError, match="either lora, or train and freeze"):
         train(home, tmp_path / "r", lora=2, train="head")
     with pytest.raises(ValueError, match="lora is for the weights of a model that is there"):
@@ -241,6 +252,15 @@ def test_a_run_from_weights_resumes_exactly(home: Path, tmp_path: Path) -> None:
                 train(home, tmp_path / "part", steps=6, resume=True, start=tmp_path / "whole")
         for name in ("whole", "part"):
             shutil.rmtree(tmp_path / name)
+    network = unmask.load(home / "base", device="cpu").network
+    unmask.train(
+        network,
+        data(home),
+        run=Run(str(tmp_path / "new"), evaluate_examples=8),
+        trainer={"max_steps": 1, "accelerator": "cpu"},
+    )
+    with pytest.raises(ValueError, match=r"new began with new weights, not with those of .*base: resume it without"):
+        train(home, tmp_path / "new", steps=2, resume=True)
 
 
 def test_the_best_evaluation_is_kept_and_training_ends_without_a_better_one(home: Path, tmp_path: Path) -> None:
@@ -254,6 +274,7 @@ def test_the_best_evaluation_is_kept_and_training_ends_without_a_better_one(home
     rest = train(home, tmp_path / "r", steps=40, lr=1.0, keep_best=True, patience=3, resume=True)
     assert rest.about["steps"] == steps, "it is over"
     assert not states(rest, model)
+    assert info(tmp_path / "r").rows[0]["weights_of_step"] == best
 
 
 def test_recomputed_blocks_have_the_same_gradients() -> None:
@@ -269,7 +290,7 @@ def test_recomputed_blocks_have_the_same_gradients() -> None:
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
 
 
-def llama(folder: Path) -> Path:
+def llama(folder: Path, tied: bool = True) -> Path:
     """Write a small left-to-right model with a tokenizer, as others publish them."""
     from transformers import LlamaConfig, LlamaForCausalLM
     from transformers import PreTrainedTokenizerFast as Fast
@@ -279,7 +300,7 @@ def llama(folder: Path) -> Path:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=tokenizer.vocab_size, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=64, tie_word_embeddings=True,
+        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=64, tie_word_embeddings=tied,
     )  # fmt: skip
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder / "llama")
     Fast(tokenizer_object=tokenizer.tokenizer, eos_token="<|endoftext|>").save_pretrained(folder / "llama")
@@ -316,6 +337,21 @@ def test_a_left_to_right_model_becomes_one_of_both_sides(tmp_path: Path, capsys:
     capsys.readouterr()
     assert main(["train", str(tmp_path / "c.yaml")]) == 2
     assert "from is for the command line" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_adapter_of_a_left_to_right_model_finds_its_base_as_it_was(tied: bool, tmp_path: Path) -> None:
+    source = llama(tmp_path, tied)
+    (tmp_path / "t.txt").write_text(TEXT.replace(". ", "\n"))
+    wanted = ["train", "lines", "--data.path", str(tmp_path / "t.txt"), "--data.length", "48", "--from", str(source)]
+    wanted += [f"--{name}={value}" for name, value in OTHERS.items()]
+    out = tmp_path / "run"
+    assert main([*wanted, "--lora", "2", "--trainer.max_steps", "2", "--out", str(out)]) == 0
+    torch.manual_seed(1)
+    one = unmask.load(out, device="cpu")
+    torch.manual_seed(2)
+    assert not states(one, unmask.load(out, device="cpu"))
+    assert main(["import", str(out), str(tmp_path / "merged")]) == 0
 
 
 def test_tokens_that_are_never_predicted_are_given_in_training(tmp_path: Path) -> None:

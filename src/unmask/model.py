@@ -18,7 +18,7 @@ from unmask.lengths import Lengths
 from unmask.loading import read_model
 from unmask.networks.accelerated import Accelerated
 from unmask.networks.base import Network, check_tokens
-from unmask.networks.constrained import Constrained
+from unmask.networks.constrained import Constrained, check_allowed
 from unmask.networks.padded import Padded
 from unmask.objectives.base import Objective
 from unmask.objectives.estimate import draw_loss
@@ -208,7 +208,8 @@ class MaskedDiffusion(Saved):
             if len(self.shape) > 1 or not 1 <= least <= most <= room:
                 kind = f"texts of 1..{room} tokens" if len(self.shape) == 1 else f"examples of shape {self.shape}"
                 said = f"{least}-{most}" if isinstance(length, tuple) else length
-                raise ValueError(f"length {said}: the model is of {kind}")
+                backwards = "the range goes backwards; " if least > most else ""
+                raise ValueError(f"length {said}: {backwards}the model is of {kind}")
         if lengths is None and least < most and length is not None:
             raise ValueError(f"length {least}-{most}: the model does not know how long its examples are: name one")
         if lengths is None or isinstance(length, int):
@@ -307,6 +308,8 @@ class MaskedDiffusion(Saved):
         if lengths is not None and lengths.apart and lengths.fill not in network.excluded:
             fills = torch.arange(network.vocab_size) == lengths.fill
             own = ~fills if own is None else own & ~fills
+        if allowed is not None:
+            check_allowed(allowed, network)
         if own is not None:
             allowed = own if allowed is None else own & allowed.to(own.device)
         return network if allowed is None else _alike(Constrained(network, allowed))

@@ -145,12 +145,21 @@ def naming(where: Path, family: Family) -> Iterator[None]:
 
 
 def add_mask(model: PreTrainedModel, token: int) -> int:
-    """Make a token the mask, and return it: it begins as the mean of the others. A row is added where there is none."""
-    if token >= len(input_embedding(model).weight):
+    """Make a token the mask, and return it: it begins as the mean of the others.
+
+    A row is added where there is none, in an output embedding of its own, too, though the mask is never predicted: else
+    transformers draws it at random, and a model would not be the same each time that it is read.
+    """
+    added = token >= len(input_embedding(model).weight)
+    if added:
         model.resize_token_embeddings(token + 1, mean_resizing=False)
+    head = model.get_output_embeddings()
     with torch.no_grad():
-        matrix = input_embedding(model).weight
-        matrix[token] = matrix[:token].float().mean(0).to(matrix.dtype)
+        matrices = [input_embedding(model).weight]
+        if added and isinstance(head, torch.nn.Linear):
+            matrices += [part for part in (head.weight, head.bias) if part is not None and part is not matrices[0]]
+        for matrix in matrices:
+            matrix[token] = matrix[:token].float().mean(0).to(matrix.dtype)
     return token
 
 

@@ -7,6 +7,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from unmask.codecs.base import Codec
+from unmask.codecs.ended import Ended
 from unmask.codecs.text import Bytes, Text
 
 PART = "\N{REPLACEMENT CHARACTER}"
@@ -103,7 +104,8 @@ def _members(text: str, name: str, codec: Text, pieces: list[str]) -> set[str]:
         inside = {c for c in known if first <= c <= last}
         if not inside:
             what = f"character {first!r} (U+{ord(first):04X})" if first == last else f"range {first}-{last}"
-            hint = "; its tokens are bytes, of which those of ASCII are characters" if isinstance(codec, Bytes) else ""
+            of_bytes = isinstance(codec.codec if isinstance(codec, Ended) else codec, Bytes)
+            hint = "; its tokens are bytes, of which those of ASCII are characters" if of_bytes else ""
             raise ValueError(f"{name} {text!r}: the {what} is in no token of the model{hint}")
         members |= inside
     return members

@@ -69,6 +69,12 @@ class Arrays(DataSet):
         for name in ("labels", "lengths"):
             if len({getattr(part, name) is None for part in parts.values()}) > 1:
                 raise ValueError(f"{self.path}: some of {', '.join(named)} have {name}, and some have none")
+        known = {name for part in named for name in (part, *(f"{part}_{one}" for one in BESIDE))} or {"x", *BESIDE}
+        if unread := ", ".join(sorted(arrays.keys() - known)):
+            warnings.warn(
+                f"{self.path}: {unread[:200]} not read; the names known here are {', '.join(sorted(known))}",
+                stacklevel=2,
+            )
         return parts
 
     @cached_property

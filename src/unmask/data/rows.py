@@ -53,6 +53,8 @@ def field_of(row: Row, field: str, option: str = "--field names the one with the
     if found is content:
         for name in field.split("."):
             if not isinstance(found, dict) or name not in found:
+                if not isinstance(content, dict):
+                    raise BadRowError(f"{row.where}: expected an object with fields, got {type(content).__name__}")
                 has = ", ".join(map(str, found)) if isinstance(found, dict) else type(found).__name__
                 raise BadRowError(f"{row.where}: has no field {field!r}, but {has[:200]}; {option}")
             found = found[name]

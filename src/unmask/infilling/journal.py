@@ -107,9 +107,18 @@ class Journal:
         how = "give the same settings to go on, or --overwrite (overwrite=True) to begin anew"
         if not isinstance(known, dict):
             return f"is of another kind; {how.partition(', or ')[2]}"
-        name = next(key for key in {**settings, **known} if known.get(key) != settings.get(key))
-        was, now = (f"{one.get(name)!s:.80}" for one in (known, settings))
-        return f"was begun with another {name} ({was}, not {now}); {how}"
+        name, was, now = _first_difference(known, settings)
+        return f"was begun with another {name} ({was!s:.80}, not {now!s:.80}); {how}"
+
+
+def _first_difference(known: dict[str, Any], settings: dict[str, Any]) -> tuple[str, Any, Any]:
+    """Return the name of the first setting that differs, as in sampler.temperature, and both values."""
+    name = next(key for key in {**settings, **known} if known.get(key) != settings.get(key))
+    was, now = known.get(name), settings.get(name)
+    if not (isinstance(was, dict) and isinstance(now, dict)):
+        return name, was, now
+    inner, was, now = _first_difference(was, now)
+    return f"{name}.{inner}", was, now
 
 
 def _parsed(line: bytes) -> Any:

@@ -151,6 +151,8 @@ def infill_one(
 
 def read_requests(reader: Reader, given: Mapping[str, Any]) -> list[Request]:
     """Return the request that the fields of an input describe; several for an array of several examples."""
+    if not isinstance(given, Mapping):
+        raise ValueError(f'an input is its fields, such as {{"text": "a [2] b"}}; got {type(given).__name__}')
     fields = {name: value for name, value in given.items() if value is not None}
     if "text_file" in fields:
         fields["text"] = read_text(fields.pop("text_file"))

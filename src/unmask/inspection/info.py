@@ -111,7 +111,8 @@ def _model(description: dict[str, Any], folder: Path) -> dict[str, Any]:
         "codec": _plain({key: value for key, value in codec.items() if key != "source"}),
         "schedule": _plain(description.get("schedule")),
     }
-    known = {"trained_on": "data", "objective": "objective", "steps": "steps", "made_with": "unmask"}
+    known = {"trained_on": "data", "objective": "objective", "steps": "steps", "weights_of_step": "weights_of_step"}
+    known |= {"made_with": "unmask"}
     facts |= {title: _plain(about[key]) for title, key in known.items() if about.get(key) is not None}
     if run := about.get("run"):
         facts["settings"] = _plain({key: value for key, value in run.items() if key != "out"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -40,6 +41,8 @@ class Adapter:
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise ValueError(f"the rank of an adapter must be at least 1, got {self.rank}")
+        if self.alpha is not None and not 0 < self.alpha < math.inf:
+            raise ValueError(f"the alpha of an adapter must be positive and finite, got {self.alpha}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"the dropout of an adapter must be in [0, 1), got {self.dropout}")
 
@@ -97,7 +100,13 @@ def add_adapter(network: Network, adapter: Adapter) -> list[str]:
         raise ValueError(f"{type(network).__name__} has no linear map of the name {said} for an adapter; {known}")
     alpha: Any = 2 * adapter.rank if adapter.alpha is None else adapter.alpha
     device = next(network.parameters()).device
-    config = LoraConfig(r=adapter.rank, lora_alpha=alpha, lora_dropout=adapter.dropout, target_modules=chosen)
+    config = LoraConfig(
+        r=adapter.rank,
+        lora_alpha=alpha,
+        lora_dropout=adapter.dropout,
+        target_modules=chosen,
+        fan_in_fan_out=not any(isinstance(network.get_submodule(name), nn.Linear) for name in chosen),  # Conv1D
+    )
     inject_adapter_in_model(config, network)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(LORA in name)

@@ -128,11 +128,14 @@ def check_tokens_of(data: DataSet, model: MaskedDiffusion, start: Start) -> None
     name = str((model.folder or "the model in memory") if isinstance(start, MaskedDiffusion) else start)
     tokens = name if model.folder is not None or not isinstance(start, MaskedDiffusion) else _tokens_name(model)
     shown = "FOLDER" if tokens is None else tokens if tokens == name else repr(tokens)
+    plain = model.codec.codec if isinstance(model.codec, Ended) else model.codec
     how = f"unmask prepare FILE --tokenizer {shown} --out CORPUS makes a corpus of its tokens"
     if "tokenizer" in {field.name for field in fields(data)}:
         how = f"--data.tokenizer {shown} cuts them as that model does"
     elif not (isinstance(model.codec, Text) and isinstance(data.codec, Text)):
         how = "the vocabulary cannot change with the weights"
+    elif not isinstance(plain, Tokenizer):
+        how = "lines of a file are cut as that model does by unmask train lines --data.path FILE --from ..."
     raise ValueError(f"{data.name} has the tokens {data.codec}, but {name} those of {model.codec}: {how}")
 
 

@@ -89,7 +89,10 @@ def train(
     if before:
         run, settings = divided_anew(run, settings, before)
     if before and not isinstance(network, Network):
-        start = start or (before.get("start") or {}).get("name")
+        known = (before.get("start") or {}).get("name")
+        if known is None and isinstance(start, Path | str):
+            raise ValueError(f"{run.out} began with new weights, not with those of {start}: resume it without --from")
+        start = start or known
         kept = {name: before["network"][name] for name in IN_TRAINING if name in before["network"]}
         network = kept | (network or {})
     if isinstance(start, Path | str) and not resume:
