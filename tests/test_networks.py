@@ -245,7 +245,7 @@ def test_bfloat16_autocast_stays_close(network: Transformer, device: torch.devic
 
 @pytest.mark.slow
 def test_compiled_body_gives_the_same(device: torch.device) -> None:
-    network = transformer("text", depth=3).float().to(device)
+    network = transformer("text", depth=1).float().to(device)  # each block more is compiled, too
     x_t = inputs(network)[0].to(device)
     plain = network(x_t, at=x_t == 5)
     network.compile_body()

@@ -73,10 +73,11 @@ def test_ctrl_c_to_two_processes_leaves_a_whole_copy(tmp_path: Path) -> None:
 
 def _train_with_slow_copies(command: list[str]) -> None:
     original = mirror.put
+    subprocess_script._ChildProcessObserver.__init__.__defaults__ = (1,)  # it looks every second, not every five
 
     def slow(path: Path, url: str) -> None:
         if "last-" in url:
-            time.sleep(subprocess_script._ChildProcessObserver(0, [])._sleep_period + 2)
+            time.sleep(3)
         original(path, url)
 
     mirror.put = slow
