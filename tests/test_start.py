@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 
 import unmask
 from small_bpe import write_bpe
+from test_pretrained import LENGTH, MASK, V, random_model
 from unmask import MaskedDiffusion, Optimizer, Run, TimeFreeELBO, Transformer
 from unmask.cli.main import main
 from unmask.codecs import Characters, Symbols
@@ -510,3 +512,12 @@ def test_an_adapter_is_seen_wherever_logits_are_asked_for() -> None:
     few[:, ::7] = True
     torch.testing.assert_close(network(x, at=few), whole[few], rtol=1e-10, atol=1e-10)
     assert (whole - before).abs().max() > 0.1
+
+
+def test_an_adapter_of_gpt2_is_put_on_without_a_warning() -> None:
+    """Whose linear maps are transposed."""
+    network = unmask.Pretrained(V, (LENGTH,), body=random_model("gpt2"), mask=MASK)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        chosen = add_adapter(network, Adapter(2))
+    assert len(chosen) == 8 and all("lora" not in name for name in chosen)

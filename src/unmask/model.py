@@ -308,10 +308,11 @@ class MaskedDiffusion(Saved):
         if lengths is not None and lengths.apart and lengths.fill not in network.excluded:
             fills = torch.arange(network.vocab_size) == lengths.fill
             own = ~fills if own is None else own & ~fills
-        if allowed is not None:
+        if own is not None and allowed is not None:
             check_allowed(allowed, network)
-        if own is not None:
-            allowed = own if allowed is None else own & allowed.to(own.device)
+            allowed = own & allowed.to(own.device)
+        elif own is not None:
+            allowed = own
         return network if allowed is None else _alike(Constrained(network, allowed))
 
     def _for_length(self, network: Network, x: Tokens) -> Network:

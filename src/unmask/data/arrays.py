@@ -29,7 +29,8 @@ class Arrays(DataSet):
 
     The .npz holds `x` and, if there are classes, `labels`; or, already split, some of `train`, `valid` and `test`, with
     `train_labels` and so on: a file with `test` alone is a test set. An unsplit array is split at random, always in the
-    same way, into 90, 5 and 5 %; a warning says where examples of one part are in another, too.
+    same way, into 90, 5 and 5 %; a warning says where examples of one part are in another, too. Another names arrays
+    that are not read.
 
     Beside `x` there may be `given`, of the same shape and bool: tokens that are conditioned on, never masked and not
     counted. For examples of one dimension there may be `lengths` (examples,): what lies beyond the length of an example
