@@ -96,7 +96,7 @@ def test_what_does_not_fit_the_weights_is_refused(home: Path, tmp_path: Path) ->
     (tmp_path / "other.txt").write_text(TEXT.upper())
     with pytest.raises(ValueError, match=r"other.txt: character 'T' .* at offset 0"):
         unmask.train(None, TextFile(str(tmp_path / "other.txt"), length=16), start=home / "base", run=run)
-    with pytest.raises(ValueError, match=r"has the tokens .* those of .*: lines of a file are cut"):
+    with pytest.raises(ValueError, match=r"has the tokens .* those of .*: without --data.tokens they are cut"):
         begin(None, TextFile(str(home / "t.txt"), length=16, tokens="bytes"), home / "base", run)
     codec = Ended(Characters("".join(sorted(set(TEXT)))))
     MaskedDiffusion(Transformer(codec.vocab_size, (16,), width=8, heads=1), codec).save_pretrained(tmp_path / "lines")

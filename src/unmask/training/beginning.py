@@ -134,6 +134,8 @@ def check_tokens_of(data: DataSet, model: MaskedDiffusion, start: Start) -> None
         how = f"--data.tokenizer {shown} cuts them as that model does"
     elif not (isinstance(model.codec, Text) and isinstance(data.codec, Text)):
         how = "the vocabulary cannot change with the weights"
+    elif isinstance(model.codec, Characters | Bytes) and "tokens" in {field.name for field in fields(data)}:
+        how = "without --data.tokens they are cut as that model does"
     elif not isinstance(plain, Tokenizer):
         how = "lines of a file are cut as that model does by unmask train lines --data.path FILE --from ..."
     raise ValueError(f"{data.name} has the tokens {data.codec}, but {name} those of {model.codec}: {how}")
