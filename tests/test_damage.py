@@ -227,6 +227,12 @@ def test_a_run_killed_in_its_first_saving_is_loaded_from_its_checkpoint(tmp_path
     (tmp_path / "run" / "model").mkdir()
     (tmp_path / "run" / "aside").rename(tmp_path / "run" / "model" / ".savingabc")
     assert read_model(str(tmp_path / "run")).about["unfinished"]
+    record = (tmp_path / "run" / "run.json").read_text()
+    for part, form in (("data", "a JSON object"), ("class_names", "a list of names")):
+        (tmp_path / "run" / "run.json").write_text(json.dumps(json.loads(record) | {part: "x"}))
+        with pytest.raises(ValueError, match=f"run.json: {part} must be {form}"):
+            read_model(str(tmp_path / "run"))
+    (tmp_path / "run" / "run.json").write_text(record)
     (tmp_path / "run" / "model" / ".savingabc").rename(tmp_path / "run" / "model" / ".saved")
     assert read_model(str(tmp_path / "run")).about["steps"] == 1
     assert (tmp_path / "run" / "model" / "config.json").exists()

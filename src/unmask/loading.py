@@ -22,6 +22,7 @@ from unmask.storage.folders import CHECKPOINT, CONFIG, RUN, WEIGHTS, find_folder
 from unmask.storage.hub import download_model
 from unmask.storage.model_files import (
     bounded,
+    check_about,
     config_digest,
     finish_saving,
     read_config,
@@ -118,6 +119,7 @@ def _read_run(folder: Path, trust: Sequence[str]) -> Parts:
     print(f"unmask: note: {folder} did not finish: these are its averaged weights at step {step}", file=sys.stderr)
     kept = ("data", "class_names", "objective", "run", "lengths", "start", "adapter")
     about: dict[str, Any] = {str(name): description[name] for name in kept if name in description}
+    check_about(about, folder / RUN)
     about |= {"train_sha256": description.get("data_sha256"), "steps": step, "unfinished": True}
     return Parts(*built, about, weights, path, None)
 

@@ -47,15 +47,29 @@ def read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; a model's folder holds {CONFIG} and {WEIGHTS}")
     description = read_object(path)
-    about = description.get("about", {})
-    if not isinstance(about, dict) or not all(isinstance(about.get(name, {}), dict) for name in ("data", "run")):
-        raise ValueError(f"{path}: about, about.data and about.run must be JSON objects")
+    check_about(description.get("about", {}), path, "about")
+    return description
+
+
+def check_about(about: Any, path: Path, name: str | None = None) -> None:
+    """Raise a ValueError where what a file says of a model beside its parts is of a wrong form.
+
+    Args:
+        about: what was read.
+        path: of the file.
+        name: under which it lies there; None: it is the whole of it.
+    """
+    at = "" if name is None else f"{name}."
+    if not isinstance(about, dict):
+        raise ValueError(f"{path}: {name} must be a JSON object")
+    for part in ("data", "run"):
+        if not isinstance(about.get(part, {}), dict):
+            raise ValueError(f"{path}: {at}{part} must be a JSON object")
     if not isinstance(about.get("measured", []), list):
-        raise ValueError(f"{path}: about.measured must be a list of reports")
+        raise ValueError(f"{path}: {at}measured must be a list of reports")
     names = about.get("class_names") or []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{path}: about.class_names must be a list of names")
-    return description
+        raise ValueError(f"{path}: {at}class_names must be a list of names")
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
