@@ -155,7 +155,7 @@ def test_what_is_ambiguous_is_refused_and_an_option_decides(tmp_path: Path) -> N
         ("a.csv", b"x,y\n1,2\n", r"a.csv: has no column 'text', but x, y; --field"),
         ("a.csv", b"text,text\n1,2\n", r"a.csv: two columns have the same name"),
         ("a.csv", b"text\n1,2\n", r"a.csv, line 2: has 2 columns, but the first line names 1"),
-        ("a.csv", b'text\n"1', r"a.csv, after line 0: not a table of columns: unexpected end of data"),
+        ("a.csv", b'text\n"1', r"a.csv, line 2: not a table of columns: unexpected end of data"),
         ("a.json", b'[{"text": "a"}', r"a.json: not valid JSON"),
         ("a.json", b'[{"text": "a"}, 5]', r"a.json, item 1: expected an object with fields, got int"),
         ("a.json", b'{\n"texts": "a"}', r"a.json, item 0: has no field 'text', but texts"),

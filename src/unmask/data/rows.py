@@ -145,13 +145,13 @@ def csv_rows(
         ValueError: no such column, or the file is not a table; names the line.
     """
     before = csv.field_size_limit(limit(MOST_ROW))
-    number = 0
+    number = 0  # of the last line that was read whole
     try:
         first = next(lines(path), "")
         if not set(fields) <= set(_cells(first, delimiter)):
             delimiter = next((other for other in ";\t" if set(fields) <= set(_cells(first, other))), delimiter)
         reader = csv.reader(lines(path), delimiter=delimiter, strict=True)
-        names = next(reader, [])
+        names, number = next(reader, []), reader.line_num
         for field in fields:
             if field not in names:
                 raise ValueError(f"{path}: has no column {field!r}, but {', '.join(names)[:200]}; {option}")
@@ -167,7 +167,7 @@ def csv_rows(
             else:
                 yield Row(where, dict(zip(names, cells, strict=True)))
     except csv.Error as error:
-        raise ValueError(f"{path}, after line {number}: not a table of columns: {error}") from None
+        raise ValueError(f"{path}, line {number + 1}: not a table of columns: {error}") from None
     finally:
         csv.field_size_limit(before)
 
