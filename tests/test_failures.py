@@ -121,16 +121,22 @@ def test_a_pipe_is_refused_and_nothing_waits_for_it(tmp_path: Path, capsys: pyte
     torch.manual_seed(0)
     model = unmask.MaskedDiffusion(unmask.Transformer(5, (6,), width=8, depth=1, heads=2), unmask.Symbols(5))
     model.save_pretrained(tmp_path / "m")
-    pipe, folder = str(tmp_path / "pipe.npy"), str(tmp_path / "m")
+    model.save_pretrained(tmp_path / "of_a_pipe")
+    (tmp_path / "of_a_pipe" / "model.safetensors").unlink()
+    pipe, folder, inside = str(tmp_path / "pipe.npy"), str(tmp_path / "m"), str(tmp_path / "of_a_pipe")
     os.mkfifo(pipe)
+    os.mkfifo(tmp_path / "of_a_pipe" / "model.safetensors")
     for arguments in (
         ["train", pipe],
         ["prepare", pipe, "--out", str(tmp_path / "c")],
         ["infill", folder, "--array", pipe],
         ["evaluate", folder, "--data", "Arrays", "--data.path", pipe],
         ["evaluate", folder, "--data", "TextFile", "--data.path", pipe],
+        ["evaluate", folder, "--data", "CIFAR10", "--data.path", pipe],
         ["info", pipe],
+        ["info", inside],
         ["sample", pipe],
+        ["sample", inside],
         ["sample", folder, "--sampler.steps", "1e22", "--sampler", "Ancestral"],
     ):
         assert main(arguments) in (1, 2)

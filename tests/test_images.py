@@ -58,13 +58,14 @@ def test_mnist(mnist: tuple[Path, dict[str, np.ndarray]]) -> None:
     assert MNIST(path=str(folder)).split("test")[np.array([3])][1] is None
 
 
-def test_damaged_idx_files(mnist: tuple[Path, dict[str, np.ndarray]]) -> None:
+def test_damaged_idx_files(mnist: tuple[Path, dict[str, np.ndarray]], monkeypatch: pytest.MonkeyPatch) -> None:
     folder, _ = mnist
     labels, images = folder / "train-labels-idx1-ubyte", folder / "train-images-idx3-ubyte.gz"
     whole = labels.read_bytes()
     for content, message in (
         (whole[:-3], "train-labels-idx1-ubyte: 1007 values, its header says 1010"),
         (b"\0\0\x0d" + whole[3:], "not an idx file of bytes"),
+        (b"\0\0\x08\xff" + (1).to_bytes(4, "big") * 255 + b"\0", "not an idx file of bytes"),
         (b"", "not an idx file of bytes"),
         (idx(np.zeros(1009, np.uint8)), "do not fit together"),
         (idx(np.full(1010, 10, np.uint8)), "a label is above 9"),
@@ -73,6 +74,10 @@ def test_damaged_idx_files(mnist: tuple[Path, dict[str, np.ndarray]]) -> None:
         with pytest.raises(ValueError, match=message):
             MNIST(path=str(folder)).split("train")
     labels.write_bytes(whole)
+    with monkeypatch.context() as patch:
+        patch.setenv("UNMASK_MOST_BYTES", "10000")
+        with pytest.raises(ValueError, match=r"train-images-idx3-ubyte.gz: longer than the 10,000 bytes"):
+            MNIST(path=str(folder)).split("train")
     images.write_bytes(images.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"train-images-idx3-ubyte.gz: damaged or truncated archive"):
         MNIST(path=str(folder)).split("train")
@@ -149,7 +154,9 @@ def test_cifar10(form: str, tmp_path: Path, cifar: dict[str, tuple[np.ndarray, n
     assert labels.tolist() == cifar["data_batch_1"][1][[0, 49, 0]].tolist()
 
 
-def test_cifar10_refusals(tmp_path: Path, cifar: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+def test_cifar10_refusals(
+    tmp_path: Path, cifar: dict[str, tuple[np.ndarray, np.ndarray]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = write_cifar("binary", tmp_path, cifar)
     batch = folder / "data_batch_3.bin"
     whole = batch.read_bytes()
@@ -163,6 +170,10 @@ def test_cifar10_refusals(tmp_path: Path, cifar: dict[str, tuple[np.ndarray, np.
     with pytest.raises(ValueError, match=r"data_batch_3 is missing; expected the binary or the Python version"):
         CIFAR10(path=str(folder)).split("train")
     archive = write_cifar("python 4 archive", tmp_path, cifar)
+    with monkeypatch.context() as patch:
+        patch.setenv("UNMASK_MOST_BYTES", "1000")
+        with pytest.raises(ValueError, match=r"data_batch_1: holds [\d,]+ bytes, more than the 1,000 that are read"):
+            CIFAR10(path=str(archive)).split("train")
     archive.write_bytes(archive.read_bytes()[:-50_000])
     with pytest.raises(ValueError, match="damaged or truncated archive"):
         CIFAR10(path=str(archive)).split("train")

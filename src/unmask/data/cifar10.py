@@ -13,7 +13,8 @@ from unmask.data.base import Part
 from unmask.data.download import check_md5, fetch
 from unmask.data.images import ImageSet, Pictures, has_split, held_out, read_folder
 from unmask.data.parquet import parquet_files, read_parquet
-from unmask.data.reading import is_hidden, visible_files
+from unmask.data.reading import check_file, is_hidden, visible_files
+from unmask.storage.limits import check_size
 from unmask.storage.pickled import read_pickle
 
 HOME = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
@@ -22,6 +23,8 @@ SHAPE = (32, 32, 3)
 HELD_OUT = 1000
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 TRAIN = [f"data_batch_{i}" for i in range(1, 6)]
+MOST_BATCH = 1 << 30
+"""Bytes of a batch that are read; one of CIFAR-10 has 31 MB."""
 FORMS = (
     "the binary or the Python version (a folder, or its .tar.gz), the Hub's Parquet files, or images in the folders "
 )
@@ -95,13 +98,16 @@ def _from_folder(path: Path) -> dict[str, bytes]:
 
 
 def _from_archive(path: Path) -> dict[str, bytes]:
+    check_file(path)
     found = {}
     try:
         with tarfile.open(path) as archive:
             for member in archive:
                 name = Path(member.name).name.removesuffix(".bin")
-                hidden = any(map(is_hidden, Path(member.name).parts))
-                if not hidden and name in (*TRAIN, "test_batch") and (file := archive.extractfile(member)) is not None:
+                if name not in (*TRAIN, "test_batch") or any(map(is_hidden, Path(member.name).parts)):
+                    continue
+                check_size(member.size, f"{path}: {name}", MOST_BATCH)
+                if (file := archive.extractfile(member)) is not None:
                     found[name] = file.read()
     except (tarfile.TarError, EOFError, OSError, KeyError, zlib.error) as error:
         raise ValueError(

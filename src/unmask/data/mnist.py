@@ -12,6 +12,7 @@ from unmask.data.base import Part
 from unmask.data.download import fetch
 from unmask.data.images import ImageSet, Pictures, held_out
 from unmask.data.reading import open_text
+from unmask.storage.limits import limit, too_long
 
 HOME = "https://ossci-datasets.s3.amazonaws.com/mnist"
 FILES = {  # MD5 of the files, unpacked
@@ -79,11 +80,14 @@ def read_idx(path: Path) -> tuple[np.ndarray, str]:
     """Return the array of an idx file of bytes, plain or .gz, and the MD5 of the unpacked file.
 
     Raises:
-        ValueError: not such a file, or one of another length than its header says.
+        ValueError: not such a file, one of another length than its header says, or one that unpacks to too much.
     """
+    most = limit()
     with open_text(path) as file:
-        content = file.read()
-    if len(content) < 4 or content[:3] != b"\0\0\x08":
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise too_long(str(path), most)
+    if len(content) < 4 or content[:3] != b"\0\0\x08" or content[3] > 3:
         raise ValueError(f"{path}: not an idx file of bytes (it starts with {content[:4]!r})")
     start = 4 + 4 * content[3]
     shape = tuple(int.from_bytes(content[at : at + 4], "big") for at in range(4, start, 4))

@@ -170,14 +170,14 @@ def _parameters(path: Path) -> dict[str, Any]:
 
 def _header(path: Path) -> dict[str, Any]:
     """Read the header of a safetensors file: 8 bytes with its length, then JSON."""
+    if not path.is_file():  # nor a pipe, which would be waited for
+        raise FileNotFoundError(f"{path}: no such file")
     try:
         with open(path, "rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > path.stat().st_size:
                 raise ValueError("the header is longer than the file")
             header = json.loads(file.read(length))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file") from None
     except (ValueError, struct.error, OSError) as error:
         raise ValueError(f"{path}: damaged or truncated safetensors file: {error}") from None
     if not isinstance(header, dict):
