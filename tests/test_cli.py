@@ -615,7 +615,7 @@ def test_resume_takes_the_settings_of_the_run_and_wants_its_data(
     assert main(["evaluate", out, "--draws", "1", "--limit", "3"]) == 0
     assert "is not what the model was trained on" in capsys.readouterr().err
     Path(out, "run.json").write_text("{")
-    assert "run.json: cannot be read" in fails(capsys, "train", "textfile", "--out", out, "--resume")
+    assert "run.json: not valid JSON" in fails(capsys, "train", "textfile", "--out", out, "--resume")
     Path(out, "run.json").write_text("{}")
     assert "run.json: is empty or damaged" in fails(capsys, "train", "textfile", "--out", out, "--resume")
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+import unmask
 from kill import killed_at
 from small_bpe import write_bpe
 from unmask.cli.main import main
@@ -307,6 +308,22 @@ def test_an_overwrite_that_fails_keeps_the_corpus(bpe: Tokenizer, texts: list[st
     with pytest.raises(ValueError, match="holds something else, not the corpus that waits in"):
         replace_corpus(source, bpe, tmp_path / "x", 300)
     assert (tmp_path / "x" / "mine").exists() and corpus_files(tmp_path / ".x.old") == before
+
+
+@pytest.mark.parametrize("command", ["info", "evaluate"])
+def test_commands_find_a_corpus_that_a_kill_left_half_replaced(
+    command: str, bpe: Tokenizer, texts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare(Files((str(write_json(tmp_path / "a.jsonl", texts)),)), bpe, tmp_path / "x", 300)
+    (tmp_path / "x").rename(tmp_path / ".x.old")
+    x, words = str(tmp_path / "x"), ["info", str(tmp_path / "x")]
+    if command == "evaluate":
+        network = unmask.Transformer(bpe.vocab_size, (6,), width=8, depth=1, heads=2)
+        unmask.MaskedDiffusion(network, bpe).save_pretrained(tmp_path / "m")
+        words = ["evaluate", str(tmp_path / "m"), "--data", "Corpus", "--data.path", x, "--data.length", "6"]
+        words += ["--draws", "1", "--limit", "2"]
+    assert main(words) == 0, capsys.readouterr().err
+    assert (tmp_path / "x" / "index.json").is_file() and not (tmp_path / ".x.old").exists()
 
 
 def test_an_overwrite_through_a_link_keeps_the_link(bpe: Tokenizer, texts: list[str], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Fifty crafted YAML files: none runs code, imports a module, replaces a run, hangs, or gets a traceback."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -14,6 +15,10 @@ GOOD += "network: {class_path: Transformer, init_args: {width: 16, depth: 1, hea
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n"
 for before, after in zip("abcdefghi", "bcdefghij", strict=True):
     BOMB += f"{after}: &{after} [{', '.join([f'*{before}'] * 10)}]\n"
+MERGED = (
+    BOMB.replace("a: &a [x, x, x, x, x, x, x, x, x, x]", "a: &a {x: 1}").replace("[*", "{<<: [*").replace("]\n", "]}\n")
+)
+INSIDE = "{lr: 0.1, " + ", ".join(BOMB.splitlines()) + "}"
 
 CRAFTED = {
     # tags that would build objects
@@ -77,6 +82,19 @@ CRAFTED = {
     "empty": "",
     "two_documents": "seed: 0\n---\nseed: 1\n",
     "bomb": BOMB,
+    "merged_bomb": MERGED,
+    "of_itself": "seed: &a [*a]\n",
+    "text_bomb": f"optimizer: '{INSIDE}'\n",
+    "text_bomb_of_a_class": f"network: '{INSIDE}'\n",
+    "text_bomb_of_an_argument": f"network: {{class_path: Transformer, init_args: {{width: '{INSIDE}'}}}}\n",
+    "text_bomb_in_a_text": f"""network: '{{class_path: Transformer, init_args: {{width: "{INSIDE}"}}}}'\n""",
+    # files that are named where values belong
+    "group_of_a_file": "optimizer: other.yaml\n",
+    "class_of_a_file": "network: other.yaml\n",
+    "class_of_a_path": "network: ./other.yaml\n",
+    "argument_of_a_file": "objective: {class_path: ContinuousELBO, init_args: {schedule: other.yaml}}\n",
+    "group_of_a_pipe": "trainer: pipe.yaml\n",
+    "class_of_a_pipe": "data: pipe.yaml\n",
     "deep": "network: " + "[" * 5000 + "]" * 5000 + "\n",
     "recursive": "network: &a {class_path: Transformer, init_args: *a}\n",
     "not_utf8": b"seed: \xff\xfe\n",
@@ -104,6 +122,7 @@ def test_a_crafted_file_is_refused_in_one_line(
     (tmp_path / "victim").mkdir()
     (tmp_path / "victim" / "run.json").write_text('{"mine": 1}')
     (tmp_path / "other.yaml").write_text("network: evil.X\n")
+    os.mkfifo(tmp_path / "pipe.yaml")
     crafted = CRAFTED[name]
     if isinstance(crafted, str):
         whole = crafted.startswith(("-", "seed", "3:", "x:", "a:")) or not crafted

@@ -238,6 +238,15 @@ def test_a_run_killed_in_its_first_saving_is_loaded_from_its_checkpoint(tmp_path
     assert (tmp_path / "run" / "model" / "config.json").exists()
 
 
+def test_a_link_is_no_folder_of_files_that_were_saved(tmp_path: Path) -> None:
+    model().save_pretrained(tmp_path / "m")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    (tmp_path / "m" / ".saved").symlink_to(tmp_path / "mine")
+    assert read_model(str(tmp_path / "m")).about == {}
+    assert os.listdir(tmp_path / "mine") == ["thesis.txt"] and not (tmp_path / "m" / "thesis.txt").exists()
+
+
 def test_an_index_of_another_form_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("the man in the hat\n" * 40)
     prepare(

@@ -27,6 +27,7 @@ from unmask.codecs.text import Characters
 from unmask.data.categories import Categories
 from unmask.data.categories import in_order as in_token_order
 from unmask.data.fasta import FASTA
+from unmask.data.rows import csv_rows
 from unmask.data.smiles import SMILES
 from unmask.evaluation.molecules import canonical, shares
 from unmask.samplers.draw import draw
@@ -402,6 +403,16 @@ def test_parts_of_a_table(tmp_path: Path) -> None:
         Categories(str(tmp_path / "b.csv")).split("train")
     with pytest.raises(ValueError, match="c.csv, line 3: 'v100' is no category of the column 'a', which has 'v0', "):
         Categories(str(tmp_path / "a.csv"), test_path=write("c.csv", range(99, 102))).split("test")
+
+
+def test_the_time_of_a_wide_table_grows_with_its_columns(tmp_path: Path) -> None:
+    """Of 50,000, each of which was looked up in a list of all: minutes."""
+    names = [f"c{i}" for i in range(50_000)]
+    (tmp_path / "wide.csv").write_text(f"{','.join(names)}\n{','.join('1' * len(names))}\n")
+    start = time.process_time()
+    (row,) = csv_rows(tmp_path / "wide.csv", names, ",")
+    assert row.content["c49999"] == "1"
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize(

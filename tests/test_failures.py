@@ -16,6 +16,7 @@ from unmask.cli import info
 from unmask.cli.main import main
 from unmask.data.index import Index
 from unmask.storage.arrays import map_array, read_arrays
+from unmask.storage.failures import explain_failure
 from unmask.storage.limits import check_size
 from unmask.storage.model_files import config_digest
 from unmask.training.run import read_record
@@ -142,6 +143,21 @@ def test_a_pipe_is_refused_and_nothing_waits_for_it(tmp_path: Path, capsys: pyte
         assert main(arguments) in (1, 2)
         err = capsys.readouterr().err
         assert err.count("\n") == 1 and err.startswith("unmask: error:") and "unexpected" not in err
+
+
+class Damaged(torch.utils.data.Dataset):
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> None:
+        raise ValueError("corpus/00000.bin: damaged: its SHA-256 is not what index.json says")
+
+
+def test_an_error_of_a_process_that_loads_data_is_one_line() -> None:
+    with pytest.raises(ValueError, match="Caught ValueError in DataLoader worker") as caught:
+        next(iter(torch.utils.data.DataLoader(Damaged(), num_workers=1)))
+    said, status = explain_failure(caught.value, "train")
+    assert (said, status) == ("corpus/00000.bin: damaged: its SHA-256 is not what index.json says", 1)
 
 
 def test_a_record_or_an_index_that_is_far_too_large_is_not_read(tmp_path: Path) -> None:

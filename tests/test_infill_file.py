@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -337,6 +338,20 @@ def test_one_process_at_a_time(texts: MaskedDiffusion, tmp_path: Path, monkeypat
     monkeypatch.setattr(Journal, "add", add)
     unmask.infill_file(texts, source, out)
     assert len(read(out)) == 30
+
+
+def test_what_is_done_is_not_written_through_a_link(texts: MaskedDiffusion, tmp_path: Path) -> None:
+    source, part = holes(tmp_path, 2), tmp_path / "out.jsonl.part"
+    (tmp_path / "mine.txt").write_text("precious")
+    part.symlink_to(tmp_path / "mine.txt")
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match=r"out.jsonl.part: is no plain file, but a link, a folder or a pipe"):
+            unmask.infill_file(texts, source, tmp_path / "out.jsonl", overwrite=overwrite)
+    part.unlink()
+    os.mkfifo(part)
+    with pytest.raises(ValueError, match=r"out.jsonl.part: is no plain file"):
+        unmask.infill_file(texts, source, tmp_path / "out.jsonl")
+    assert (tmp_path / "mine.txt").read_text() == "precious"
 
 
 BAD = [

@@ -334,6 +334,13 @@ def test_a_folder_stands_for_its_files(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty: no files in it"):
         documents(tmp_path / "empty")
+    os.mkfifo(tmp_path / "empty" / "pipe.jsonl")
+    with pytest.raises(ValueError, match=r"pipe.jsonl: not a regular file, but a pipe"):
+        documents(tmp_path / "empty")
+    (tmp_path / "empty" / "pipe.jsonl").unlink()
+    (tmp_path / "empty" / "gone.jsonl").symlink_to("nowhere")
+    with pytest.raises(FileNotFoundError, match=r"gone.jsonl: no such file"):
+        documents(tmp_path / "empty")
 
 
 def test_prepare_as_people_call_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -186,9 +186,12 @@ def test_models(made: Path, elsewhere: str, tmp_path: Path, capsys: pytest.Captu
     for options, said in (
         (["me/corpus"], "is a corpus: give a URL"),
         (["memory://bucket/c", "--private"], "on the Hub"),
+        (["memory://bucket/m"], "memory://bucket/m: holds something else (config.json); name another place"),
     ):
         assert main(["push", str(made), *options]) == 1
         assert said in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"again: holds something else \(index.json\)"):
+        model.save_pretrained("memory://bucket/again")
     fsspec.filesystem("memory").pipe_file("/bucket/m/..\\..\\x.json", b"{}")  # a path on Windows
     folder = fetch_folder("memory://bucket/m", tmp_path / "fetched", lambda name: True)
     assert not [path for path in folder.iterdir() if "x.json" in path.name] and (folder / "config.json").is_file()

@@ -92,6 +92,27 @@ def test_the_table_has_our_rows_beside_the_published_ones(made: Path) -> None:
     assert steps == [1, 2] and bits[-1] == pytest.approx(4.7, abs=0.3)  # of noise: log2 of 27 is 4.75
 
 
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("seed-0.json", {"value": "x"}),
+        ("seed-0.json", {"run": None}),
+        ("seed-1.json", {"protocol": []}),
+        ("plan.json", {"max_steps": "many"}),
+        ("plan.json", {"minutes": "x"}),
+    ],
+)
+def test_a_damaged_result_is_named(made: Path, data: Text8, tmp_path: Path, file: str, change: dict[str, Any]) -> None:
+    shutil.copytree(made, tmp_path / "out")
+    path = tmp_path / "out" / ROWS[0] / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    for left in (path.with_name("seed-1.json"), path.with_name("seed-1") / "model" / "config.json"):
+        if file == "plan.json":
+            left.unlink()  # a seed to train, for which the plan is read
+    with pytest.raises(ValueError, match=f"{file}: is damaged; delete it, and it is made again"):
+        reproduce("text8", data=data, rows=ROWS[:1], out=tmp_path / "out", **FEW)
+
+
 def test_a_given_model_is_measured_and_not_trained(
     made: Path, data: Text8, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -176,6 +176,45 @@ def run_by_hand(out: Path, text: str, checkpoint: bool) -> None:
         (out / "checkpoints" / "last.safetensors").write_text(text)
 
 
+@pytest.mark.parametrize("name", ["..", ".", "../mine", "a/b", "..\\mine", "C:x", "mine", "", "\0", 5])
+def test_a_crafted_record_moves_and_removes_nothing_else(name: Any, tmp_path: Path) -> None:
+    """With files that it calls its codec's; `mine` is a folder."""
+    out = tmp_path / "shared" / "run"
+    for folder in (tmp_path / "mine", tmp_path / "shared" / "mine", out / "mine"):
+        folder.mkdir(parents=True)
+        (folder / "thesis.txt").write_text("precious")
+    (out / "run.json").write_text(json.dumps({"codec_files": [name]}))
+    (out / ".old").mkdir()
+    assert contents(out) == ["run.json"]
+    with held(out), new_run(out):
+        pass
+    for folder in (tmp_path / "mine", tmp_path / "shared" / "mine", out / "mine"):
+        assert (folder / "thesis.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", [".old", ".moving", ".trash", ".copied"])
+def test_what_a_link_leads_to_is_no_part_of_a_run(name: str, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    for checkpoint in (False, True):
+        out = tmp_path / f"run{checkpoint}"
+        out.mkdir()
+        run_by_hand(out, "whole", checkpoint)
+        before = files_of(out)
+        (out / name).symlink_to(tmp_path / "mine")
+        with held(out):
+            assert files_of(out) == before and not os.path.lexists(out / name)
+        assert os.listdir(tmp_path / "mine") == ["thesis.txt"]
+
+
+def test_a_run_does_not_lie_in_what_another_writes(tmp_path: Path) -> None:
+    run_by_hand(tmp_path, "whole", True)
+    for inside in ("model", "checkpoints/x"):
+        with pytest.raises(ValueError, match="lies in what the run .* writes: give another --out"):
+            trained(tmp_path / inside, 1)
+    assert (tmp_path / "model" / "config.json").read_text() == "whole"
+
+
 @pytest.mark.parametrize("checkpoint", [False, True])
 def test_a_kill_at_any_move_leaves_one_run_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: bool
@@ -341,6 +380,8 @@ def test_after_a_loss_that_is_not_finite_the_learning_rate_may_change(tmp_path: 
         trained(out, 8, poisoned(5), optimizer=optimizer)
     assert read_record(out)["stopped"]["step"] == 4
     slower = Optimizer(lr=1e-5, decay="constant", warmup_steps=0)
+    with pytest.raises(FloatingPointError, match="The checkpoint of step 4 has led there before: start"):
+        trained(out, 8, poisoned(1), optimizer=slower, resume=True)
     with pytest.raises(ValueError, match="optimizer.beta1 was 0.9, is 0.5"):
         trained(
             out, 8, poisoned(99), optimizer=Optimizer(lr=1e-5, decay="constant", warmup_steps=0, beta1=0.5), resume=True
@@ -348,7 +389,8 @@ def test_after_a_loss_that_is_not_finite_the_learning_rate_may_change(tmp_path: 
     trained(out, 8, poisoned(99), optimizer=slower, trainer={"gradient_clip_val": 1.0}, resume=True)
     record = read_record(out)
     assert record["optimizer"]["lr"] == 1e-5 and record["changes"] == [
-        {"step": 4, "optimizer.lr": [1e-3, 1e-5], "trainer.gradient_clip_val": [None, 1.0]}
+        {"step": 4, "optimizer.lr": [1e-3, 1e-5]},
+        {"step": 4, "trainer.gradient_clip_val": [None, 1.0]},
     ]
     tree = load_tree(find_checkpoint(out) or "")
     assert {group["lr"] for group in tree["optimizer_states"][0]["param_groups"]} == {1e-5}

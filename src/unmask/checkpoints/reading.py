@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from unmask.storage.objects import read_object
+from unmask.storage.remote import is_file_name
 
 CONFIG = "config.json"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -44,9 +45,7 @@ def read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
     if path.name in WEIGHT_FILES:
         return path, read_tensors(path)
     places = read_object(path).get("weight_map")
-    if not isinstance(places, dict) or not all(
-        isinstance(name, str) and Path(name).name == name for name in places.values()
-    ):
+    if not isinstance(places, dict) or not all(map(is_file_name, places.values())):
         raise ValueError(f"{path}: expected weight_map, the name of a file beside it for each tensor")
     tensors: dict[str, Tensor] = {}
     for name in sorted(set(places.values())):

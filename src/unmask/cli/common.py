@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
+from unmask.configs.reading import check_text
 from unmask.storage.failures import in_short
 from unmask.storage.names import (
     MARK,
@@ -79,8 +80,9 @@ class Parser(ArgumentParser):
 
     @property
     def plain(self) -> set[str]:
-        """Names of the options whose values are no objects."""
-        return {option[2:] for option in self._option_string_actions if option.startswith("--")}
+        """Names of the options whose values are no objects, but for those of groups of options."""
+        names = {option[2:] for option in self._option_string_actions if option.startswith("--")}
+        return names - {name.rpartition(".")[0] for name in names}
 
     def choose(self, name: str, help: str, default: Any = None, required: bool = False) -> None:
         """Add an option that names a class, `--sampler Ancestral`, and those of its arguments, `--sampler.steps 8`."""
@@ -98,8 +100,9 @@ class Parser(ArgumentParser):
         for name, choice in self.choices.items():
             module, base = HOMES[name]
             cls = getattr(importlib.import_module(module), base)
-            settings = {"default": choice.default} if not choice.required or choice.default is not None else {}
-            self.add_subclass_arguments(cls, name, required=choice.required, help=choice.help, **settings)
+            how: dict[str, Any] = {} if choice.required and choice.default is None else {"default": choice.default}
+            # not add_subclass_arguments, which opens files of the names that it is given
+            self.add_argument(f"--{name}", type=cls, required=choice.required, help=choice.help, **how)
         for target, (source, find) in self.links.items():
             self.link_arguments(source, target, compute_fn=find, apply_on="instantiate")
 
@@ -147,11 +150,13 @@ def parse(
     modules = [value for name, value in given if name == IMPORT and value]
     own = [*unknown_classes(given), *unknown_classes(written)]
     foreign = bool(own) and bool(modules or installed_modules())
+    from_file = arguments[:1] + as_arguments(tree or {}, parser.choices, plain)
     with naming(source):
         check_names(written, plain, parser.choices, foreign)
+        for argument in from_file[1:]:
+            check_text(argument.partition("=")[2])
     with naming():
         check_names(given, plain, parser.choices, foreign, written)
-    from_file = arguments[:1] + as_arguments(tree or {}, parser.choices, plain)
     everything = from_file + arguments[1:] if tree else arguments
     if tree:
         with naming(source):

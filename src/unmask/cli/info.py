@@ -4,6 +4,7 @@ from pathlib import Path
 
 from unmask.cli.common import Parser, parse
 from unmask.storage.folders import find_folder
+from unmask.storage.replacing import is_there
 
 
 def run(arguments: list[str]) -> None:
@@ -16,7 +17,7 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("what", metavar="MODEL|RUN|CORPUS", help="a folder, or a model's name on the Hub")
     parser.add_argument("--json", action="store_true", help="print JSON")
     settings = parse(parser, arguments)
-    if not Path(settings.what).is_dir():
+    if Path(settings.what).is_file() or not is_there(Path(settings.what)):
         find_folder(settings.what)
     from unmask.inspection.info import info
 

@@ -9,15 +9,15 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import Namespace
 
 from unmask.cli.common import Option, Parser, first, instantiate, parse
 from unmask.configs import find_config, shipped
+from unmask.configs.reading import read_yaml
 from unmask.storage.folders import CHECKPOINT, RUN
 from unmask.storage.names import given_options
 from unmask.storage.restarts import how_to_begin
-from unmask.storage.settings import count_values, run_settings
+from unmask.storage.settings import run_settings
 from unmask.training.settings import Optimizer, Run, TrainerSettings
 
 LINKED = ("network.vocab_size", "network.shape", "network.classes", "objective.schedule.vocab_size")
@@ -25,8 +25,6 @@ COMMAND_LINE = ("config", "resume", "overwrite", "dry-run", "dry_run", "import",
 """What a file cannot ask for."""
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
 """What tells a process of several that it is not the first."""
-MOST_BYTES = 1 << 20
-"""Size of the largest file of settings."""
 GROUPS = {"optimizer": Optimizer, "trainer": TrainerSettings}
 LINKS: dict[str, Callable[[Any], Any]] = {
     "network.init_args.vocab_size": lambda data: data.codec.vocab_size,
@@ -59,7 +57,9 @@ def run(arguments: list[str]) -> None:
     for option, _ in given_options(arguments):
         if f"{option.replace('.init_args', '')}" in LINKED:
             raise ArgumentError(None, f"--{option} cannot be chosen: the data decide it")
-    tree = run_settings(resumed, LINKED) if resumed else read_yaml(config) if config and config.is_file() else {}
+    tree = run_settings(resumed, LINKED) if resumed else {}
+    if config and config.is_file() and not resumed:
+        tree = read_yaml(config, (*COMMAND_LINE, *(name for name, *_ in PLANNED)))
     begun = _begun(arguments, tree)
     parser = train_parser(config, begun)
     settings = parse(parser, arguments, tree, resumed or config, check)
@@ -150,27 +150,6 @@ def check(settings: Namespace) -> None:
     follows = any(os.environ.get(name, "0") != "0" for name in RANKS)  # another process looks after the folder
     if Path(settings.out, RUN).is_file() and not (settings.resume or settings.overwrite or settings.dry_run or follows):
         raise ValueError(f"{settings.out} holds a run: give --resume, --overwrite, or another --out")
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read the settings of a YAML file.
-
-    Raises:
-        ArgumentError: it is no YAML, too large, holds no settings, or asks for what only a command line can ask for.
-    """
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise ValueError(f"larger than {MOST_BYTES:,} bytes: no file of settings")
-        tree = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-        if not isinstance(tree, dict) or not all(isinstance(name, str) for name in tree):
-            raise ValueError("expected settings by name, such as `seed: 0`")
-        count_values(tree)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ArgumentError(None, f"{path}: cannot be read: {' '.join(str(error).split())}") from None
-    for name in (*COMMAND_LINE, *(name for name, *_ in PLANNED)):
-        if name in tree:
-            raise ArgumentError(None, f"{path}: {name} is for the command line, not for a file")
-    return tree
 
 
 def _resumed(arguments: list[str], config: Path | None) -> tuple[list[str], Path | None]:

@@ -51,12 +51,13 @@ class Table(Codec):
         return [0, *accumulate(map(len, self.values))]
 
     @cached_property
-    def _numbers(self) -> list[dict[str, int]]:
+    def _numbers(self) -> dict[str, dict[str, int]]:
         """The token of each category, for each column."""
-        return [
-            {value: start + i for i, value in enumerate(values)} | ({"": self.vocab_size - 1} if self.missing else {})
-            for start, values in zip(self._starts, self.values, strict=False)
-        ]
+        empty = {"": self.vocab_size - 1} if self.missing else {}
+        return {
+            column: {value: start + i for i, value in enumerate(values)} | empty
+            for column, start, values in zip(self.columns, self._starts, self.values, strict=False)
+        }
 
     @property
     def vocab_size(self) -> int:
@@ -75,13 +76,13 @@ class Table(Codec):
         Raises:
             ValueError: no such column, or no such category of it.
         """
-        if column not in self.columns:
+        numbers = self._numbers.get(column)
+        if numbers is None:
             raise ValueError(f"there is no column {column!r}, but {', '.join(self.columns)[:200]}")
-        place = self.columns.index(column)
-        if value not in self._numbers[place]:
-            known = ", ".join(map(repr, self.values[place]))
+        if value not in numbers:
+            known = ", ".join(map(repr, self.values[self.columns.index(column)]))
             raise ValueError(f"{value!r} is no category of the column {column!r}, which has {known:.200}")
-        return self._numbers[place][value]
+        return numbers[value]
 
     def encode(self, data: Mapping[str, str]) -> Int[Tensor, " columns"]:
         """Return the tokens of a row, a category by the name of each column.

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from unmask.data.replacing import settle
 from unmask.storage.files import checksum, replacing
 from unmask.storage.folders import INDEX
 from unmask.storage.limits import check_size
 from unmask.storage.objects import MOST_JSON
+from unmask.storage.replacing import settle
 
 FORMAT = 1
 SKIPPED = "skipped.txt"

@@ -18,9 +18,9 @@ from tqdm import tqdm
 from unmask.codecs.tokenizer import TOKENIZER, Tokenizer
 from unmask.data.documents import Piece
 from unmask.data.index import ROLES, SKIPPED, SUFFIXES, Index, Shard, check_sizes, verify
-from unmask.data.replacing import finish_replacing, new_folder, old_folder, replacing_lock, settle
 from unmask.storage.files import checksum, replacing
 from unmask.storage.folders import INDEX, TEMPLATE
+from unmask.storage.replacing import finish_replacing, new_folder, old_folder, replacing_lock, settle
 
 __all__ = ["LOCK", "SKIPPED", "Index", "prepare", "replace_corpus", "verify"]
 LOCK = ".lock"
@@ -185,7 +185,7 @@ def _add_shard(index: Index, folder: Path, cut: Iterator[tuple[list[int], bool]]
 def replace_corpus(source: Source | CutSource, codec: Tokenizer, folder: Path, shard_tokens: int) -> Index:
     """Prepare a corpus beside one that is there, which it takes the place of when it is complete.
 
-    Whatever ends it, the folder holds the old corpus or the new one, whole; see `unmask.data.replacing`.
+    Whatever ends it, the folder holds the old corpus or the new one, whole; see `unmask.storage.replacing`.
 
     Raises:
         ValueError: the folder holds something that is no part of a corpus, another process is at it, or what `prepare`

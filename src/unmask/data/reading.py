@@ -48,6 +48,10 @@ def visible_files(folder: Path) -> list[Path]:
     """Return all files in a folder and in the folders in it, sorted by path; hidden ones are left out.
 
     A folder that several links lead to is read once.
+
+    Raises:
+        FileNotFoundError: a link to nothing.
+        ValueError: a pipe or a device.
     """
     found, read = [], set()
     for root, folders, names in os.walk(folder, followlinks=True):
@@ -58,7 +62,10 @@ def visible_files(folder: Path) -> list[Path]:
         read.add(real)
         folders[:] = [name for name in folders if not is_hidden(name)]
         found += [Path(root, name) for name in names if not is_hidden(name)]
-    return sorted(path for path in found if path.is_file())
+    for path in found:
+        if not path.is_file():
+            check_file(path)
+    return sorted(found)
 
 
 def check_file(path: Path) -> None:

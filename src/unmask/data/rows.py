@@ -152,9 +152,9 @@ def csv_rows(
             delimiter = next((other for other in ";\t" if set(fields) <= set(_cells(first, other))), delimiter)
         reader = csv.reader(lines(path), delimiter=delimiter, strict=True)
         names, number = next(reader, []), reader.line_num
-        for field in fields:
-            if field not in names:
-                raise ValueError(f"{path}: has no column {field!r}, but {', '.join(names)[:200]}; {option}")
+        there = {*names}
+        if (lacks := next((field for field in fields if field not in there), None)) is not None:
+            raise ValueError(f"{path}: has no column {lacks!r}, but {', '.join(names)[:200]}; {option}")
         if len(set(names)) < len(names):
             raise ValueError(f"{path}: two columns have the same name, of {', '.join(names)[:200]}")
         for cells in reader:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,11 +40,13 @@ class Journal:
         overwrite: whether to begin anew where it was begun with other settings.
 
     Raises:
-        ValueError: what is there was begun with other settings; says which.
+        ValueError: what is there was begun with other settings, or is no file; says which.
     """
 
     def __init__(self, out: Path, settings: Mapping[str, Any], overwrite: bool = False) -> None:
         self.part = out.with_name(f"{out.name}.part")
+        if os.path.lexists(self.part) and (self.part.is_symlink() or not self.part.is_file()):
+            raise ValueError(f"{self.part}: is no plain file, but a link, a folder or a pipe; move it away")
         self.places: dict[int, tuple[int, int]] = {}
         plain = json.loads(as_line(settings))
         end = 0

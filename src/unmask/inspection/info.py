@@ -14,6 +14,7 @@ from unmask.storage.card import is_figure
 from unmask.storage.folders import CHECKPOINT, CONFIG, INDEX, MODEL, RUN, WEIGHTS, find_folder
 from unmask.storage.hub import download_model
 from unmask.storage.model_files import read_config
+from unmask.storage.replacing import is_there, settle
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ def info(name: Path | str) -> Report:
 
 def _describe(name: Path | str) -> Report:
     path = Path(name)
+    if not path.exists() and is_there(path):
+        settle(path, seconds=60.0)
     if (path / INDEX).is_file():
         return Report((_corpus(path),), {})
     found = find_folder(str(name))

@@ -7,9 +7,11 @@ import shutil
 import statistics
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -41,6 +43,7 @@ from unmask.training.start import train
 
 PILOT_STEPS = 40
 """Steps of the short run that measures the seconds of a step; it has at most a tenth of a row's time."""
+NUMBER = (int, float, NoneType)
 SPARE = 0.95
 """Part of a row's time that its steps are planned for; the rest is for evaluations on the way."""
 EVALUATIONS = 10
@@ -93,7 +96,7 @@ class Work:
         """Return how long to train: as it was decided before or, of minutes, from the speed of a short run."""
         path = self.out / "plan.json"
         if path.is_file():
-            return Plan(**read(path))
+            return Plan(**read(path, {"max_steps": int, "step_seconds": NUMBER, "minutes": NUMBER}))
         minutes, steps = self.request.budget
         if minutes is None:
             plan = Plan(steps or 1)
@@ -146,8 +149,10 @@ class Work:
     def result(self, seed: int) -> dict[str, Any]:
         """Return what is found of a seed: what was found before, or what it is trained and measured for now."""
         path, folder = self.out / f"seed-{seed}.json", self.out / f"seed-{seed}"
+        table = TABLES[self.request.table]
         if path.is_file():
-            return read(path)
+            figures = {} if table.judged or table.sets or table.steps else {"value": float, "error": float}
+            return read(path, {"run": str, "protocol": dict, "parameters": int, "steps": int, **figures})
         begun, start = find_checkpoint(folder) is not None, time.perf_counter()
         if (folder / MODEL / CONFIG).is_file():  # trained, and not measured yet
             model, seconds = load(folder), None
@@ -214,8 +219,12 @@ def clock(minutes: int | float | None) -> str | None:
     return f"{days:02}:{hours // 3600:02}:{hours % 3600 // 60:02}:{seconds % 60:02}"
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path, kinds: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Read a file of JSON.
+
+    Args:
+        path: of the file.
+        kinds: the types of what it must hold, by name.
 
     Raises:
         ValueError: it is damaged; says what to do.
@@ -224,7 +233,7 @@ def read(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: cannot be read: {error}; delete it, and it is made again") from None
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or not all(isinstance(found.get(n), kind) for n, kind in (kinds or {}).items()):
         raise ValueError(f"{path}: is damaged; delete it, and it is made again")
     return found
 

@@ -17,6 +17,8 @@ from unmask.storage.packages import PACKAGES
 
 EXPECTED = (ImportError, ValueError, OSError, FloatingPointError)
 """What the library raises for what users can fix."""
+FROM_WORKER = re.compile(r"\ACaught \w+ in DataLoader worker process.*^\w[\w.]*: ", re.DOTALL | re.MULTILINE)
+"""What torch puts before the message of an error in a process that loads data: the traceback there."""
 NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "std::bad_alloc")
 
 
@@ -31,7 +33,7 @@ def explain_failure(error: BaseException, command: str) -> tuple[str, int]:
         how = f": pip install 'unmask[{PACKAGES[name][1]}]'" if name in PACKAGES else ""
         return f"{command} needs the package {name!r}, which is not installed{how}", 1
     if isinstance(error, EXPECTED):
-        return str(error) or type(error).__name__, 1
+        return FROM_WORKER.sub("", str(error)).strip() or type(error).__name__, 1
     said = (str(error).strip().splitlines() or [""])[0]
     where = write_report(error)
     kept = f"; {where} says where it happened" if where else "; --debug says where it happened"
@@ -72,11 +74,9 @@ def in_short(message: str, kinds: Mapping[str, str] | None = None) -> str:
     if found := re.search(r"Importing '([^']+)' is not allowed", message):
         module = found[1].rpartition(".")[0]
         return f"{where}the class {found[1]} is no part of unmask: its module is imported only with --import {module}"
-    if found := re.search(r"Unable to load config '([^']+)'", message):
-        return f"{where}{found[1]}: no such file of settings"
     if keys and keys[0] in kinds and (found := re.search(r"but ([\w.]+) either not accessible", message)):
         return f"{where}there is no class {found[1]!r} that is a {kinds[keys[0]]}"
-    if found := re.search(r"Expected a dot import path string: (\S+)", message):
+    if found := re.search(r"(?:Expected a dot import path string|Unexpected import path format): (.{1,60})", message):
         return f"{where}unknown class {found[1]!r}"
     if found := re.search(r"[Oo]ption '([^']+)' is not accepted|does not accept option '([^']+)'", message):
         return f"{where}unknown option {found[1] or found[2]!r}"

@@ -169,7 +169,7 @@ def saving(folder: Path) -> Iterator[Path]:
 def finish_saving(folder: Path) -> None:
     """Move files that were saved to where they belong, if a kill has kept who saved them from it."""
     saved = folder / SAVED
-    if saved.is_dir():
+    if saved.is_dir() and not saved.is_symlink():
         config = saved / CONFIG
         if config.is_file() and SUMS[TEMPLATE] not in read_object(config):
             (folder / TEMPLATE).unlink(missing_ok=True)  # of an earlier model

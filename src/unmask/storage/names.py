@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unmask.storage.remote import is_remote
+from unmask.storage.replacing import is_there
 from unmask.storage.signatures import BASES, choices_of, nearest
 
 MARK = "\0\0"
@@ -67,8 +68,8 @@ def check_names(
         if name in plain or name in chosen or (rest and rest[-1] == "help"):
             continue
         if head not in choices or not rest:
-            if any(one.startswith(f"{name}.") for one in plain):
-                raise ValueError(f"--{name} is a group of settings: name one, as in --{name}.x")
+            if inner := sorted(one for one in plain if one.startswith(f"{name}.")):
+                raise ValueError(f"--{name} is a group of settings: name one, as in --{inner[0]}")
             arguments = {
                 f"--{choice}.{argument}"
                 for choice in choices
@@ -114,7 +115,7 @@ def check_paths(settings: Iterable[tuple[str, str | None]]) -> None:
     if chosen.get("data") in choices_of("data"):
         for name in ("data.path", "data.labels_path", "data.valid_path", "data.test_path"):
             value = chosen.get(name, chosen.get(name.replace("data.", "data.init_args.")))
-            if value and value not in NULLS and not is_remote(value) and not Path(value).exists():
+            if value and value not in NULLS and not is_remote(value) and not is_there(Path(value)):
                 raise FileNotFoundError(f"{value}: no such file or folder")
         value = chosen.get("data.tokenizer", chosen.get("data.init_args.tokenizer")) or ""
         if (value.startswith((".", "/")) or value.endswith(".json")) and not Path(value).exists():
@@ -196,5 +197,5 @@ def imports_last(arguments: list[str]) -> list[str]:
 def check_numbers(settings: Iterable[tuple[str, Any]]) -> None:
     """Raise an ArgumentError for a whole number, among settings by name, that no tensor can hold."""
     for name, value in settings:
-        if isinstance(value, int) and value.bit_length() > 63:
+        if isinstance(value, int) and value.bit_length() > (63 if name.endswith("seed") else 62):
             raise ArgumentError(None, f"--{name.replace('.init_args', '')}: {value} is too large")

@@ -21,6 +21,8 @@ FETCHED = ".fetched.json"
 """In a copy of a folder: which version of each file it holds."""
 BLOCK = 1 << 22
 PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
+LAST = ("config.json", "index.json")
+"""Files that hold the checksums of the others, of a model and of a corpus."""
 MIRROR = "mirror.json"
 """In a folder elsewhere that holds the copy of a run: what it holds (`unmask.storage.mirror`)."""
 FLAT = {*PACKAGES, "hf", "abfs", "abfss", "az", "oss"}
@@ -128,7 +130,7 @@ def fetch_folder(url: str, folder: Path, wanted: Callable[[str], bool]) -> Path:
         known = _known(folder)
         for name in known.keys() - versions.keys():
             (folder / name).unlink(missing_ok=True)
-        for name, version in sorted(versions.items(), key=lambda one: one[0] == "config.json"):  # that one last
+        for name, version in sorted(versions.items(), key=lambda one: one[0] in LAST):
             if known.get(name) != version or not (folder / name).is_file():
                 fetch(child(url, name), folder / name)
         with replacing(folder / FETCHED) as target:
@@ -140,7 +142,7 @@ def _known(folder: Path) -> dict[str, str]:
     """Return which version of each file a copy of a folder holds."""
     with suppress(OSError, ValueError):
         known = json.loads((folder / FETCHED).read_text(encoding="utf-8"))
-        return {name: known[name] for name in known if Path(name).name == name}
+        return {name: known[name] for name in known if is_file_name(name)}
     return {}
 
 
@@ -156,7 +158,12 @@ def names_below(url: str) -> set[str]:
 def is_inside(name: str) -> bool:
     """Return whether a path stays in the folder that it is relative to, on every system."""
     path = PurePosixPath(name)
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and not {"\\", ":"} & set(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and not {*"\\:\0"} & {*name}
+
+
+def is_file_name(name: Any) -> bool:
+    """Return whether something that was read is the name of a file in the folder that it was read from."""
+    return isinstance(name, str) and is_inside(name) and "/" not in name
 
 
 def folders_in(url: str) -> set[str]:
@@ -179,10 +186,13 @@ def upload_folder(folder: Path | str, url: str) -> str:
         upload_folder("data/openwebtext", "s3://bucket/openwebtext")
     """
     check_url(url, "the place")
-    if MIRROR in names_at(url):
+    there = names_at(url)
+    if MIRROR in there:
         raise ValueError(f"{url}: holds the copy of a run ({MIRROR}); name another place")
+    if others := [name for name in LAST if name in there and not Path(folder, name).is_file()]:
+        raise ValueError(f"{url}: holds something else ({others[0]}); name another place")
     files = [file for file in sorted(Path(folder).rglob("*")) if file.is_file() and not file.name.startswith(".")]
-    for file in sorted(files, key=lambda file: file.name in ("config.json", "index.json")):
+    for file in sorted(files, key=lambda file: file.name in LAST):
         put(file, child(url, file.relative_to(folder).as_posix()))
     return url
 

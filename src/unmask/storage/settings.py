@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from unmask.storage.folders import CONFIG, RUN, TOKENIZER, find_folder
+from unmask.storage.objects import read_object
 from unmask.storage.signatures import choices_of
-
-MOST_VALUES = 10_000
-"""In a file of settings."""
 
 
 def trained_with(path: str | None) -> dict[str, Any] | None:
@@ -65,8 +63,8 @@ def run_settings(folder: Path, left_out: Collection[str] = ()) -> dict[str, Any]
         ValueError: the run's record is damaged; names the file.
     """
     path = folder / RUN
+    record = read_object(path)
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
         tree: dict[str, Any] = {**record["run"], "out": str(folder)}
         tree.pop("mirror", None)  # a file asks for no copy
         for group in ("optimizer", "trainer"):
@@ -77,25 +75,8 @@ def run_settings(folder: Path, left_out: Collection[str] = ()) -> dict[str, Any]
         return tree | {
             name: as_setting(record[name], left_out, f"{name}.") for name in ("data", "network", "objective")
         }
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
     except (KeyError, TypeError, AttributeError):
         raise ValueError(f"{path}: is empty or damaged") from None
-
-
-def count_values(tree: Any, left: int = MOST_VALUES) -> int:
-    """Count the values of a tree down from a limit: aliases can make a huge tree of a small file.
-
-    Raises:
-        ValueError: there are more, or some are named by something else than a text.
-    """
-    if left <= 0:
-        raise ValueError(f"more than {MOST_VALUES:,} values")
-    if isinstance(tree, dict) and not all(isinstance(name, str) for name in tree):
-        raise ValueError(f"expected names that are texts, got {next(n for n in tree if not isinstance(n, str))!r}")
-    for part in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
-        left = count_values(part, left - 1)
-    return left
 
 
 def as_arguments(

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from unmask.storage.files import locked, remove_temporary
 from unmask.storage.folders import CHECKPOINT, RUN
+from unmask.storage.remote import is_file_name
 
 CODEC = ".codec"
 CONTENTS = (CODEC, "checkpoints", "logs", "lightning_logs", "tensorboard", "model", "loss.png")
@@ -52,8 +53,8 @@ def codec_files(out: Path) -> list[str]:
         names = json.loads((out / RUN).read_text(encoding="utf-8"))["codec_files"]
     except (OSError, ValueError, KeyError, TypeError):
         return []
-    plain = isinstance(names, list) and all(isinstance(name, str) and Path(name).name == name for name in names)
-    return [name for name in names if name not in (*CONTENTS, RUN)] if plain else []
+    plain = isinstance(names, list) and all(map(is_file_name, names))
+    return [name for name in names if name not in (*CONTENTS, RUN) and not (out / name).is_dir()] if plain else []
 
 
 @contextmanager
@@ -71,8 +72,8 @@ def new_run(out: Path) -> Iterator[None]:
 
 def recover(out: Path) -> None:
     """Leave one run whole: the old one, or the new one if it has a checkpoint."""
-    _remove(out / TRASH)
-    _remove(out / COPIED)
+    for name in (TRASH, COPIED, *(name for name in (OLD, MOVING) if (out / name).is_symlink())):  # a link is no run's
+        _remove(out / name)
     if (out / OLD).is_dir():
         if (out / CHECKPOINT).is_file():
             os.rename(out / OLD, out / TRASH)

@@ -4,6 +4,7 @@ Plain values and no import of torch or lightning: the command line checks these 
 """
 
 import math
+import re
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -225,6 +226,8 @@ class TrainerSettings:
                 raise ValueError(f"trainer.{name} must be at least 1, got {value}")
         if isinstance(self.accelerator, str) and self.accelerator not in ACCELERATORS:
             raise ValueError(f"trainer.accelerator must be one of {', '.join(ACCELERATORS)}; got {self.accelerator!r}")
+        if self.max_time is not None and not re.fullmatch(r"\d{1,5}(:\d\d){3}", self.max_time):
+            raise ValueError(f"trainer.max_time must be DD:HH:MM:SS, such as 00:08:00:00, got {self.max_time!r}")
         for wanted in self.logger if isinstance(self.logger, list) else [self.logger]:
             check_logger(wanted)
         if not 0 <= (self.gradient_clip_val or 0) < math.inf:

@@ -30,7 +30,7 @@ from unmask.storage.files import replacing
 from unmask.storage.folders import RUN
 from unmask.storage.restarts import how_to_begin, restarted
 from unmask.training.beginning import Start, begin
-from unmask.training.folder import contents, held, new_run
+from unmask.training.folder import CONTENTS, contents, held, new_run
 from unmask.training.loop import plan_training, take_weights
 from unmask.training.mirroring import Mirroring
 from unmask.training.placing import divided_anew, division_of, placed, processes_of, trained_on
@@ -168,6 +168,10 @@ def check_apart(start: Path | str, out: Path) -> None:
 
 def check_folder(out: Path, resume: bool, overwrite: bool) -> None:
     """Raise a ValueError where a run is in the way, or there is none to go on with."""
+    place = out.resolve()
+    for parent in place.parents:
+        if (parent / RUN).is_file() and place.relative_to(parent).parts[0] in CONTENTS:
+            raise ValueError(f"{out} lies in what the run {parent} writes: give another --out")
     there = contents(out)
     if there and not (resume or overwrite):
         raise ValueError(f"{out} holds a run ({', '.join(there)}): give --resume, --overwrite, or another --out")
@@ -277,6 +281,11 @@ def _stops_noted(out: Path, record: dict[str, Any]) -> Iterator[None]:
                 "--trainer.gradient_clip_val 1"
             ) from None
         step = checkpoint_step(checkpoint)
+        if record.get("stopped", {}).get("step") == step:
+            raise FloatingPointError(
+                f"{error}. The checkpoint of step {step} has led there before: start again with --overwrite, and a "
+                "lower --optimizer.lr (of Muon --optimizer.matrix_lr) or --trainer.gradient_clip_val 1"
+            ) from None
         write_record(out, record | {"stopped": {"step": step, "why": str(error)}})
         raise FloatingPointError(
             f"{error}. The checkpoint of step {step} is kept: go on from it with --resume and a lower --optimizer.lr "

@@ -30,6 +30,11 @@ def old_folder(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.old")
 
 
+def is_there(path: Path) -> bool:
+    """Return whether there is something at a path, be it a corpus that a kill has left half replaced."""
+    return path.exists() or old_folder(path).is_dir()
+
+
 def lock_file(folder: Path) -> Path:
     """Return the lock of whoever replaces a corpus."""
     return folder.with_name(f".{folder.name}.lock")
