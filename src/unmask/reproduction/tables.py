@@ -48,7 +48,7 @@ TEXT_ROWS = {
         published="Plaid",
     ),
     **{
-        f"md4-{name.lower()}": Row(f"MD4, {name.lower()} schedule", "masked", _schedule(name), published="MD4")
+        f"md4-{name.lower()}": Row(f"MD4, {name.lower()} schedule", "masked", _schedule(name), TIMED, published="MD4")
         for name in ("Linear", "Polynomial", "Geometric", "Cosine")
     },
     "genmd4": Row(
