@@ -281,8 +281,9 @@ def test_convolutions_start_as_nothing_and_of_a_text_take_any_length() -> None:
         torch.testing.assert_close(other(x), plain(x), rtol=0, atol=0)
     with pytest.raises(ValueError, match=r"ngrams are for texts; for examples of shape \(2, 2\) use convolution"):
         Transformer(5, (2, 2), ngrams=3)
-    with pytest.raises(ValueError, match="ngrams must be at least 2, .* got 1"):
-        Transformer(5, (8,), ngrams=1)
+    for wrong in (1, -2, 17, 10**12):
+        with pytest.raises(ValueError, match=f"ngrams must be 2 to 16, .* got {wrong}"):
+            Transformer(5, (8,), ngrams=wrong)
     for size in (2, -1):
         with pytest.raises(ValueError, match=f"convolution must be an odd number of positions, .* got {size}"):
             Transformer(5, (8,), convolution=size)

@@ -13,9 +13,9 @@ import pytest
 import unmask
 from small_bpe import write_bpe
 from unmask.cli.main import main
-from unmask.cli.train import read_yaml
 from unmask.codecs.tokenizer import Tokenizer
 from unmask.configs import shipped
+from unmask.configs.reading import read_yaml
 from unmask.data.corpora import prepare_corpus
 from unmask.data.corpus import Corpus
 from unmask.data.digits import Digits

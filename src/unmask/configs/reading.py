@@ -13,7 +13,7 @@ MOST_VALUES = 10_000
 """In a file of settings."""
 
 
-def read_yaml(path: Path, refused: Collection[str]) -> dict[str, Any]:
+def read_yaml(path: Path, refused: Collection[str] = ()) -> dict[str, Any]:
     """Read the settings of a YAML file.
 
     Args:

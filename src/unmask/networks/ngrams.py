@@ -9,6 +9,8 @@ from unmask.types import Tokens
 
 ROWS = 2**16
 """Most rows of a table; windows of more kinds share rows."""
+LONGEST = 16
+"""Tokens of the longest windows that there can be."""
 FEATURES = 32
 """Width of a row, before a linear map to that of the network."""
 MULTIPLIER, PRIME = 2_654_435_761, 2**31 - 1
@@ -27,17 +29,17 @@ class NGrams(nn.Module):
 
     Args:
         vocab_size: V, number of token values.
-        size: tokens of the longest windows, at least 2.
+        size: tokens of the longest windows, 2 to 16.
         width: of the network.
 
     Raises:
-        ValueError: the size is less than 2.
+        ValueError: the size is less than 2, or more than 16, of which there are 135 tables.
     """
 
     def __init__(self, vocab_size: int, size: int, width: int) -> None:
         super().__init__()
-        if size < 2:
-            raise ValueError(f"ngrams must be at least 2, the tokens of the longest windows, or 0 for none; got {size}")
+        if not 2 <= size <= LONGEST:
+            raise ValueError(f"ngrams must be 2 to {LONGEST}, tokens of the longest windows, or 0 for none; got {size}")
         self.kinds = vocab_size + 2  # with the mask, V, and the outside, V + 1
         self.windows = [(start, n) for n in range(2, size + 1) for start in range(1 - n, 1)]
         self.tables = nn.ModuleList(nn.Embedding(min(self.kinds**n, ROWS), FEATURES) for _, n in self.windows)

@@ -36,8 +36,8 @@ class Transformer(HeadedNetwork):
         checkpointing: whether to compute each block again in the backward pass instead of keeping what is inside.
         convolution: positions on each axis of a depthwise convolution before each block, an odd number; 0 for none.
             Neighbours are then seen from the first step on, which makes small models learn faster.
-        ngrams: tokens of the longest windows around each position of a text that are embedded too (`NGrams`), at least
-            2; 0 for none. It makes small models of texts learn faster still, for tables that cost memory.
+        ngrams: tokens of the longest windows around each position of a text that are embedded too (`NGrams`), 2 to 16;
+            0 for none. It makes small models of texts learn faster still, for tables that cost memory.
 
     Examples:
         >>> network = unmask.Transformer(27, (16,), width=32, depth=2, heads=4)
