@@ -279,6 +279,10 @@ def test_damaged_checkpoints(tmp_path: Path) -> None:
     torch.save({"state_dict": {"x": torch.zeros(1)}}, folder / "pytorch_model.bin")
     with pytest.raises(ValueError, match=r"pytorch_model.bin: expected tensors by name"):
         MaskedDiffusion.from_pretrained(folder)
+    for odd in (torch.eye(3).to_sparse(), torch.empty(3, device="meta")):
+        torch.save({"x": torch.zeros(1), "odd": odd}, folder / "pytorch_model.bin")
+        with pytest.raises(ValueError, match=r"pytorch_model.bin: the tensor odd is sparse, quanti"):
+            MaskedDiffusion.from_pretrained(folder)
     other = write(tmp_path / "b", "radd", random_weights("radd"))
     (other / "config.json").write_text(json.dumps({"model": {"length": LENGTH}}))
     with pytest.raises(ValueError, match=r"config.json: expected whole numbers for n_heads and the length, got None"):

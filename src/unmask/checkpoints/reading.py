@@ -61,7 +61,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """Return the tensors of one file.
 
     Raises:
-        ValueError: it is damaged, or holds more than tensors.
+        ValueError: it is damaged, or holds more than tensors, or others than plain ones.
     """
     try:
         if path.suffix == ".safetensors":
@@ -75,6 +75,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path}: damaged, or holds more than tensors: {why}") from None
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise ValueError(f"{path}: expected tensors by name; a checkpoint of a trainer must be converted to that first")
+    for name, value in weights.items():
+        if value.layout is not torch.strided or value.is_meta or value.is_quantized:
+            raise ValueError(f"{path}: the tensor {name} is sparse, quantised or without values")
     return weights
 
 
