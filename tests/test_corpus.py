@@ -26,6 +26,7 @@ from unmask.data.corpus import Corpus
 from unmask.data.documents import Files, Hub, Piece, cut_documents
 from unmask.data.prepare import LOCK, Index, prepare, replace_corpus, verify
 from unmask.storage.files import checksum
+from unmask.storage.replacing import is_there, settle
 
 WORDS = ["the", "man", "in", "a", "thin", "hat", "and", "an", "inn", "then", "there"]
 
@@ -308,6 +309,20 @@ def test_an_overwrite_that_fails_keeps_the_corpus(bpe: Tokenizer, texts: list[st
     with pytest.raises(ValueError, match="holds something else, not the corpus that waits in"):
         replace_corpus(source, bpe, tmp_path / "x", 300)
     assert (tmp_path / "x" / "mine").exists() and corpus_files(tmp_path / ".x.old") == before
+
+
+def test_folders_that_only_look_as_if_they_waited_are_left_alone(tmp_path: Path) -> None:
+    for name in (".x.old", ".x.new", "mine"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "thesis.txt").write_text("precious")
+    assert not is_there(tmp_path / "x") and main(["info", str(tmp_path / "x")]) == 1
+    with pytest.raises(ValueError, match=r"\.x\.old: is no corpus, though it has the name of one that waits"):
+        settle(tmp_path / "x")
+    (tmp_path / ".y.new").symlink_to(tmp_path / "mine")
+    with pytest.raises(ValueError, match=r"\.y\.new: is a link, not a corpus"):
+        settle(tmp_path / "y")
+    for name in (".x.old", ".x.new", "mine"):
+        assert (tmp_path / name / "thesis.txt").read_text() == "precious"
 
 
 @pytest.mark.parametrize("command", ["info", "evaluate"])

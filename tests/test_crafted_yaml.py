@@ -1,12 +1,16 @@
 """Fifty crafted YAML files: none runs code, imports a module, replaces a run, hangs, or gets a traceback."""
 
+import json
 import os
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+import unmask
 from unmask.cli.main import main
+from unmask.configs.reading import read_yaml, values_in
 
 ROOT = Path(__file__).parents[1]
 QUICK = ["--trainer.max_steps", "1", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
@@ -83,6 +87,8 @@ CRAFTED = {
     "two_documents": "seed: 0\n---\nseed: 1\n",
     "bomb": BOMB,
     "merged_bomb": MERGED,
+    "bomb_of_a_key": BOMB + "z: {? *j : 1}\n",
+    "many_texts": f"seed: 0\nx: &x '{{a: &a {[0] * 5000}, b: *a}}'\ny: [*x, *x]\n",
     "of_itself": "seed: &a [*a]\n",
     "text_bomb": f"optimizer: '{INSIDE}'\n",
     "text_bomb_of_a_class": f"network: '{INSIDE}'\n",
@@ -145,6 +151,24 @@ def _over(good: str, crafted: str) -> str:
     """Return a file that would do, but for what is crafted."""
     names = {line.split(":")[0] for line in crafted.splitlines()}
     return "".join(f"{line}\n" for line in good.splitlines() if line.split(":")[0] not in names) + crafted
+
+
+@pytest.mark.parametrize("value", ["a*b", "2 * 3 + (4 * y)", "q|*o_proj", "*", "'*", "**/x", "{x: a*b}", "[a*, '*b']"])
+def test_a_text_with_an_asterisk_is_a_value_like_others(value: str, tmp_path: Path) -> None:
+    assert 1 <= values_in(value) <= 3
+    assert values_in(json.dumps(value)) == 1 + (value[0] in "{[") * (values_in(value) - 1)
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"data": {"path": value}}))
+    assert read_yaml(tmp_path / "c.yaml") == {"data": {"path": value}}
+
+
+def test_a_crafted_model_names_no_endless_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a model was trained on is the default of --data."""
+    model = unmask.MaskedDiffusion(unmask.Transformer(5, (6,), width=8, depth=1, heads=2), unmask.Symbols(5))
+    model.about = {"data": {"class": "TextFile", "path": "x.txt", "length": INSIDE}}
+    model.save_pretrained(tmp_path / "m")
+    (tmp_path / "x.txt").write_text("the cat sat\n" * 99)
+    assert main(["evaluate", str(tmp_path / "m"), "--data.path", str(tmp_path / "x.txt")]) == 2
+    assert capsys.readouterr().err == "unmask: error: data: more than 10,000 values\n"
 
 
 def test_there_are_fifty() -> None:

@@ -245,6 +245,9 @@ def test_a_link_is_no_folder_of_files_that_were_saved(tmp_path: Path) -> None:
     (tmp_path / "m" / ".saved").symlink_to(tmp_path / "mine")
     assert read_model(str(tmp_path / "m")).about == {}
     assert os.listdir(tmp_path / "mine") == ["thesis.txt"] and not (tmp_path / "m" / "thesis.txt").exists()
+    model(1).save_pretrained(tmp_path / "m")
+    assert read_model(str(tmp_path / "m")).path.parent == tmp_path / "m"
+    assert os.listdir(tmp_path / "mine") == ["thesis.txt"] and not (tmp_path / "m" / ".saved").is_symlink()
 
 
 def test_an_index_of_another_form_is_refused(tmp_path: Path) -> None:

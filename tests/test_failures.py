@@ -153,6 +153,14 @@ class Damaged(torch.utils.data.Dataset):
         raise ValueError("corpus/00000.bin: damaged: its SHA-256 is not what index.json says")
 
 
+@pytest.mark.parametrize("message", ["", "a.csv: is wrong\nhint: use --field"])
+def test_messages_of_processes_that_load_data_are_whole(message: str) -> None:
+    trace = "Traceback (most recent call last):\n  File 'x', line 1\n    raise ValueError: x\n"
+    last = f"ValueError: {message}" if message else "ValueError"
+    error = ValueError(f"Caught ValueError in DataLoader worker process 0.\nOriginal {trace}{last}\n")
+    assert explain_failure(error, "train") == (message or "ValueError", 1)
+
+
 def test_an_error_of_a_process_that_loads_data_is_one_line() -> None:
     with pytest.raises(ValueError, match="Caught ValueError in DataLoader worker") as caught:
         next(iter(torch.utils.data.DataLoader(Damaged(), num_workers=1)))

@@ -345,11 +345,11 @@ def test_what_is_done_is_not_written_through_a_link(texts: MaskedDiffusion, tmp_
     (tmp_path / "mine.txt").write_text("precious")
     part.symlink_to(tmp_path / "mine.txt")
     for overwrite in (False, True):
-        with pytest.raises(ValueError, match=r"out.jsonl.part: is no plain file, but a link, a folder or a pipe"):
+        with pytest.raises(ValueError, match=r"out.jsonl.part: not a regular file, but a link, a folder or a pipe"):
             unmask.infill_file(texts, source, tmp_path / "out.jsonl", overwrite=overwrite)
     part.unlink()
     os.mkfifo(part)
-    with pytest.raises(ValueError, match=r"out.jsonl.part: is no plain file"):
+    with pytest.raises(ValueError, match=r"out.jsonl.part: not a regular file"):
         unmask.infill_file(texts, source, tmp_path / "out.jsonl")
     assert (tmp_path / "mine.txt").read_text() == "precious"
 

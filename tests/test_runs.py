@@ -30,7 +30,7 @@ from unmask.training import precision as rule
 from unmask.training.folder import contents, held, new_run
 from unmask.training.loggers import new_loggers
 from unmask.training.precision import decide
-from unmask.training.run import find_checkpoint, read_record
+from unmask.training.run import COMPARED, find_checkpoint, read_record
 
 PLAIN = {"accelerator": "cpu", "enable_progress_bar": False, "log_every_n_steps": 1, "logger": False}
 
@@ -209,6 +209,7 @@ def test_what_a_link_leads_to_is_no_part_of_a_run(name: str, tmp_path: Path) -> 
 
 def test_a_run_does_not_lie_in_what_another_writes(tmp_path: Path) -> None:
     run_by_hand(tmp_path, "whole", True)
+    (tmp_path / "run.json").write_text(json.dumps({name: {} for name in COMPARED}))
     for inside in ("model", "checkpoints/x"):
         with pytest.raises(ValueError, match="lies in what the run .* writes: give another --out"):
             trained(tmp_path / inside, 1)

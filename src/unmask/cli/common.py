@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-from unmask.configs.reading import check_text
+from unmask.configs.reading import check_texts
 from unmask.storage.failures import in_short
 from unmask.storage.names import (
     MARK,
@@ -153,9 +153,9 @@ def parse(
     from_file = arguments[:1] + as_arguments(tree or {}, parser.choices, plain)
     with naming(source):
         check_names(written, plain, parser.choices, foreign)
-        for argument in from_file[1:]:
-            check_text(argument.partition("=")[2])
+        check_texts(from_file[1:])
     with naming():
+        check_texts(as_arguments(defaults, parser.choices, plain))
         check_names(given, plain, parser.choices, foreign, written)
     everything = from_file + arguments[1:] if tree else arguments
     if tree:

@@ -1,7 +1,7 @@
 """YAML: files of settings, and the texts in them. What their aliases make is counted before it is built."""
 
 from argparse import ArgumentError
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -40,41 +40,72 @@ def read_yaml(path: Path, refused: Collection[str] = ()) -> dict[str, Any]:
     return tree
 
 
-def check_text(text: str) -> None:
-    """Raise a ValueError for a text that would become more than `MOST_VALUES` values, were it read as YAML."""
+def check_texts(options: Iterable[str]) -> None:
+    """Raise a ValueError for an option, as in --name=value, whose value is the text of more than `MOST_VALUES`."""
+    for option in options:
+        name, _, text = option.partition("=")
+        try:
+            values_in(text)
+        except ValueError as error:
+            raise ValueError(f"{name.removeprefix('--')}: {error}") from None
+
+
+def values_in(text: str) -> int:
+    """Return how many values a text becomes where it is read as YAML, and the texts in it are, too.
+
+    Raises:
+        ValueError: more than `MOST_VALUES`.
+    """
     if "*" not in text:  # without an alias nothing is larger than its text
-        return
+        return 1
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError:
-        return
+        return 1
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    count_values(node)
+    if isinstance(node, yaml.ScalarNode):
+        return 1 if node.value == text else values_in(node.value)
+    return count_values(node)
 
 
-def count_values(node: yaml.Node | None, names: bool = False) -> None:
-    """Raise a ValueError where aliases and merged mappings make more than `MOST_VALUES` of a few lines.
+def count_values(node: yaml.Node | None, names: bool = False) -> int:
+    """Count the values of a document, those that an alias or a merged mapping repeats as often as they are.
 
     Args:
-        node: of a document, in which an alias is the node that it names. Texts in it are counted as what they hold.
+        node: of the document, in which an alias is the node that it names.
         names: whether the keys of mappings must be texts.
+
+    Raises:
+        ValueError: more than `MOST_VALUES`, or other keys.
     """
     known: dict[int, int] = {}
 
     def count(node: yaml.Node | None) -> int:
         if id(node) not in known:
             known[id(node)] = MOST_VALUES  # where it contains itself
-            inner = node.value if isinstance(node, yaml.CollectionNode) else []
-            if isinstance(node, yaml.ScalarNode):
-                check_text(node.value)
-            elif isinstance(node, yaml.MappingNode):
-                strange = [key for key, _ in inner if key.tag.rpartition(":")[2] not in ("str", "merge")]
-                if names and strange:
-                    raise ValueError(f"expected names that are texts, got {strange[0].value!r:.60}")
-                inner = [part for pair in inner for part in pair]
-            known[id(node)] = 1 + sum(map(count, inner))
+            if isinstance(node, yaml.MappingNode):
+                if names:
+                    _check_keys([key for key, _ in node.value])
+                found = 1 + sum(count(value) for _, value in node.value)
+            elif isinstance(node, yaml.SequenceNode):
+                found = 1 + sum(map(count, node.value))
+            else:
+                found = values_in(node.value) if isinstance(node, yaml.ScalarNode) else 1
+            known[id(node)] = found
         return known[id(node)]
 
-    if count(node) > MOST_VALUES:
+    try:
+        found = count(node)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if found > MOST_VALUES:
         raise ValueError(f"more than {MOST_VALUES:,} values")
+    return found
+
+
+def _check_keys(keys: list[yaml.Node]) -> None:
+    for key in keys:
+        if key.tag.rpartition(":")[2] not in ("str", "merge"):
+            what = f"{key.value:.60}" if isinstance(key, yaml.ScalarNode) else "a list or a mapping"
+            raise ValueError(f"expected names that are texts, got {what}")

@@ -46,7 +46,7 @@ class Journal:
     def __init__(self, out: Path, settings: Mapping[str, Any], overwrite: bool = False) -> None:
         self.part = out.with_name(f"{out.name}.part")
         if os.path.lexists(self.part) and (self.part.is_symlink() or not self.part.is_file()):
-            raise ValueError(f"{self.part}: is no plain file, but a link, a folder or a pipe; move it away")
+            raise ValueError(f"{self.part}: not a regular file, but a link, a folder or a pipe; move it away")
         self.places: dict[int, tuple[int, int]] = {}
         plain = json.loads(as_line(settings))
         end = 0

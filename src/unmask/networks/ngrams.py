@@ -33,7 +33,7 @@ class NGrams(nn.Module):
         width: of the network.
 
     Raises:
-        ValueError: the size is less than 2, or more than 16, of which there are 135 tables.
+        ValueError: the size is less than 2 or more than 16.
     """
 
     def __init__(self, vocab_size: int, size: int, width: int) -> None:

@@ -96,7 +96,8 @@ class Work:
         """Return how long to train: as it was decided before or, of minutes, from the speed of a short run."""
         path = self.out / "plan.json"
         if path.is_file():
-            return Plan(**read(path, {"max_steps": int, "step_seconds": NUMBER, "minutes": NUMBER}))
+            found = read(path, {"max_steps": int, "step_seconds": NUMBER, "minutes": NUMBER})
+            return Plan(found["max_steps"], found.get("step_seconds"), found.get("minutes"))
         minutes, steps = self.request.budget
         if minutes is None:
             plan = Plan(steps or 1)

@@ -17,7 +17,7 @@ from unmask.storage.packages import PACKAGES
 
 EXPECTED = (ImportError, ValueError, OSError, FloatingPointError)
 """What the library raises for what users can fix."""
-FROM_WORKER = re.compile(r"\ACaught \w+ in DataLoader worker process.*^\w[\w.]*: ", re.DOTALL | re.MULTILINE)
+FROM_WORKER = re.compile(r"\ACaught (\w+) in DataLoader worker.*^(?:\w+\.)*\1(?:: |$)", re.DOTALL | re.MULTILINE)
 """What torch puts before the message of an error in a process that loads data: the traceback there."""
 NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "std::bad_alloc")
 
@@ -84,6 +84,8 @@ def in_short(message: str, kinds: Mapping[str, str] | None = None) -> str:
         if option := re.search(r"(?:^|\s)(-\S+)", found[1]):
             return f"unknown option {option[1]}"
         return f"too many arguments: {found[1]:.60} (a text with spaces needs quotes around it)"
+    if found := re.search(r"Not a valid subclass of (\w+)\. Got value: (\S+)", message):
+        return f"{where}expected a class that is a {found[1]}, got {found[2]!r}"
     if found := re.search(r"Expected a typing.Literal\[(.+?)\]\. Got value: (\S+)", message):
         return f"{where}expected one of {found[1]}, got {found[2]!r}"
     if found := re.search(r"Expected an? (.+?)\. Got value: (\S+)", message):

@@ -162,7 +162,7 @@ def holder_of(folder: Path) -> dict[str, Any]:
     """Return who holds, or last held, the lock of a folder: host, pid, start and since; empty if nobody knows."""
     try:
         holder = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return holder if isinstance(holder, dict) else {}
 

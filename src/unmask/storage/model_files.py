@@ -156,6 +156,8 @@ def saving(folder: Path) -> Iterator[Path]:
     The rename of that folder to `.saved` decides: then its files are moved out of it, if need be by who comes next.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if (folder / SAVED).is_symlink():
+        (folder / SAVED).unlink()
     finish_saving(folder)
     temporary = Path(tempfile.mkdtemp(dir=folder, prefix=".saving"))
     try:

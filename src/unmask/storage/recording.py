@@ -1,10 +1,10 @@
 """Which folders a report can be recorded in."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from unmask.storage.folders import CONFIG, MODEL, RUN
+from unmask.storage.objects import read_object
 
 
 def recordable(folder: Path | str) -> tuple[Path, dict[str, Any]]:
@@ -23,12 +23,7 @@ def recordable(folder: Path | str) -> tuple[Path, dict[str, Any]]:
         if (place / RUN).is_file():
             raise ValueError(f"{folder} is a run that did not finish: it has no model yet that a report belongs to")
         raise ValueError(f"{folder} is not a model's folder on this machine: it has no {CONFIG}")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON: {error}") from None
-    if not isinstance(config, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {type(config).__name__}")
+    config = read_object(path)
     if not {"network", "codec"} & config.keys():
         raise ValueError(f"{folder} is as it was published; unmask import makes a model of your own")
     if not all(isinstance(config.get(name), dict) for name in ("network", "codec", "schedule")):

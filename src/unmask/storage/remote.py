@@ -140,7 +140,7 @@ def fetch_folder(url: str, folder: Path, wanted: Callable[[str], bool]) -> Path:
 
 def _known(folder: Path) -> dict[str, str]:
     """Return which version of each file a copy of a folder holds."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, RecursionError):
         known = json.loads((folder / FETCHED).read_text(encoding="utf-8"))
         return {name: known[name] for name in known if is_file_name(name)}
     return {}

@@ -32,7 +32,8 @@ def old_folder(folder: Path) -> Path:
 
 def is_there(path: Path) -> bool:
     """Return whether there is something at a path, be it a corpus that a kill has left half replaced."""
-    return path.exists() or old_folder(path).is_dir()
+    old = old_folder(path) if path.name else path
+    return path.exists() or (not old.is_symlink() and (old / INDEX).is_file())
 
 
 def lock_file(folder: Path) -> Path:
@@ -63,14 +64,20 @@ def finish_replacing(folder: Path) -> None:
     """Leave one corpus whole, and nothing beside it; whoever calls this holds the lock.
 
     Raises:
-        ValueError: somebody has put something else in the place of the corpus.
+        ValueError: somebody has put something else in the place of the corpus, or of what waits beside it.
     """
     old, new = old_folder(folder), new_folder(folder)
+    for path in (old, new):
+        if path.is_symlink():
+            raise ValueError(f"{path}: is a link, not a corpus; move it away")
     if old.is_dir():
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
         if not folder.exists():
-            os.rename(new if (new / INDEX).is_file() else old, folder)
+            whole = new if (new / INDEX).is_file() else old
+            if not (whole / INDEX).is_file():
+                raise ValueError(f"{old}: is no corpus, though it has the name of one that waits; move it away")
+            os.rename(whole, folder)
         if not (folder / INDEX).is_file():
             raise ValueError(f"{folder}: holds something else, not the corpus that waits in {old}; move it away")
         if old.is_dir():

@@ -17,10 +17,10 @@ def trained_with(path: str | None) -> dict[str, Any] | None:
     for name, *keys in ((CONFIG, "about", "data"), (RUN, "data")):
         if folder is not None and (folder / name).is_file():
             try:
-                described = json.loads((folder / name).read_text(encoding="utf-8"))
+                described = read_object(folder / name)
                 for key in keys:
                     described = described.get(key) or {}
-            except (ValueError, AttributeError):
+            except (OSError, ValueError, AttributeError):
                 described = {}  # an error belongs to whoever loads the model
             break
     described = with_own_tokenizer(described, folder)

@@ -9,7 +9,6 @@ Two folders inside it say whose files the others are, whatever kill comes betwee
 of the new run go, and those of the old come back.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from unmask.storage.files import locked, remove_temporary
 from unmask.storage.folders import CHECKPOINT, RUN
+from unmask.storage.objects import read_object
 from unmask.storage.remote import is_file_name
 
 CODEC = ".codec"
@@ -50,8 +50,8 @@ def contents(out: Path) -> list[str]:
 def codec_files(out: Path) -> list[str]:
     """Return the names of the files that the codec of a run needs."""
     try:
-        names = json.loads((out / RUN).read_text(encoding="utf-8"))["codec_files"]
-    except (OSError, ValueError, KeyError, TypeError):
+        names = read_object(out / RUN)["codec_files"]
+    except (OSError, ValueError, KeyError):
         return []
     plain = isinstance(names, list) and all(map(is_file_name, names))
     return [name for name in names if name not in (*CONTENTS, RUN) and not (out / name).is_dir()] if plain else []

@@ -135,6 +135,14 @@ def read_record(out: Path) -> dict[str, Any]:
     return record
 
 
+def is_run(folder: Path) -> bool:
+    """Return whether a folder is that of a run."""
+    try:
+        return bool(read_record(folder))
+    except (ValueError, OSError):
+        return False
+
+
 def shared_settings(
     network: Network, objective: Objective, optimizer: Optimizer, run: Run, trainer: TrainerSettings
 ) -> dict[str, str]:

@@ -35,7 +35,15 @@ from unmask.training.loop import plan_training, take_weights
 from unmask.training.mirroring import Mirroring
 from unmask.training.placing import divided_anew, division_of, placed, processes_of, trained_on
 from unmask.training.precision import Choice, decide
-from unmask.training.run import check_same, find_checkpoint, new_record, plain_settings, read_record, write_record
+from unmask.training.run import (
+    check_same,
+    find_checkpoint,
+    is_run,
+    new_record,
+    plain_settings,
+    read_record,
+    write_record,
+)
 from unmask.training.settings import Optimizer, Run, TrainerSettings
 from unmask.training.trainee import NotFiniteError
 
@@ -169,8 +177,8 @@ def check_apart(start: Path | str, out: Path) -> None:
 def check_folder(out: Path, resume: bool, overwrite: bool) -> None:
     """Raise a ValueError where a run is in the way, or there is none to go on with."""
     place = out.resolve()
-    for parent in place.parents:
-        if (parent / RUN).is_file() and place.relative_to(parent).parts[0] in CONTENTS:
+    for parent in () if resume else place.parents:
+        if place.relative_to(parent).parts[0] in CONTENTS and is_run(parent):
             raise ValueError(f"{out} lies in what the run {parent} writes: give another --out")
     there = contents(out)
     if there and not (resume or overwrite):
@@ -281,7 +289,7 @@ def _stops_noted(out: Path, record: dict[str, Any]) -> Iterator[None]:
                 "--trainer.gradient_clip_val 1"
             ) from None
         step = checkpoint_step(checkpoint)
-        if record.get("stopped", {}).get("step") == step:
+        if any(change["step"] == step for change in record.get("changes", [])):
             raise FloatingPointError(
                 f"{error}. The checkpoint of step {step} has led there before: start again with --overwrite, and a "
                 "lower --optimizer.lr (of Muon --optimizer.matrix_lr) or --trainer.gradient_clip_val 1"
