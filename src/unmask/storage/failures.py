@@ -85,7 +85,7 @@ def in_short(message: str, kinds: Mapping[str, str] | None = None) -> str:
             return f"unknown option {option[1]}"
         return f"too many arguments: {found[1]:.60} (a text with spaces needs quotes around it)"
     if found := re.search(r"Not a valid subclass of (\w+)\. Got value: (\S+)", message):
-        return f"{where}expected a class that is a {found[1]}, got {found[2]!r}"
+        return f"{where}expected the name of a class derived from {found[1]}, got {found[2]!r}"
     if found := re.search(r"Expected a typing.Literal\[(.+?)\]\. Got value: (\S+)", message):
         return f"{where}expected one of {found[1]}, got {found[2]!r}"
     if found := re.search(r"Expected an? (.+?)\. Got value: (\S+)", message):
