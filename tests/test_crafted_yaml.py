@@ -161,6 +161,13 @@ def test_a_text_with_an_asterisk_is_a_value_like_others(value: str, tmp_path: Pa
     assert read_yaml(tmp_path / "c.yaml") == {"data": {"path": value}}
 
 
+def test_a_long_text_without_aliases_is_a_value_like_others() -> None:
+    """Such as the categories of a table."""
+    assert values_in(json.dumps({"values": [["*"], ["x"] * 20_000]})) == 20_005
+    with pytest.raises(ValueError, match="more than"):
+        values_in(f"{{a: &a [{', '.join('x' * 999)}], b: [{', '.join(['*a'] * 999)}]}}")
+
+
 def test_a_crafted_model_names_no_endless_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What a model was trained on is the default of --data."""
     model = unmask.MaskedDiffusion(unmask.Transformer(5, (6,), width=8, depth=1, heads=2), unmask.Symbols(5))

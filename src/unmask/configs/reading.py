@@ -10,7 +10,7 @@ import yaml
 MOST_BYTES = 1 << 20
 """Size of the largest file of settings."""
 MOST_VALUES = 10_000
-"""In a file of settings."""
+"""In a file of settings, or in a shorter text."""
 
 
 def read_yaml(path: Path, refused: Collection[str] = ()) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def read_yaml(path: Path, refused: Collection[str] = ()) -> dict[str, Any]:
 
 
 def check_texts(options: Iterable[str]) -> None:
-    """Raise a ValueError for an option, as in --name=value, whose value is the text of more than `MOST_VALUES`."""
+    """Raise a ValueError for an option, as in --name=value, whose value is the text of too many values."""
     for option in options:
         name, _, text = option.partition("=")
         try:
@@ -54,7 +54,7 @@ def values_in(text: str) -> int:
     """Return how many values a text becomes where it is read as YAML, and the texts in it are, too.
 
     Raises:
-        ValueError: more than `MOST_VALUES`.
+        ValueError: more than `MOST_VALUES`, and than it has characters, which only aliases make.
     """
     if "*" not in text:  # without an alias nothing is larger than its text
         return 1
@@ -66,24 +66,25 @@ def values_in(text: str) -> int:
         raise ValueError("nested too deeply") from None
     if isinstance(node, yaml.ScalarNode):
         return 1 if node.value == text else values_in(node.value)
-    return count_values(node)
+    return count_values(node, max(MOST_VALUES, len(text)))
 
 
-def count_values(node: yaml.Node | None, names: bool = False) -> int:
+def count_values(node: yaml.Node | None, most: int = MOST_VALUES, names: bool = False) -> int:
     """Count the values of a document, those that an alias or a merged mapping repeats as often as they are.
 
     Args:
         node: of the document, in which an alias is the node that it names.
+        most: values that there may be.
         names: whether the keys of mappings must be texts.
 
     Raises:
-        ValueError: more than `MOST_VALUES`, or other keys.
+        ValueError: more values, or other keys.
     """
     known: dict[int, int] = {}
 
     def count(node: yaml.Node | None) -> int:
         if id(node) not in known:
-            known[id(node)] = MOST_VALUES  # where it contains itself
+            known[id(node)] = most  # where it contains itself
             if isinstance(node, yaml.MappingNode):
                 if names:
                     _check_keys([key for key, _ in node.value])
@@ -99,8 +100,8 @@ def count_values(node: yaml.Node | None, names: bool = False) -> int:
         found = count(node)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    if found > MOST_VALUES:
-        raise ValueError(f"more than {MOST_VALUES:,} values")
+    if found > most:
+        raise ValueError(f"more than {most:,} values")
     return found
 
 
