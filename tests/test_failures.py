@@ -196,7 +196,7 @@ def test_a_number_that_no_tensor_holds_is_refused(
     np.save("x.npy", np.zeros((40, 6), dtype=int))
     network = unmask.Transformer(5, (6,), width=8, depth=1, heads=2)
     unmask.MaskedDiffusion(network, unmask.Symbols(5)).save_pretrained("model")
-    huge = "9" * 30
     option = arguments[arguments.index("?") - 1]
-    assert main([huge if part == "?" else part for part in arguments]) == 2
-    assert capsys.readouterr().err == f"unmask: error: {option}: {huge} is too large\n"
+    for huge in ("9" * 30, str(2**63 - 1)):
+        assert main([huge if part == "?" else part for part in arguments]) == 2
+        assert capsys.readouterr().err == f"unmask: error: {option}: {huge} is too large\n"

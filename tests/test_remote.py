@@ -26,7 +26,7 @@ from unmask.model import MaskedDiffusion
 from unmask.networks.transformer import Transformer
 from unmask.storage.checkpoint import checkpoint_step, save_tree
 from unmask.storage.folders import CHECKPOINT, cache_folder
-from unmask.storage.remote import fetch_folder, upload_folder
+from unmask.storage.remote import fetch_folder, is_file_name, upload_folder
 from unmask.storage.shard_cache import LIMIT
 from unmask.training import pull
 from unmask.training.mirroring import Mirroring
@@ -160,6 +160,11 @@ def test_what_is_wrong_is_a_line(
     assert capsys.readouterr().err == (
         "unmask: error: memory://bucket/none: no such file or folder, or no right to see it\n"
     )
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "../x", "a/b", "/x", "..\\x", "C:x", "a\0b", 5, None])
+def test_a_name_that_is_read_is_no_path(name: Any) -> None:
+    assert is_file_name("tokenizer.json") and not is_file_name(name)
 
 
 def test_models(made: Path, elsewhere: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -456,6 +456,8 @@ def test_trainer_settings_refuse() -> None:
     for settings, message in (
         ({"max_steps": 0}, "trainer.max_steps must be at least 1, got 0"),
         ({"gradient_clip_val": -1.0}, "trainer.gradient_clip_val must be at least 0, got -1"),
+        ({"max_time": "99999999999:00:00:00"}, "trainer.max_time must be DD:HH:MM:SS, such as 00:08:00:00, got '999"),
+        ({"max_time": "8:00"}, "trainer.max_time must be DD:HH:MM:SS"),
     ):
         with pytest.raises(ValueError, match=message):
             TrainerSettings(**settings)

@@ -21,7 +21,7 @@ FETCHED = ".fetched.json"
 """In a copy of a folder: which version of each file it holds."""
 BLOCK = 1 << 22
 PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
-LAST = ("config.json", "index.json")
+WRITTEN_LAST = ("config.json", "index.json")
 """Files that hold the checksums of the others, of a model and of a corpus."""
 MIRROR = "mirror.json"
 """In a folder elsewhere that holds the copy of a run: what it holds (`unmask.storage.mirror`)."""
@@ -130,7 +130,7 @@ def fetch_folder(url: str, folder: Path, wanted: Callable[[str], bool]) -> Path:
         known = _known(folder)
         for name in known.keys() - versions.keys():
             (folder / name).unlink(missing_ok=True)
-        for name, version in sorted(versions.items(), key=lambda one: one[0] in LAST):
+        for name, version in sorted(versions.items(), key=lambda one: one[0] in WRITTEN_LAST):
             if known.get(name) != version or not (folder / name).is_file():
                 fetch(child(url, name), folder / name)
         with replacing(folder / FETCHED) as target:
@@ -189,10 +189,10 @@ def upload_folder(folder: Path | str, url: str) -> str:
     there = names_at(url)
     if MIRROR in there:
         raise ValueError(f"{url}: holds the copy of a run ({MIRROR}); name another place")
-    if others := [name for name in LAST if name in there and not Path(folder, name).is_file()]:
+    if others := [name for name in WRITTEN_LAST if name in there and not Path(folder, name).is_file()]:
         raise ValueError(f"{url}: holds something else ({others[0]}); name another place")
     files = [file for file in sorted(Path(folder).rglob("*")) if file.is_file() and not file.name.startswith(".")]
-    for file in sorted(files, key=lambda file: file.name in LAST):
+    for file in sorted(files, key=lambda file: file.name in WRITTEN_LAST):
         put(file, child(url, file.relative_to(folder).as_posix()))
     return url
 

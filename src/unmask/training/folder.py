@@ -72,8 +72,11 @@ def new_run(out: Path) -> Iterator[None]:
 
 def recover(out: Path) -> None:
     """Leave one run whole: the old one, or the new one if it has a checkpoint."""
-    for name in (TRASH, COPIED, *(name for name in (OLD, MOVING) if (out / name).is_symlink())):  # a link is no run's
-        _remove(out / name)
+    _remove(out / TRASH)
+    _remove(out / COPIED)
+    for name in (OLD, MOVING):
+        if (out / name).is_symlink():  # what it leads to is no part of a run
+            (out / name).unlink()
     if (out / OLD).is_dir():
         if (out / CHECKPOINT).is_file():
             os.rename(out / OLD, out / TRASH)
