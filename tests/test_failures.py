@@ -161,6 +161,13 @@ def test_messages_of_processes_that_load_data_are_whole(message: str) -> None:
     assert explain_failure(error, "train") == (message or "ValueError", 1)
 
 
+def test_a_package_that_is_missing_is_named_if_it_is_known() -> None:
+    named = ModuleNotFoundError("No module named 'matplotlib.pyplot'", name="matplotlib.pyplot")
+    said = "train needs the package 'matplotlib', which is not installed: pip install 'unmask[train]'"
+    assert explain_failure(named, "train") == (said, 1)
+    assert explain_failure(ModuleNotFoundError("needs a module"), "train") == ("needs a module", 1)
+
+
 def test_an_error_of_a_process_that_loads_data_is_one_line() -> None:
     with pytest.raises(ValueError, match="Caught ValueError in DataLoader worker") as caught:
         next(iter(torch.utils.data.DataLoader(Damaged(), num_workers=1)))

@@ -76,6 +76,8 @@ def test_what_is_no_model_is_said_in_a_line(run: Path, unfinished: Path, tmp_pat
         unmask.load(tmp_path / "empty")
     with pytest.raises(ValueError, match="unknown device 'tpu9'"):
         unmask.load(run, device="tpu9")
+    with pytest.raises(ValueError, match=r"device 'mps': cpu and cuda are supported \(exact draws need float64\)"):
+        unmask.load(run, device="mps")
     (unfinished / "run.json").write_text("{")
     with pytest.raises((ValueError, FileNotFoundError), match="run.json|checkpoint"):
         unmask.load(unfinished)

@@ -470,12 +470,31 @@ def test_trainer_settings_refuse() -> None:
         ({"strategy": "deepspeed"}, "trainer.strategy must be one of"),
         ({"profiler": "evil.P"}, "trainer.profiler must be one of simple, advanced, pytorch; got 'evil.P'"),
         ({"accelerator": "abacus"}, "trainer.accelerator must be one of auto, cpu, gpu"),
+        ({"accelerator": "mps"}, "trainer.accelerator must be one of auto, cpu, gpu, cuda; got 'mps'"),
+        ({"accelerator": "gpu"}, "trainer.accelerator 'gpu': no GPU that torch can use is here"),
     ],
 )
-def test_what_lightning_is_told_is_checked_first(tmp_path: Path, setting: dict[str, Any], message: str) -> None:
+def test_what_lightning_is_told_is_checked_first(
+    tmp_path: Path, setting: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ValueError, match=message):
         trained(tmp_path / "run", trainer=setting)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("profiler", "report"),
+    [
+        ("simple", "fit-profile.txt"),
+        ("advanced", "fit-profile.txt"),
+        ("pytorch", "tensorboard/version_0/*.pt.trace.json"),
+    ],
+)
+def test_a_profiler_reports_into_the_folder_of_the_run(profiler: str, report: str, tmp_path: Path) -> None:
+    trained(tmp_path / "run", 2, evaluate_every=2, trainer={"profiler": profiler, "logger": None})
+    (written,) = (tmp_path / "run").glob(report)
+    assert "validation_step" in written.read_text()
 
 
 def test_a_dry_run_writes_nothing_and_leaves_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

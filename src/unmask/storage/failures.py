@@ -28,8 +28,8 @@ def explain_failure(error: BaseException, command: str) -> tuple[str, int]:
         return str(error) or "interrupted", getattr(error, "status", 130)  # a signal has another
     if isinstance(error, ArgumentError):
         return error.message, 2
-    if isinstance(error, ModuleNotFoundError):
-        name = (error.name or "").partition(".")[0]
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        name = error.name.partition(".")[0]
         how = f": pip install 'unmask[{PACKAGES[name][1]}]'" if name in PACKAGES else ""
         return f"{command} needs the package {name!r}, which is not installed{how}", 1
     if isinstance(error, EXPECTED):

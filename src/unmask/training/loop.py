@@ -150,7 +150,7 @@ def _new_trainer(model: MaskedDiffusion, run: Run, settings: TrainerSettings, ca
     passed: dict[str, Any] = {name: value for name, value in vars(settings).items() if name != "logger"}
     if settings.strategy in NAMES:
         passed["strategy"] = Sharded(hybrid=settings.strategy == "fsdp2_hybrid")
-    if settings.accelerator == "auto":  # lightning would take Apple's GPUs, which have no float64
+    if isinstance(settings.accelerator, str):  # lightning would take Apple's GPUs, which have no float64
         passed["accelerator"] = trained_on(settings).type
     if settings.profiler in REPORTS:
         passed["profiler"] = REPORTS[settings.profiler](dirpath=run.out, filename="profile")
@@ -203,7 +203,7 @@ def take_weights(model: MaskedDiffusion, path: Path) -> int:
 
 
 def check_names(settings: TrainerSettings) -> None:
-    """Raise a ValueError for a strategy or a profiler that is none of lightning's.
+    """Raise a ValueError for a strategy or a profiler that is none of lightning's, or a GPU that is not here.
 
     Names alone are looked at: an object is one that the caller made.
     """
@@ -212,6 +212,8 @@ def check_names(settings: TrainerSettings) -> None:
         value = getattr(settings, name)
         if isinstance(value, str) and value not in names:
             raise ValueError(f"trainer.{name} must be one of {', '.join(names)}; got {value!r}")
+    if settings.accelerator in ("gpu", "cuda") and trained_on(settings).type != "cuda":
+        raise ValueError(f"trainer.accelerator {settings.accelerator!r}: no GPU that torch can use is here")
 
 
 def _as_it_is(batch: Any) -> Any:

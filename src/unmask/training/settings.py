@@ -74,7 +74,8 @@ class Optimizer:
 
 
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
-ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
+"""Of lightning's, those that have float64, which mask rates and draws need: not MPS."""
 LOGGERS = {"TensorBoardLogger": "tensorboard", "CSVLogger": None, "WandbLogger": "wandb", "MLFlowLogger": "mlflow"}
 LOGGERS |= {"CometLogger": "comet-ml", "NeptuneLogger": "neptune", "LitLogger": "litlogger"}
 """Lightning's loggers, and the packages that they need."""
@@ -184,7 +185,7 @@ class TrainerSettings:
     Args:
         max_steps: steps of the optimizer.
         max_time: when to stop earlier, as "DD:HH:MM:SS".
-        accelerator: "auto", "cpu", "gpu", ...
+        accelerator: "auto", "cpu", or "gpu" or "cuda", which are the same.
         strategy: "auto", "ddp", ..., as lightning names them.
         devices: how many, which, or "auto".
         num_nodes: machines.
