@@ -46,6 +46,14 @@ def test_printing() -> None:
     ]
     assert Report(ROWS[:1], {}).table().splitlines()[2] == "bits                     3.5000 ± 0.2500"
     assert str(Figure.of((0.00123456, math.nan))) == "0.00123 ± unknown"
+    for value, error, shown in (  # both have the decimals of the value
+        (34851.8, 778.3809, "34851.8 ± 778.4"),
+        (4.8466, 0.00542, "4.8466 ± 0.0054"),
+        (4.8466, 0.00001, "4.8466 ± 1e-05"),
+        (0.00123456, 0.0004, "0.00123 ± 0.0004"),
+        (0.0, 0.0, "0.0000 ± 0.0000"),
+    ):
+        assert str(Figure(value, error)) == shown
 
 
 def test_json_is_strict() -> None:

@@ -43,7 +43,7 @@ class Figure(NamedTuple):
 
     def __str__(self) -> str:
         """Lay the figure out: `3.5123 ± 0.0123`."""
-        error = "unknown" if self.error is None else _number(self.error)
+        error = "unknown" if self.error is None else _number(self.error, self.value)
         return f"{_number(self.value)} ± {error}"
 
 
@@ -188,8 +188,12 @@ def _plain(value: Any) -> str:
     return ", ".join(map(_plain, value)) if isinstance(value, list) else str(value)
 
 
-def _number(value: float) -> str:
-    """Lay out a number with four decimals, or with four digits where those would be too few or too many."""
-    if value == 0 or 0.01 <= abs(value) < 1000:
-        return f"{value:.4f}"
-    return f"{value:.1f}" if abs(value) >= 1000 else f"{value:.3g}"
+def _number(value: float, beside: float | None = None) -> str:
+    """Lay out a number with four decimals, or with four digits where those would be too few or too many.
+
+    An error has the decimals of the value beside it, unless these are all 0.
+    """
+    size = abs(value if beside is None else beside)
+    decimals = 4 if size == 0 or 0.01 <= size < 1000 else 1
+    shown = f"{value:.3g}" if 0 < size < 0.01 else f"{value:.{decimals}f}"
+    return f"{value:.3g}" if value and not float(shown) else shown
