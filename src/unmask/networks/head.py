@@ -5,7 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from unmask.networks.base import At, Network, Positions, weighted_sum
@@ -67,10 +67,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
             m, b = matrix.to(dtype), None if bias is None else bias.to(dtype)
             rows = max(1, LOGITS_PER_PRODUCT // len(m))
             rows_per_softmax = max(1, LOGITS_PER_SOFTMAX // len(m)) if kind == "cpu" else rows
+            room = h.new_empty(min(rows, len(h)), len(m), dtype=dtype)  # for the logits of all products: new is slow
             for start in range(0, len(h), rows):
                 here = slice(start, start + rows)
                 x = h[here].to(dtype)
-                logits = nn.functional.linear(x, m, b)
+                logits = room[: len(x)]
+                torch.mm(x, m.T, out=logits) if b is None else torch.addmm(b, x, m.T, out=logits)
                 pieces = zip(
                     *(t.split(rows_per_softmax) for t in (logits, target[here], weight[here], nll[here])),
                     strict=True,
@@ -88,7 +90,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
                         grad_bias += grad_z.sum(0)
                 if grad_h is not None:
                     grad_h[here] = (logits @ m).to(precise)
-                if grad_matrix is not None:
+                if grad_matrix is not None and dtype == precise:
+                    grad_matrix.addmm_(logits.T, x)
+                elif grad_matrix is not None:
                     grad_matrix += logits.T @ x
         ctx.grads = [None if grad is None else grad.to(h.dtype) for grad in (grad_h, grad_matrix, grad_bias)]
         ctx.mark_non_differentiable(nll)
