@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch.loggers import Logger
 from safetensors.torch import load_file
 
+import unmask
 from kill import killed_at
 from unmask.cli.main import main
 from unmask.data.digits import Digits
@@ -25,9 +26,9 @@ from unmask.networks.transformer import Transformer
 from unmask.objectives.scalar import TimeFreeELBO
 from unmask.storage.checkpoint import averaged_weights, checkpoint_step, load_tree
 from unmask.storage.files import HOLDER, locked
+from unmask.storage.run_folder import contents, held, new_run
 from unmask.training import Optimizer, Run, TrainerSettings, dry_run, train
 from unmask.training import precision as rule
-from unmask.training.folder import contents, held, new_run
 from unmask.training.loggers import new_loggers
 from unmask.training.precision import decide
 from unmask.training.run import COMPARED, find_checkpoint, read_record
@@ -296,7 +297,7 @@ HOLD = """
 import sys
 from contextlib import suppress
 from pathlib import Path
-from unmask.training.folder import held, new_run
+from unmask.storage.run_folder import held, new_run
 with held(Path(sys.argv[1])), new_run(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -333,6 +334,40 @@ def test_a_live_run_is_left_alone_and_a_dead_one_is_taken_over(
     live.wait()
     assert (out / ".old").is_dir() and (out / HOLDER).exists(), "the kill left nothing to recover from"
     assert trained(out, 4, resume=True).about["steps"] == 4
+
+
+def test_who_reads_a_run_that_was_being_replaced_finds_the_old_one_once_the_process_is_dead(
+    tmp_path: Path, live: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    before = sorted((str(path), path.stat().st_mtime_ns) for path in out.rglob("*"))
+    with pytest.raises(FileNotFoundError):
+        unmask.load(out)
+    assert sorted((str(path), path.stat().st_mtime_ns) for path in out.rglob("*")) == before
+    live.kill()
+    live.wait()
+    assert unmask.load(out).about["steps"] == 2
+    assert not (out / ".old").exists() and not (out / HOLDER).exists() and (out / "run.json").is_file()
+    (out / ".moving").mkdir()  # as a kill between two of the moves leaves it
+    for name in ("model", "checkpoints"):
+        os.rename(out / name, out / ".moving" / name)
+    assert main(["info", str(out)]) == 0
+    assert "model" in capsys.readouterr().out and not (out / ".moving").exists()
+
+
+def test_who_reads_a_folder_moves_nothing_else(tmp_path: Path) -> None:
+    """A new run that has got to a checkpoint, and a model beside which something is called as an old run is."""
+    out = tmp_path / "run"
+    trained(out, 2)
+    (out / ".old").mkdir()
+    shutil.copy(out / "run.json", out / ".old")
+    files = files_of(out)
+    assert unmask.load(out).about["steps"] == 2 and files_of(out) == files
+    shutil.rmtree(out / "checkpoints")
+    (out / "run.json").unlink()
+    (out / ".moving").mkdir()
+    files = files_of(out)
+    assert unmask.load(out).about["steps"] == 2 and files_of(out) == files and (out / ".moving").is_dir()
 
 
 def test_litter_of_killed_processes_goes(tmp_path: Path) -> None:

@@ -72,5 +72,8 @@ def find_folder(name: str) -> Path | None:
         if path.is_absolute() or name.startswith(".") or len(path.parts) > 2:  # the Hub's names: one word, or two
             raise FileNotFoundError(f"{path}: no such folder")
         return None
+    from unmask.storage.run_folder import settle_run
+
+    settle_run(path)
     inner = path / MODEL
     return inner if not (path / CONFIG).exists() and ((inner / CONFIG).exists() or (inner / SAVED).exists()) else path

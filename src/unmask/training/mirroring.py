@@ -15,7 +15,7 @@ from unmask.storage.checkpoint import checkpoint_step
 from unmask.storage.folders import CHECKPOINT, CONFIG, INDEX, RUN
 from unmask.storage.mirror import Mirror, TakenOverError, read_mirror, send, write_mirror
 from unmask.storage.remote import filesystem, names_at, names_below
-from unmask.training.folder import COPIED, contents
+from unmask.storage.run_folder import COPIED, contents
 from unmask.training.stopping import unhurried
 
 WAIT = 2.0

@@ -8,7 +8,7 @@ from unmask.storage.files import HOLDER, LOCK
 from unmask.storage.folders import CHECKPOINT, CONFIG, INDEX, RUN
 from unmask.storage.mirror import Mirror, read_mirror, receive
 from unmask.storage.remote import check_url, child, fetch, is_remote, names_below
-from unmask.training.folder import CONTENTS, codec_files, held
+from unmask.storage.run_folder import CONTENTS, codec_files, held
 from unmask.training.run import read_record
 
 

@@ -42,7 +42,7 @@ from unmask.storage.files import replacing
 from unmask.storage.folders import CHECKPOINT, RUN
 from unmask.storage.limits import check_size
 from unmask.storage.objects import MOST_JSON
-from unmask.training.folder import CODEC
+from unmask.storage.run_folder import CODEC
 from unmask.training.placing import processes_of
 from unmask.training.precision import Choice
 from unmask.training.settings import Optimizer, Run, TrainerSettings

@@ -29,8 +29,8 @@ from unmask.storage.description import describe
 from unmask.storage.files import replacing
 from unmask.storage.folders import RUN
 from unmask.storage.restarts import how_to_begin, restarted
+from unmask.storage.run_folder import CONTENTS, contents, held, new_run
 from unmask.training.beginning import Start, begin
-from unmask.training.folder import CONTENTS, contents, held, new_run
 from unmask.training.loop import plan_training, take_weights
 from unmask.training.mirroring import Mirroring
 from unmask.training.placing import divided_anew, division_of, placed, processes_of, trained_on

@@ -12,16 +12,16 @@ of the new run go, and those of the old come back.
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from unmask.storage.files import locked, remove_temporary
-from unmask.storage.folders import CHECKPOINT, RUN
+from unmask.storage.folders import CHECKPOINT, MODEL, RUN
 from unmask.storage.objects import read_object
 from unmask.storage.remote import is_file_name
 
 CODEC = ".codec"
-CONTENTS = (CODEC, "checkpoints", "logs", "lightning_logs", "tensorboard", "model", "loss.png")
+CONTENTS = (CODEC, "checkpoints", "logs", "lightning_logs", "tensorboard", MODEL, "loss.png")
 """What a run writes into its folder, beside run.json and the files of its codec; anything else is the user's."""
 MOVING, OLD, TRASH = ".moving", ".old", ".trash"
 COPIED = ".copied"
@@ -89,6 +89,19 @@ def recover(out: Path) -> None:
         for entry in sorted((out / MOVING).iterdir()):
             os.rename(entry, out / entry.name)
         (out / MOVING).rmdir()
+
+
+def settle_run(out: Path) -> None:
+    """Bring back an old run that a process was to replace which was killed before the first checkpoint of the new one.
+
+    For whoever reads the folder: nothing is done while another process trains into it, or where it cannot be written.
+    """
+    old, moving = out / OLD, out / MOVING
+    aside = (old / RUN).is_file() and not old.is_symlink() and not any((out / x).exists() for x in (CHECKPOINT, MODEL))
+    between = moving.is_dir() and not moving.is_symlink() and any((x / RUN).is_file() for x in (out, moving))
+    if aside or between:
+        with suppress(OSError), held(out):
+            pass
 
 
 def _remove(path: Path) -> None:
