@@ -295,19 +295,20 @@ def test_n_grams_look_up_the_windows_around_each_position(vocab: int, size: int)
     x = torch.randint(0, vocab + 1, (3, 7), generator=seeded(0))
     rows: dict[tuple[int, ...], set[int]] = {}
     expected = torch.zeros(3, 7, 8, dtype=torch.float64)
-    windows = [(start, n) for n in range(2, size + 1) for start in range(1 - n, 1)]
-    assert len(windows) == len(layer.tables)
+    assert len(layer.tables) == size - 1
+    maps = layer.out.weight.split(layer.tables[0].embedding_dim, 1)  # n = 2: a = 0, 1; n = 3: a = 0, 1, 2; ...
     for b, i in itertools.product(range(3), range(7)):
-        parts = []
-        for (start, n), table, keys in zip(windows, layer.tables, layer.keys(x), strict=True):
-            places = range(i + start, i + start + n)
-            window = tuple(int(x[b, j]) if 0 <= j < 7 else vocab + 1 for j in places)
-            rows.setdefault(window, set()).add(int(keys[b, i]))
-            key = sum(value * (vocab + 2) ** (n - 1 - k) for k, value in enumerate(window)) % (2**31 - 1)
-            whole = (vocab + 2) ** n <= 2**16
-            assert int(keys[b, i]) == (key if whole else key * 2_654_435_761 % (2**31 - 1) % 2**16)
-            parts.append(table.weight[keys[b, i]])
-        expected[b, i] = layer.out(torch.cat(parts))
+        used = iter(maps)
+        for n, (table, keys) in enumerate(zip(layer.tables, layer.keys(x), strict=True), start=2):
+            assert keys.shape == (3, 7 + n - 1)
+            for a in range(n):
+                window = tuple(int(x[b, j]) if 0 <= j < 7 else vocab + 1 for j in range(i - a, i - a + n))
+                found = int(keys[b, i - a + n - 1])
+                rows.setdefault(window, set()).add(found)
+                key = sum(value * (vocab + 2) ** (n - 1 - k) for k, value in enumerate(window)) % (2**31 - 1)
+                whole = (vocab + 2) ** n <= 2**16
+                assert found == (key if whole else key * 2_654_435_761 % (2**31 - 1) % 2**16)
+                expected[b, i] += next(used) @ table.weight[found]
     assert all(len(found) == 1 for found in rows.values())  # one row for one window, wherever it stands
     torch.testing.assert_close(layer(x), expected, rtol=1e-10, atol=1e-10)
 
