@@ -154,10 +154,9 @@ def main() -> None:
     rows = [show(f"one draw a row, V={v}", draws(batch * 16, v)) for v in (27, big)]
     rows += [show(f"first hitting, V={v}", first_hitting(v, length, batch, width)) for v in (27, big)]
     rows.append(show("skipping calls", skipping(length, batch, width, 4 * length)))
+    vocabularies = (27,) if settings.small else (27, big)
     for name, plain in (("first hitting", False), ("one plain step", True)):
-        mebibytes = {
-            f"V={v}, L={n}": measure_memory(v, n, batch, width, plain) for v, n in ((27, length), (big, length))
-        }
+        mebibytes = {f"V={v}, L={length}": measure_memory(v, length, batch, width, plain) for v in vocabularies}
         rows.append(show(f"peak memory of {name}, MiB above the network", mebibytes))
     if not settings.small:
         rows.append(show("first hitting, L=1024, batch 2", first_hitting(big, 1024, 2, width, rounds=1)))
