@@ -363,7 +363,10 @@ def test_who_reads_a_folder_moves_nothing_else(tmp_path: Path) -> None:
     shutil.copy(out / "run.json", out / ".old")
     files = files_of(out)
     assert unmask.load(out).about["steps"] == 2 and files_of(out) == files
-    shutil.rmtree(out / "checkpoints")
+    shutil.rmtree(out / "checkpoints")  # the model is all that is left of the new run
+    files = files_of(out)
+    assert unmask.load(out).about["steps"] == 2 and files_of(out) == files
+    shutil.rmtree(out / ".old")
     (out / "run.json").unlink()
     (out / ".moving").mkdir()
     files = files_of(out)

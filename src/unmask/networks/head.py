@@ -67,12 +67,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
             m, b = matrix.to(dtype), None if bias is None else bias.to(dtype)
             rows = max(1, LOGITS_PER_PRODUCT // len(m))
             rows_per_softmax = max(1, LOGITS_PER_SOFTMAX // len(m)) if kind == "cpu" else rows
-            room = h.new_empty(min(rows, len(h)), len(m), dtype=dtype)  # for the logits of all products: new is slow
+            room = h.new_empty(min(rows, len(h)), len(m), dtype=dtype)  # of every product: new memory is slow
             for start in range(0, len(h), rows):
                 here = slice(start, start + rows)
                 x = h[here].to(dtype)
                 logits = room[: len(x)]
-                torch.mm(x, m.T, out=logits) if b is None else torch.addmm(b, x, m.T, out=logits)
+                if b is None:
+                    torch.mm(x, m.T, out=logits)
+                else:
+                    torch.addmm(b, x, m.T, out=logits)
                 pieces = zip(
                     *(t.split(rows_per_softmax) for t in (logits, target[here], weight[here], nll[here])),
                     strict=True,
