@@ -1,7 +1,9 @@
 """Muon and AdamW as one optimizer."""
 
 import copy
+from collections import Counter
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -76,6 +78,10 @@ def test_matrices_move_as_with_torch_and_the_rest_as_with_adamw() -> None:
 def test_what_is_a_matrix() -> None:
     def names(network: unmask.Network) -> set[str]:
         model = MaskedDiffusion(network, Symbols(5))
+        for rate in (None, 0.1):
+            groups = parameter_groups(model, Optimizer(kind="Muon", embedding_lr=rate))
+            assert Counter(id(p) for g in groups for p in g["params"]) == Counter(map(id, model.parameters()))
+            assert {g["lr"] for g in groups} == {0.02, 1e-3} | ({rate} - {None})
         group = parameter_groups(model, Optimizer(kind="Muon"))[0]
         return {n for n, p in network.named_parameters() if any(p is q for q in group["params"])}
 
@@ -90,6 +96,27 @@ def test_what_is_a_matrix() -> None:
     body |= {"intermediate_size": 16, "vocab_size": 5, "max_position_embeddings": 16}
     pretrained = names(unmask.Pretrained(5, (8,), body=body, mask=4))
     assert pretrained and not any("embeddings" in n or n.startswith("head") for n in pretrained)
+
+
+@pytest.mark.parametrize("kind", ["AdamW", "Muon"])
+def test_embeddings_and_head_have_their_own_rate(kind: Literal["AdamW", "Muon"]) -> None:
+    settings = Optimizer(kind=kind, lr=0.01, embedding_lr=0.2, weight_decay=0.0)
+    model = model_of(absolute_positions=True)
+    optimizer, before = new_optimizer(model, settings), copy.deepcopy(model.state_dict())
+    backward(model)
+    optimizer.step()
+    tables = {"network.embed.weight", "network.embed_position.weight", "network.head.weight", "network.head.bias"}
+    assert tables < set(before)
+    for name, p in model.named_parameters():
+        assert p.grad is not None
+        moved = (p.detach() - before[name])[p.grad.abs() > 1e-6].abs()  # the first step of Adam is the rate's size
+        assert len(moved), name
+        if name in tables or kind == "AdamW" or p.dim() == 1:
+            torch.testing.assert_close(
+                moved, torch.full_like(moved, 0.2 if name in tables else 0.01), rtol=1e-2, atol=0
+            )
+    with pytest.raises(ValueError, match=r"optimizer\.embedding_lr must be positive, got -1"):
+        Optimizer(embedding_lr=-1.0)
 
 
 def test_it_goes_on_from_its_state() -> None:

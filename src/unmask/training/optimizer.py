@@ -15,7 +15,8 @@ from unmask.training.settings import Optimizer
 def parameter_groups(model: MaskedDiffusion, settings: Optimizer) -> list[dict[str, Any]]:
     """Return the parameters that decay, those that do not, and those of a learned schedule, as far as trained.
 
-    For Muon those that decay are first the matrices inside the network, which it is for, then those of the head.
+    For Muon those that decay are first the matrices inside the network, which it is for, then those of the head. Where
+    embeddings and head have a rate of their own, they are groups of their own, too.
 
     Raises:
         ValueError: a rate for exponents, but the model learns none.
@@ -37,12 +38,13 @@ def parameter_groups(model: MaskedDiffusion, settings: Optimizer) -> list[dict[s
     if settings.schedule_lr and not isinstance(model.schedule, TokenPolynomial) and not network.vectors:
         raise ValueError("optimizer.schedule_lr is for the exponents of TokenELBO; this objective learns no schedule")
     decay, muon = {"weight_decay": settings.weight_decay}, {"lr": settings.matrix_lr, "momentum": settings.momentum}
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in trained if id(p) in inside], **decay, **muon},
-        {"params": [p for p in trained if id(p) in matrices - inside], **decay, "lr": settings.lr},
-        {"params": [p for p in trained if id(p) not in matrices], "weight_decay": 0.0, "lr": settings.lr},
-        {"params": learned, "weight_decay": 0.0, "lr": settings.schedule_lr or settings.lr},
-    ]
+    tables = embeddings | outside if settings.embedding_lr else set()
+    groups: list[dict[str, Any]] = [{"params": [p for p in trained if id(p) in inside], **decay, **muon}]
+    for in_tables, rate in ((False, settings.lr), (True, settings.embedding_lr)):
+        rest = [p for p in trained if id(p) not in inside and (id(p) in tables) == in_tables]
+        groups.append({"params": [p for p in rest if id(p) in matrices], **decay, "lr": rate})
+        groups.append({"params": [p for p in rest if id(p) not in matrices], "weight_decay": 0.0, "lr": rate})
+    groups.append({"params": learned, "weight_decay": 0.0, "lr": settings.schedule_lr or settings.lr})
     return [group for group in groups if group["params"]]
 
 

@@ -53,7 +53,8 @@ MAY_CHANGE |= {"trainer.profiler", "trainer.logger", "run.peer_timeout", "run.ke
 MAY_CHANGE |= {"trainer.strategy", "trainer.devices", "trainer.num_nodes"}
 A_STEP = {"run.batch_size", "trainer.accumulate_grad_batches"}
 """What may change with the number of processes, as long as a step has as many examples."""
-MAY_CHANGE_AFTER_NAN = {"optimizer.lr", "optimizer.matrix_lr", "optimizer.schedule_lr", "trainer.gradient_clip_val"}
+RATES = ("lr", "matrix_lr", "embedding_lr", "schedule_lr")
+MAY_CHANGE_AFTER_NAN = {"trainer.gradient_clip_val", *(f"optimizer.{name}" for name in RATES)}
 MAY_DIFFER = {"run.out", "run.workers", "run.peer_timeout", "run.mirror", "trainer.devices", "trainer.logger"}
 MAY_DIFFER |= {"trainer.enable_progress_bar", "trainer.profiler"}
 """Settings that processes which train one model need not have in common."""
@@ -176,6 +177,8 @@ def check_same(before: dict[str, Any], now: dict[str, Any], where: Path, step: i
         changed.remove("data.tokenizer")  # another name for it
     stopped = before.get("stopped") or {}
     allowed = MAY_CHANGE_AFTER_NAN if step <= stopped.get("step", -1) else set()
+    if None in (old.get("optimizer.embedding_lr"), new.get("optimizer.embedding_lr")):
+        allowed = allowed - {"optimizer.embedding_lr"}  # other groups of parameters, whose state is not there
     refused = [key.removeprefix("run.") for key in changed if key not in allowed]
     if refused:
         key = next(key for key in changed if key not in allowed)

@@ -22,6 +22,7 @@ class Optimizer:
         kind: "AdamW", or "Muon", which learns more in a step that costs a little more.
         lr: the highest learning rate of AdamW.
         matrix_lr: that of Muon.
+        embedding_lr: that of AdamW for the embeddings and the head; `lr` if None.
         momentum: of Muon.
         warmup_steps: steps over which it rises from 0.
         decay: how it falls to `final` of that by the last step: "cosine", "linear", or "constant" (it does not).
@@ -41,6 +42,7 @@ class Optimizer:
     kind: Literal["AdamW", "Muon"] = "AdamW"
     lr: float = 1e-3
     matrix_lr: float = 0.02
+    embedding_lr: float | None = None
     momentum: float = 0.95
     warmup_steps: int = 100
     decay: Literal["cosine", "linear", "constant"] = "cosine"
@@ -53,7 +55,8 @@ class Optimizer:
     def __post_init__(self) -> None:
         if self.kind not in ("AdamW", "Muon"):
             raise ValueError(f"optimizer.kind must be AdamW or Muon, got {self.kind!r}")
-        for name, value in (("lr", self.lr), ("matrix_lr", self.matrix_lr), ("schedule_lr", self.schedule_lr)):
+        for name in ("lr", "matrix_lr", "embedding_lr", "schedule_lr"):
+            value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"optimizer.{name} must be positive, got {value}")
         if self.warmup_steps < 0 or not self.weight_decay >= 0:

@@ -47,6 +47,9 @@ from unmask.training.run import (
 from unmask.training.settings import Optimizer, Run, TrainerSettings
 from unmask.training.trainee import NotFiniteError
 
+LOWER = "a lower --optimizer.lr (or matrix_lr of Muon, embedding_lr or schedule_lr), or --trainer.gradient_clip_val 1"
+"""What may help against a loss that is not finite."""
+
 
 def train(
     network: Network | dict[str, Any] | None,
@@ -283,21 +286,16 @@ def _stops_noted(out: Path, record: dict[str, Any]) -> Iterator[None]:
     except NotFiniteError as error:
         checkpoint = find_checkpoint(out)
         if checkpoint is None:
-            raise FloatingPointError(
-                f"{error}. There is no checkpoint yet: start again with a lower --optimizer.lr "
-                "(of Muon --optimizer.matrix_lr) or with "
-                "--trainer.gradient_clip_val 1"
-            ) from None
+            raise FloatingPointError(f"{error}. There is no checkpoint yet: start again with {LOWER}") from None
         step = checkpoint_step(checkpoint)
         if any(change["step"] == step for change in record.get("changes", [])):
             raise FloatingPointError(
-                f"{error}. The checkpoint of step {step} has led there before: start again with --overwrite, and a "
-                "lower --optimizer.lr (of Muon --optimizer.matrix_lr) or --trainer.gradient_clip_val 1"
+                f"{error}. The checkpoint of step {step} has led there before: start again with --overwrite, and "
+                f"{LOWER}"
             ) from None
         write_record(out, record | {"stopped": {"step": step, "why": str(error)}})
         raise FloatingPointError(
-            f"{error}. The checkpoint of step {step} is kept: go on from it with --resume and a lower --optimizer.lr "
-            "(of Muon --optimizer.matrix_lr, of exponents --optimizer.schedule_lr), or --trainer.gradient_clip_val 1"
+            f"{error}. The checkpoint of step {step} is kept: go on from it with --resume and {LOWER}"
         ) from None
 
 
