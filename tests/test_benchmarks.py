@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from benchmarks import (
     images,
     infilling,
@@ -21,6 +22,7 @@ from benchmarks import (
 from benchmarks.timing import alone, interleaved
 
 import fresh
+from unmask.configs import find_config
 
 
 @pytest.fixture(autouse=True)
@@ -96,6 +98,10 @@ def test_learning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     monkeypatch.setattr("sys.argv", ["learning", "digits", *options])
     monkeypatch.setattr(learning, "TURN", 0.6)
     learning.main()
+    shipped = yaml.safe_load(find_config("digits").read_text())
+    other = learning.plain("digits", shipped)
+    assert set(shipped["optimizer"]) - set(other["optimizer"]) == {"embedding_lr"}
+    assert other["optimizer"]["kind"] == "AdamW" and "convolution" not in other["network"]["init_args"]
     assert "seed 0, plain: " in capsys.readouterr().out and all(Path(name).stat().st_size for name in figures)
 
 
