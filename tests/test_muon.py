@@ -82,6 +82,12 @@ def test_what_is_a_matrix() -> None:
             groups = parameter_groups(model, Optimizer(kind="Muon", embedding_lr=rate))
             assert Counter(id(p) for g in groups for p in g["params"]) == Counter(map(id, model.parameters()))
             assert {g["lr"] for g in groups} == {0.02, 1e-3} | ({rate} - {None})
+            decays = {id(p) for g in groups for p in g["params"] if g["weight_decay"]}
+            inner = (torch.nn.Embedding, torch.nn.LayerNorm, torch.nn.GroupNorm)
+            assert not decays & {id(p) for m in network.modules() if isinstance(m, inner) for p in m.parameters()}
+            head = network.head.linear if isinstance(network, unmask.Pretrained) else network.head
+            tied = any(m.weight is head.weight for m in network.modules() if isinstance(m, torch.nn.Embedding))
+            assert (id(head.weight) in decays) != tied
         group = parameter_groups(model, Optimizer(kind="Muon"))[0]
         return {n for n, p in network.named_parameters() if any(p is q for q in group["params"])}
 
@@ -115,6 +121,9 @@ def test_embeddings_and_head_have_their_own_rate(kind: Literal["AdamW", "Muon"])
             torch.testing.assert_close(
                 moved, torch.full_like(moved, 0.2 if name in tables else 0.01), rtol=1e-2, atol=0
             )
+    gaussian = MaskedDiffusion(unmask.GaussianTransformer(5, (8,), width=16, depth=1, heads=2, dim=4), Symbols(5))
+    own = {id(p) for g in parameter_groups(gaussian, settings) if g["lr"] == 0.2 for p in g["params"]}
+    assert own == {id(gaussian.network.table), *map(id, gaussian.network.head.parameters())}
     with pytest.raises(ValueError, match=r"optimizer\.embedding_lr must be positive, got -1"):
         Optimizer(embedding_lr=-1.0)
 

@@ -416,7 +416,8 @@ def test_after_a_loss_that_is_not_finite_the_learning_rate_may_change(tmp_path: 
     with pytest.raises(FloatingPointError, match="There is no checkpoint yet: start again"):
         trained(out, 8, poisoned(1), optimizer=optimizer)
     assert not out.exists()
-    with pytest.raises(FloatingPointError, match="The checkpoint of step 4 is kept: go on from it with --resume"):
+    advice = r"go on from it with --resume and a lower --optimizer\.lr or --trainer\.gradient_clip_val 1$"
+    with pytest.raises(FloatingPointError, match="The checkpoint of step 4 is kept: " + advice):
         trained(out, 8, poisoned(5), optimizer=optimizer)
     assert read_record(out)["stopped"]["step"] == 4
     slower = Optimizer(lr=1e-5, decay="constant", warmup_steps=0)
@@ -440,6 +441,18 @@ def test_after_a_loss_that_is_not_finite_the_learning_rate_may_change(tmp_path: 
     assert {group["lr"] for group in tree["optimizer_states"][0]["param_groups"]} == {1e-5}
     with pytest.raises(ValueError, match="optimizer.lr was 1e-05, is 0.001"):
         trained(out, 10, poisoned(99), optimizer=optimizer, trainer={"gradient_clip_val": 1.0}, resume=True)
+
+
+def test_after_a_loss_that_is_not_finite_all_rates_may_change(tmp_path: Path) -> None:
+    out, optimizer = tmp_path / "run", Optimizer("Muon", matrix_lr=0.01, embedding_lr=0.1, warmup_steps=0)
+    advice = r"a lower --optimizer\.lr, --optimizer\.matrix_lr, --optimizer\.embedding_lr or "
+    advice += r"--trainer\.gradient_clip_val 0\.1$"
+    with pytest.raises(FloatingPointError, match=advice):
+        trained(out, 8, poisoned(5), optimizer=optimizer, trainer={"gradient_clip_val": 1.0})
+    calmer = replace(optimizer, lr=1e-4, matrix_lr=1e-3, embedding_lr=1e-2)
+    trained(out, 8, poisoned(99), optimizer=calmer, trainer={"gradient_clip_val": 0.1}, resume=True)
+    changed = {name for change in read_record(out)["changes"] for name in change}
+    assert {"optimizer.lr", "optimizer.matrix_lr", "optimizer.embedding_lr"} < changed
 
 
 class Remembers(Logger):

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from unmask.model import MaskedDiffusion
+from unmask.networks.gaussian import GaussianTransformer
 from unmask.networks.pretrained import Pretrained
 from unmask.schedules import TokenPolynomial
 from unmask.training.muon import Muon
@@ -19,11 +20,14 @@ def parameter_groups(model: MaskedDiffusion, settings: Optimizer) -> list[dict[s
     embeddings and head have a rate of their own, they are groups of their own, too.
 
     Raises:
-        ValueError: a rate for exponents, but the model learns none.
+        ValueError: a rate for exponents, but the model learns none; or for embeddings and head, but it has neither.
     """
     network = model.network
     maps = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
-    embeddings = {id(m.weight) for m in network.modules() if isinstance(m, nn.Embedding)}  # perhaps tied to the head
+    looked_up = (m for m in network.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag))
+    embeddings = {id(m.weight) for m in looked_up}  # perhaps tied to the head
+    if isinstance(network, GaussianTransformer):
+        embeddings.add(id(network.table))
     matrices = {id(m.weight) for m in network.modules() if isinstance(m, maps)}
     flat = {*matrices, *(id(p) for p in network.parameters() if p.dim() == 2)}
     if isinstance(network, Pretrained):  # GPT-2's Conv1D, and experts, which are one parameter of three axes
@@ -37,6 +41,8 @@ def parameter_groups(model: MaskedDiffusion, settings: Optimizer) -> list[dict[s
     trained = [p for p in network.parameters() if p.requires_grad and not any(p is q for q in learned)]
     if settings.schedule_lr and not isinstance(model.schedule, TokenPolynomial) and not network.vectors:
         raise ValueError("optimizer.schedule_lr is for the exponents of TokenELBO; this objective learns no schedule")
+    if settings.embedding_lr and not embeddings | outside:
+        raise ValueError("optimizer.embedding_lr is for embeddings and a head; this network has neither")
     decay, muon = {"weight_decay": settings.weight_decay}, {"lr": settings.matrix_lr, "momentum": settings.momentum}
     tables = embeddings | outside if settings.embedding_lr else set()
     groups: list[dict[str, Any]] = [{"params": [p for p in trained if id(p) in inside], **decay, **muon}]

@@ -22,14 +22,14 @@ class Optimizer:
         kind: "AdamW", or "Muon", which learns more in a step that costs a little more.
         lr: the highest learning rate of AdamW.
         matrix_lr: that of Muon.
-        embedding_lr: that of AdamW for the embeddings and the head; `lr` if None.
+        embedding_lr: that of AdamW for the embeddings and the head, as far as they are trained; `lr` if None.
         momentum: of Muon.
         warmup_steps: steps over which it rises from 0.
         decay: how it falls to `final` of that by the last step: "cosine", "linear", or "constant" (it does not).
         final: the fraction of `lr` that is left at the end.
         schedule_lr: in place of `lr` for a learned schedule (the exponents of `TokenELBO`, the noise of
             `GaussianELBO`); `lr` if None.
-        weight_decay: of matrices; embeddings, gains and biases do not decay.
+        weight_decay: of matrices, times their rate; embeddings, gains and biases do not decay.
         beta1: decay of the gradient's mean.
         beta2: decay of its square's mean.
 

@@ -47,9 +47,6 @@ from unmask.training.run import (
 from unmask.training.settings import Optimizer, Run, TrainerSettings
 from unmask.training.trainee import NotFiniteError
 
-LOWER = "a lower --optimizer.lr (or matrix_lr of Muon, embedding_lr or schedule_lr), or --trainer.gradient_clip_val 1"
-"""What may help against a loss that is not finite."""
-
 
 def train(
     network: Network | dict[str, Any] | None,
@@ -278,6 +275,16 @@ def _continued(now: dict[str, Any], out: Path) -> dict[str, Any]:
     return record
 
 
+def _calmer(record: dict[str, Any]) -> str:
+    """Return which settings of a run may help against a loss that is not finite."""
+    optimizer, clipped = record["optimizer"], record["trainer"].get("gradient_clip_val")
+    used = {"matrix_lr": optimizer.get("kind") == "Muon", "embedding_lr": optimizer.get("embedding_lr")}
+    used |= {"schedule_lr": optimizer.get("schedule_lr")}
+    rates = ["lr", *(name for name, here in used.items() if here)]
+    clipping = f" or --trainer.gradient_clip_val {1 if clipped is None or clipped > 1 else clipped / 10:g}"
+    return "a lower " + ", ".join(f"--optimizer.{name}" for name in rates) + clipping
+
+
 @contextmanager
 def _stops_noted(out: Path, record: dict[str, Any]) -> Iterator[None]:
     """Note in run.json that the loss was not finite, and say what can be done about it."""
@@ -286,16 +293,18 @@ def _stops_noted(out: Path, record: dict[str, Any]) -> Iterator[None]:
     except NotFiniteError as error:
         checkpoint = find_checkpoint(out)
         if checkpoint is None:
-            raise FloatingPointError(f"{error}. There is no checkpoint yet: start again with {LOWER}") from None
+            raise FloatingPointError(
+                f"{error}. There is no checkpoint yet: start again with {_calmer(record)}"
+            ) from None
         step = checkpoint_step(checkpoint)
         if any(change["step"] == step for change in record.get("changes", [])):
             raise FloatingPointError(
                 f"{error}. The checkpoint of step {step} has led there before: start again with --overwrite, and "
-                f"{LOWER}"
+                f"{_calmer(record)}"
             ) from None
         write_record(out, record | {"stopped": {"step": step, "why": str(error)}})
         raise FloatingPointError(
-            f"{error}. The checkpoint of step {step} is kept: go on from it with --resume and {LOWER}"
+            f"{error}. The checkpoint of step {step} is kept: go on from it with --resume and {_calmer(record)}"
         ) from None
 
 
