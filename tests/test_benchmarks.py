@@ -98,10 +98,10 @@ def test_learning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     monkeypatch.setattr("sys.argv", ["learning", "digits", *options])
     monkeypatch.setattr(learning, "TURN", 0.6)
     learning.main()
-    shipped = yaml.safe_load(find_config("digits").read_text())
-    other = learning.plain("digits", shipped)
+    shipped = yaml.safe_load(find_config("mnist").read_text())
+    other = learning.plain("mnist", shipped)
     assert set(shipped["optimizer"]) - set(other["optimizer"]) == {"embedding_lr"}
-    assert other["optimizer"]["kind"] == "AdamW" and "convolution" not in other["network"]["init_args"]
+    assert shipped["optimizer"]["kind"] == "Muon" and other["optimizer"]["kind"] == "AdamW"
     assert "seed 0, plain: " in capsys.readouterr().out and all(Path(name).stat().st_size for name in figures)
 
 
