@@ -275,7 +275,7 @@ def _continued(now: dict[str, Any], out: Path) -> dict[str, Any]:
     return record
 
 
-def _calmer(record: dict[str, Any]) -> str:
+def _advice(record: dict[str, Any]) -> str:
     """Return which settings of a run may help against a loss that is not finite."""
     optimizer, clipped = record["optimizer"], record["trainer"].get("gradient_clip_val")
     used = {"matrix_lr": optimizer.get("kind") == "Muon", "embedding_lr": optimizer.get("embedding_lr")}
@@ -294,17 +294,17 @@ def _stops_noted(out: Path, record: dict[str, Any]) -> Iterator[None]:
         checkpoint = find_checkpoint(out)
         if checkpoint is None:
             raise FloatingPointError(
-                f"{error}. There is no checkpoint yet: start again with {_calmer(record)}"
+                f"{error}. There is no checkpoint yet: start again with {_advice(record)}"
             ) from None
         step = checkpoint_step(checkpoint)
         if any(change["step"] == step for change in record.get("changes", [])):
             raise FloatingPointError(
                 f"{error}. The checkpoint of step {step} has led there before: start again with --overwrite, and "
-                f"{_calmer(record)}"
+                f"{_advice(record)}"
             ) from None
         write_record(out, record | {"stopped": {"step": step, "why": str(error)}})
         raise FloatingPointError(
-            f"{error}. The checkpoint of step {step} is kept: go on from it with --resume and {_calmer(record)}"
+            f"{error}. The checkpoint of step {step} is kept: go on from it with --resume and {_advice(record)}"
         ) from None
 
 
