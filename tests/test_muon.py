@@ -104,6 +104,19 @@ def test_what_is_a_matrix() -> None:
     assert pretrained and not any("embeddings" in n or n.startswith("head") for n in pretrained)
 
 
+class Table(unmask.Network):
+    """A distribution for each position, whatever stands at the others."""
+
+    vocab_size, shape, classes = 5, (8,), None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits = torch.nn.Parameter(torch.zeros(8, 5))
+
+    def forward(self, x_t: Tensor, noise: object = None, label: object = None, *, at: object = None) -> Tensor:
+        return self.logits.expand(len(x_t), 8, 5)
+
+
 @pytest.mark.parametrize("kind", ["AdamW", "Muon"])
 def test_embeddings_and_head_have_their_own_rate(kind: Literal["AdamW", "Muon"]) -> None:
     settings = Optimizer(kind=kind, lr=0.01, embedding_lr=0.2, weight_decay=0.0)
@@ -117,13 +130,14 @@ def test_embeddings_and_head_have_their_own_rate(kind: Literal["AdamW", "Muon"])
         assert p.grad is not None
         moved = (p.detach() - before[name])[p.grad.abs() > 1e-6].abs()  # the first step of Adam is the rate's size
         assert len(moved), name
+        rate = 0.2 if name in tables else 0.01
         if name in tables or kind == "AdamW" or p.dim() == 1:
-            torch.testing.assert_close(
-                moved, torch.full_like(moved, 0.2 if name in tables else 0.01), rtol=1e-2, atol=0
-            )
+            torch.testing.assert_close(moved, torch.full_like(moved, rate), rtol=1e-2, atol=0)
     gaussian = MaskedDiffusion(unmask.GaussianTransformer(5, (8,), width=16, depth=1, heads=2, dim=4), Symbols(5))
     own = {id(p) for g in parameter_groups(gaussian, settings) if g["lr"] == 0.2 for p in g["params"]}
     assert own == {id(gaussian.network.table), *map(id, gaussian.network.head.parameters())}
+    with pytest.raises(ValueError, match=r"optimizer\.embedding_lr is for embeddings and a head; .* has neither"):
+        parameter_groups(MaskedDiffusion(Table(), Symbols(5)), settings)
     with pytest.raises(ValueError, match=r"optimizer\.embedding_lr must be positive, got -1"):
         Optimizer(embedding_lr=-1.0)
 

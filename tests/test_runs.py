@@ -427,9 +427,7 @@ def test_after_a_loss_that_is_not_finite_the_learning_rate_may_change(tmp_path: 
         trained(
             out, 8, poisoned(99), optimizer=Optimizer(lr=1e-5, decay="constant", warmup_steps=0, beta1=0.5), resume=True
         )
-    with pytest.raises(
-        ValueError, match="optimizer.embedding_lr was None, is 1e-05"
-    ):  # a group of its own, from the start
+    with pytest.raises(ValueError, match="optimizer.embedding_lr was None, is 1e-05"):  # it would need other groups
         trained(out, 8, poisoned(99), optimizer=replace(slower, embedding_lr=1e-5), resume=True)
     trained(out, 8, poisoned(99), optimizer=slower, trainer={"gradient_clip_val": 1.0}, resume=True)
     record = read_record(out)
