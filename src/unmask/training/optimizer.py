@@ -20,7 +20,7 @@ def parameter_groups(model: MaskedDiffusion, settings: Optimizer) -> list[dict[s
     embeddings and head have a rate of their own, they are groups of their own, too.
 
     Raises:
-        ValueError: a rate for exponents, but the model learns none; or for embeddings and head, but it has neither.
+        ValueError: a rate for exponents, but the model learns none; or for embeddings and head, but it trains neither.
     """
     network = model.network
     maps = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
@@ -41,8 +41,8 @@ def parameter_groups(model: MaskedDiffusion, settings: Optimizer) -> list[dict[s
     trained = [p for p in network.parameters() if p.requires_grad and not any(p is q for q in learned)]
     if settings.schedule_lr and not isinstance(model.schedule, TokenPolynomial) and not network.vectors:
         raise ValueError("optimizer.schedule_lr is for the exponents of TokenELBO; this objective learns no schedule")
-    if settings.embedding_lr and not embeddings | outside:
-        raise ValueError("optimizer.embedding_lr is for embeddings and a head; this network has neither")
+    if settings.embedding_lr and not any(id(p) in embeddings | outside for p in trained):
+        raise ValueError("optimizer.embedding_lr is for embeddings and a head; this network trains neither")
     decay, muon = {"weight_decay": settings.weight_decay}, {"lr": settings.matrix_lr, "momentum": settings.momentum}
     tables = embeddings | outside if settings.embedding_lr else set()
     groups: list[dict[str, Any]] = [{"params": [p for p in trained if id(p) in inside], **decay, **muon}]
