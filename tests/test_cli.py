@@ -398,7 +398,7 @@ def test_commands(capsys: pytest.CaptureFixture[str]) -> None:
         (["digits", "--network.widht", "3"], "unknown option 'widht' (did you mean 'width'?)"),
         (["digits", "--network.width", "wide"], "network.width: expected 'int', got 'wide'"),
         (["digits", "--network.hidden", "wide"], "network.hidden: expected 'int' or null, got 'wide'"),
-        (["digits", "--optimizer.embedding_lr", "high"], "optimizer.embedding_lr: expected 'float' or null, got 'high'"),
+        (["digits", "--optimizer.embedding_lr", "x"], "optimizer.embedding_lr: expected 'float' or null, got 'x'"),
         (["digits", "--objectve", "DiscreteELBO"], "unknown option --objectve (did you mean '--objective'?)"),
         (["digits", "--objective", "ContinousELBO"], "'ContinousELBO' (did you mean 'ContinuousELBO'?)"),
         (["digits", "--data", "Digit"], "'Digit' (did you mean 'Digits'?)"),

@@ -139,7 +139,7 @@ def test_embeddings_and_head_have_their_own_rate(kind: Literal["AdamW", "Muon"])
     gaussian.network.table.requires_grad_(False)
     gaussian.network.head.requires_grad_(False)
     for neither in (MaskedDiffusion(Table(), Symbols(5)), gaussian):  # there are none; they are frozen
-        with pytest.raises(ValueError, match=r"optimizer\.embedding_lr is for embeddings and a head; .* trains neither"):
+        with pytest.raises(ValueError, match=r"optimizer\.embedding_lr is for embeddings and .* trains neither"):
             parameter_groups(neither, settings)
     with pytest.raises(ValueError, match=r"optimizer\.embedding_lr must be positive, got -1"):
         Optimizer(embedding_lr=-1.0)

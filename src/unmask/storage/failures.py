@@ -90,7 +90,8 @@ def in_short(message: str, kinds: Mapping[str, str] | None = None) -> str:
         return f"{where}expected one of {found[1]}, got {found[2]!r}"
     if found := re.search(r"Expected an? (.+?)\. Got value: (\S+)", message):
         return f"{where}expected {found[1].removeprefix('<class ').rstrip('>')}, got {found[2]!r}"
-    if found := re.search(r"Union subtypes Subtypes: \[((?:<class '\w+'>(?:, )?)+)\] .* Given value: (.{1,60})", message):
-        names = [repr(name) if name != "NoneType" else "null" for name in re.findall(r"'(\w+)'", found[1])]
+    plain = r"<class '\w+'>"
+    if found := re.search(rf"Subtypes: \[({plain}(?:, {plain})*)\] Errors: .* Given value: (.{{1,60}})", message):
+        names = [repr(name) if name != "NoneType" else "null" for name in re.findall(r"<class '(\w+)'>", found[1])]
         return f"{where}expected {' or '.join(names)}, got {found[2]!r}"
     return message
