@@ -31,6 +31,7 @@ from unmask.training.optimizer import new_optimizer
 TURN = 30.0
 """Seconds of a turn."""
 PLAIN: dict[str, dict[str, dict[str, Any]]] = {
+    "digits": {"optimizer": {"lr": 3e-3}, "objective": {"power": 1.0}},
     "text8_cpu": {"optimizer": {"lr": 2e-3}},
 }
 """For a configuration, what the plain one has in place of its settings, by part."""
