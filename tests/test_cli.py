@@ -462,7 +462,10 @@ def test_a_run_in_the_way_is_kept(runs: Path, capsys: pytest.CaptureFixture[str]
     assert Path(out, "model", "model.safetensors").read_bytes() == weights
     assert main(["train", "digits", *TINY, "--out", out, "--resume"]) == 0  # nothing is left to do
     assert Path(out, "model", "model.safetensors").read_bytes() == weights
-    assert main(["train", "digits", *TINY, "--out", out, "--resume", "--trainer.max_steps", "5"]) == 0
+    capsys.readouterr()
+    shown = ["--trainer.max_steps", "5", "--trainer.enable_progress_bar", "true"]
+    assert main(["train", "digits", *TINY, "--out", out, "--resume", *shown]) == 0
+    assert re.search(r"training: +100%.* 5/5 ", capsys.readouterr().out), "the bar counts all steps"
     assert MaskedDiffusion.from_pretrained(Path(out, "model")).about["steps"] == 5
     assert main(["train", "digits", *TINY, "--out", out, "--overwrite", "--seed", "1"]) == 0
     assert Path(out, "model", "model.safetensors").read_bytes() != weights

@@ -173,6 +173,13 @@ class Bar(TQDMProgressBar):
     def total_train_batches(self) -> int:
         return self.trainer.max_steps * self.trainer.accumulate_grad_batches
 
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
+        super().on_train_start(trainer, *_)
+        bar = self.train_progress_bar  # a run that goes on is inside its only epoch, whose start is not told again
+        bar.total = self.total_train_batches
+        bar.initial = bar.n = trainer.global_step * trainer.accumulate_grad_batches
+        bar.set_description("training")
+
     def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
         super().on_train_epoch_start(trainer, *_)
         self.train_progress_bar.set_description("training")
