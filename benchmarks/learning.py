@@ -32,6 +32,7 @@ TURN = 30.0
 """Seconds of a turn."""
 PLAIN: dict[str, dict[str, dict[str, Any]]] = {
     "digits": {"optimizer": {"lr": 3e-3}, "objective": {"power": 1.0}},
+    "mnist": {"optimizer": {"lr": 2e-3}},
     "text8_cpu": {"optimizer": {"lr": 2e-3}},
 }
 """For a configuration, what the plain one has in place of its settings, by part."""

@@ -25,6 +25,7 @@ from unmask.reproduction.report import curve_of, spread
 from unmask.reproduction.request import Request
 from unmask.reproduction.table import network_of
 from unmask.training.start import with_schedule
+from unmask.training.stopping import Stopped
 
 ROWS = ("left-to-right", "md4-cosine")
 FEW: dict[str, Any] = {"steps": 2, "seeds": 2, "draws": 1, "limit": 4}
@@ -96,16 +97,21 @@ def test_the_table_has_our_rows_beside_the_published_ones(made: Path) -> None:
     ("file", "change"),
     [
         ("seed-0.json", {"value": "x"}),
-        ("seed-0.json", {"run": None}),
+        ("seed-0.json", {"seconds": "x"}),
+        ("seed-0.json", None),
         ("seed-1.json", {"protocol": []}),
         ("plan.json", {"max_steps": "many"}),
         ("plan.json", {"minutes": "x"}),
+        ("plan.json", {"max_steps": -3}),
     ],
 )
-def test_a_damaged_result_is_named(made: Path, data: Text8, tmp_path: Path, file: str, change: dict[str, Any]) -> None:
+def test_a_damaged_result_is_named(
+    made: Path, data: Text8, tmp_path: Path, file: str, change: dict[str, Any] | None
+) -> None:
     shutil.copytree(made, tmp_path / "out")
     path = tmp_path / "out" / ROWS[0] / file
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    found = json.loads(path.read_text()) | (change or {})
+    path.write_text(json.dumps({name: value for name, value in found.items() if change or name != "seconds"}))
     for left in (path.with_name("seed-1.json"), path.with_name("seed-1") / "model" / "config.json"):
         if file == "plan.json":
             left.unlink()  # a seed to train, for which the plan is read
@@ -184,12 +190,43 @@ def test_another_protocol_and_other_models_are_refused(made: Path, data: Text8, 
         reproduce("text8", data=data, rows=ROWS, out=made, **FEW | {"draws": 2})
     with pytest.raises(ValueError, match=r"\(data was .*'length': 16.* is .*'length': 8"):
         reproduce("text8", data=replace(data, length=8), rows=ROWS, out=made, **FEW)
-    with pytest.raises(ValueError, match="is of the kind left-to-right, the row genmd4 of learned schedule"):
+    with pytest.raises(ValueError, match="kind 'left-to-right', the row genmd4 is of 'learned schedule': give an"):
         reproduce("text8", data=data, models={"genmd4": made / ROWS[0] / "seed-0"}, out=tmp_path, **FEW)
+    with pytest.raises(FileExistsError, match="seed-0: holds a run of `unmask train`: give another"):
+        reproduce("text8", data=data, rows=ROWS, out=made / ROWS[0] / "seed-0", **FEW)
     model = unmask.load(made / ROWS[0] / "seed-0")
     with pytest.raises(ValueError, match="the model was trained on"):
         reproduce("cifar10", models={"left-to-right": model}, rows=["left-to-right"], out=tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_that_was_moved_has_its_curves_and_other_rows_have_no_old_picture(
+    made: Path, data: Text8, tmp_path: Path
+) -> None:
+    out = tmp_path / "moved"
+    shutil.copytree(made, out)
+    (out / "text8.png").unlink()
+    report = reproduce("text8", data=data, rows=ROWS, out=out, **FEW)
+    assert [len(runs) for runs in report.curves.values()] == [2, 2] and (out / "text8.png").is_file()
+    assert {Path(one["run"]) for one in report.results[ROWS[0]]} == {out / ROWS[0] / f"seed-{i}" for i in (0, 1)}
+    given = {ROWS[0]: made / ROWS[0] / "seed-0"}
+    assert not any(reproduce("text8", data=data, rows=ROWS[:1], models=given, out=out, **FEW).curves.values())
+    assert not (out / "text8.png").exists()
+
+
+def test_one_example_has_no_error_and_its_result_is_read_again(data: Text8, tmp_path: Path) -> None:
+    few = FEW | {"seeds": 1, "limit": 1}
+    before, after = (reproduce("text8", data=data, rows=ROWS[:1], out=tmp_path, **few) for _ in range(2))
+    assert before.results[ROWS[0]][0]["error"] is None and before.rows == after.rows
+
+
+def test_an_interruption_says_how_to_go_on(data: Text8, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
+        raise Stopped("stopped by SIGTERM at step 1, after a checkpoint; go on with --resume")
+
+    monkeypatch.setattr(running, "train", stopped)
+    with pytest.raises(Stopped, match="at step 1, after a checkpoint; go on with the same command"):
+        reproduce("text8", data=data, rows=ROWS[:1], out=tmp_path, **FEW)
 
 
 def test_an_unfinished_run_goes_on(made: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,6 +308,16 @@ def test_minutes_become_steps(data: Text8, tmp_path: Path, monkeypatch: pytest.M
         (["generative"], "generative at scale cpu needs --data.path"),
         (["text8", "--models", "md4-linear=./nowhere"], "nowhere: no such folder"),
         (["text8", "--models", "md4=runs/x"], "unknown row of text8 at scale cpu: 'md4'"),
+        (
+            ["text8", "--models", "md4-linear"],
+            "--models takes ROW=FOLDER, with commas, each row once; got 'md4-linear'",
+        ),
+        (["text8", "--models", ""], "--models takes ROW=FOLDER, with commas, each row once; got ''"),
+        (["text8", "--models", "genmd4=a,genmd4=b"], "each row once; got 'genmd4=a,genmd4=b'"),
+        (["text8", "--rows", ","], "rows must name at least one row"),
+        (["text8", "--minutes", "nan"], "minutes: must be a finite number, got 'nan'"),
+        (["text8", "--out", ""], "out must name a folder"),
+        (["text8", "--out", __file__], "test_reproduce.py: is a file, and must be a folder"),
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

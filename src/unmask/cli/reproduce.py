@@ -31,11 +31,21 @@ def run(arguments: list[str]) -> None:
     Request(**asked(settings))  # before torch is imported
     from unmask.reproduction.tabling import reproduce
 
-    print(reproduce(**asked(settings), out=settings.out))
+    print(reproduce(**asked(settings)))
 
 
 def asked(settings: Namespace) -> dict:
-    """Return the arguments of `reproduce`, but for `out`."""
-    found = {name.partition(".")[0]: settings[name] for name in ("table", *(option[0] for option in OPTIONS[:-1]))}
-    models = dict(one.partition("=")[::2] for one in (settings.models or "").split(",") if one)
-    return found | {"rows": settings.rows and settings.rows.split(","), "models": models}
+    """Return the arguments of `reproduce`.
+
+    Raises:
+        ValueError: models are named in another form.
+    """
+    found = {name.partition(".")[0]: settings[name] for name in ("table", *(option[0] for option in OPTIONS))}
+    models: dict[str, str] = {}
+    for one in [] if settings.models is None else settings.models.split(","):
+        row, _, folder = one.partition("=")
+        if not row or not folder or row in models:
+            raise ValueError(f"--models takes ROW=FOLDER, with commas, each row once; got {settings.models!r}")
+        models[row] = folder
+    rows = None if settings.rows is None else [row for row in settings.rows.split(",") if row]
+    return found | {"rows": rows, "models": models}

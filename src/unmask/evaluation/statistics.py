@@ -119,12 +119,12 @@ class Inception:
         except (ImportError, ModuleNotFoundError):
             raise ImportError(
                 "the Inception network needs torch-fidelity: pip install 'unmask[fid]', "
-                "or give another image model's folder as --features"
+                "or give the folder of another model of images"
             ) from None
         except OSError as error:
             raise ConnectionError(
-                f"the Inception network's weights cannot be downloaded ({error}); give another image model's folder as "
-                "--features"
+                f"the Inception network's weights cannot be downloaded ({error}); give the folder of another "
+                "model of images"
             ) from None
         self.codec, self.device = codec, device
         self.network.to(device)

@@ -10,6 +10,7 @@ from unmask.checks import check_whole
 from unmask.processes import world
 from unmask.reproduction.table import SCALES, Row, Scale
 from unmask.reproduction.tables import TABLES
+from unmask.storage.folders import RUN
 from unmask.storage.hub import check_model
 from unmask.storage.remote import is_remote
 from unmask.storage.signatures import nearest
@@ -25,6 +26,7 @@ class Request:
     Raises:
         ValueError: an unknown table, scale or row, or a number out of range; in one line.
         FileNotFoundError: there are no such data or no such model.
+        FileExistsError: `out` is a file, or a run.
     """
 
     table: str
@@ -39,6 +41,7 @@ class Request:
     limit: int | None = 512
     root: Path | str | None = None
     judge: Any = None
+    out: Path | str | None = None
 
     def __post_init__(self) -> None:
         if world() > 1:
@@ -73,6 +76,17 @@ class Request:
         for model in self.models.values():
             if isinstance(model, str | Path):
                 check_model(str(model))
+        if self.out is not None and not str(self.out):
+            raise ValueError("out must name a folder, got ''")
+        if self.folder.exists() and not self.folder.is_dir():
+            raise FileExistsError(f"out: {self.folder}: is a file, and must be a folder")
+        if (self.folder / RUN).is_file():
+            raise FileExistsError(f"out: {self.folder}: holds a run of `unmask train`: give another")
+
+    @property
+    def folder(self) -> Path:
+        """Of all that is written."""
+        return Path(f"runs/reproduce-{self.table}" if self.out is None else self.out)
 
     @property
     def settings(self) -> Scale:

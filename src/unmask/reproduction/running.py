@@ -7,8 +7,8 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
@@ -31,7 +31,7 @@ from unmask.opening import load
 from unmask.report import Report
 from unmask.reproduction.request import Request
 from unmask.reproduction.sampling import measure_samples
-from unmask.reproduction.table import Row, network_of
+from unmask.reproduction.table import Row, Table, network_of
 from unmask.reproduction.tables import TABLES
 from unmask.schedules import TokenPolynomial
 from unmask.storage.description import build
@@ -96,8 +96,7 @@ class Work:
         """Return how long to train: as it was decided before or, of minutes, from the speed of a short run."""
         path = self.out / "plan.json"
         if path.is_file():
-            found = read(path, {"max_steps": int, "step_seconds": NUMBER, "minutes": NUMBER})
-            return Plan(found["max_steps"], found.get("step_seconds"), found.get("minutes"))
+            return read_plan(path)
         minutes, steps = self.request.budget
         if minutes is None:
             plan = Plan(steps or 1)
@@ -135,7 +134,7 @@ class Work:
         run = scale.run | self.row.run | {"evaluate_every": every, "checkpoint_every": every} | often
         begun = find_checkpoint(folder) is not None
         settings: dict[str, Any] = {"max_steps": plan.max_steps, "max_time": clock(plan.minutes)}
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(sys.stderr), _ends_said():
             return train(
                 network,
                 self.data,
@@ -150,10 +149,9 @@ class Work:
     def result(self, seed: int) -> dict[str, Any]:
         """Return what is found of a seed: what was found before, or what it is trained and measured for now."""
         path, folder = self.out / f"seed-{seed}.json", self.out / f"seed-{seed}"
-        table = TABLES[self.request.table]
         if path.is_file():
-            figures = {} if table.judged or table.sets or table.steps else {"value": float, "error": float}
-            return read(path, {"run": str, "protocol": dict, "parameters": int, "steps": int, **figures})
+            kinds = {"protocol": dict, "parameters": int, "steps": int, "seconds": NUMBER}
+            return read(path, kinds | figures_of(TABLES[self.request.table])) | {"run": str(folder)}  # perhaps moved
         begun, start = find_checkpoint(folder) is not None, time.perf_counter()
         if (folder / MODEL / CONFIG).is_file():  # trained, and not measured yet
             model, seconds = load(folder), None
@@ -164,6 +162,15 @@ class Work:
         found |= measure(model, self.row, self.request, self.data, self.judge)
         write(path, found)
         return found
+
+
+def figures_of(table: Table) -> dict[str, Any]:
+    """Return the types of what is measured of a model, by name."""
+    if table.judged:
+        return {"samples": list, "real": dict}
+    if table.sets:
+        return {"sets": dict}
+    return {"steps_of_bound": dict} if table.steps else {"value": float, "error": NUMBER}
 
 
 def measure(model: MaskedDiffusion, row: Row, request: Request, data: DataSet, judge: Any = None) -> dict[str, Any]:
@@ -211,6 +218,15 @@ def kind_of_model(model: MaskedDiffusion) -> str:
     return "learned schedule" if isinstance(model.schedule, TokenPolynomial) else "masked"
 
 
+@contextmanager
+def _ends_said() -> Iterator[None]:
+    """Say how to go on where training is interrupted: not as `unmask train` does."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise type(error)(str(error).replace("--resume", "the same command")) from None
+
+
 def clock(minutes: int | float | None) -> str | None:
     """Write minutes as DD:HH:MM:SS, rounded up to seconds."""
     if minutes is None:
@@ -234,9 +250,22 @@ def read(path: Path, kinds: Mapping[str, Any] | None = None) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: cannot be read: {error}; delete it, and it is made again") from None
-    if not isinstance(found, dict) or not all(isinstance(found.get(n), kind) for n, kind in (kinds or {}).items()):
+    kinds = kinds or {}
+    if not isinstance(found, dict) or not all(n in found and isinstance(found[n], kind) for n, kind in kinds.items()):
         raise ValueError(f"{path}: is damaged; delete it, and it is made again")
     return found
+
+
+def read_plan(path: Path) -> Plan:
+    """Read the plan of a row.
+
+    Raises:
+        ValueError: it is damaged; says what to do.
+    """
+    found = read(path, {"max_steps": int, "step_seconds": NUMBER, "minutes": NUMBER})
+    if found["max_steps"] < 1:
+        raise ValueError(f"{path}: is damaged; delete it, and it is made again")
+    return Plan(**found)
 
 
 def write(path: Path, content: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from unmask.report import brief
 from unmask.reproduction.published import FLOAT32_SOURCE, SOURCE
 from unmask.reproduction.report import Curve, Reproduction, curve_of, table_rows
 from unmask.reproduction.request import Request
-from unmask.reproduction.running import Work, kind_of_model, measure, read, sets_there, write
+from unmask.reproduction.running import Work, kind_of_model, measure, read, read_plan, sets_there, write
 from unmask.reproduction.sampling import find_judge, sample_points, sample_rows
 from unmask.reproduction.table import Row
 from unmask.reproduction.tables import TABLES
@@ -44,8 +44,8 @@ def reproduce(
     """Train the rows of a paper's table at equal wall-clock or equal steps, and put them beside the published ones.
 
     It can be interrupted, and called again with more rows or seeds: what is finished is not done again, and a run that
-    is not goes on from its last checkpoint. `out` then holds TABLE.json, TABLE.png with the validation curves, and the
-    folder of each run, ROW/seed-0 and so on.
+    is not goes on from its last checkpoint. `out` then holds TABLE.json, TABLE.png with the validation curves, both of
+    the rows of the last call, and the folder of each run, ROW/seed-0 and so on.
 
     Of minutes, a short run of each row measures the seconds of a step; the steps over which the learning rate falls
     follow from these. A run ends when its minutes are over in any case.
@@ -76,10 +76,11 @@ def reproduce(
         ValueError: an unknown table, scale or row; a number out of range; a model of another kind than its row, or of
             other data; or `out` holds what was asked for otherwise.
         FileNotFoundError: no such data, or no such model or judge.
+        FileExistsError: `out` is a file, or a run.
         ConnectionError, ImportError: the judge cannot be had.
     """
-    request = Request(table, scale, minutes, steps, seeds, data, rows, models or {}, draws, limit, root, judge)
-    folder = Path(out or f"runs/reproduce-{table}")
+    request = Request(table, scale, minutes, steps, seeds, data, rows, models or {}, draws, limit, root, judge, out)
+    folder = request.folder
     opened = {name: _open(name, request.chosen[name], model) for name, model in request.models.items()}
     used = find_data(request)
     for model in opened.values():
@@ -118,7 +119,8 @@ def _open(name: str, row: Row, model: MaskedDiffusion | Path | str) -> MaskedDif
     """
     opened = model if isinstance(model, MaskedDiffusion) else load(model)
     if (kind := kind_of_model(opened)) != row.kind:
-        raise ValueError(f"{opened.folder or 'the model'}: is of the kind {kind}, the row {name} of {row.kind}")
+        what = f"{opened.folder or 'the model'}: is a model of the kind {kind!r}, the row {name} is of {row.kind!r}"
+        raise ValueError(f"{what}: give another model, or none to train one")
     return opened
 
 
@@ -150,10 +152,11 @@ def _report(request: Request, results: dict[str, list[dict[str, Any]]], folder: 
     minutes, steps = request.budget
     curves: dict[str, list[Curve]] = {}
     trained = {name: found for name, found in results.items() if "given" not in found[0]}
-    plans = {name: read(folder / name / "plan.json") for name in trained if (folder / name / "plan.json").is_file()}
+    paths = {name: folder / name / "plan.json" for name in trained}
+    plans = {name: read_plan(path) for name, path in paths.items() if path.is_file()}
     for name, found in trained.items():
         tokens = Work(name, chosen[name], request, data, folder).tokens if minutes else None
-        runs = (curve_of(result["run"], tokens) for result in found)
+        runs = (curve_of(folder / name / f"seed-{seed}", tokens) for seed in range(len(found)))
         curves[chosen[name].title] = [curve for curve in runs if curve is not None]
     protocol = {
         "table": table.about,
@@ -162,8 +165,8 @@ def _report(request: Request, results: dict[str, list[dict[str, Any]]], folder: 
         "scale": request.scale,
         "data": data.name,
         "budget": f"{minutes:g} minutes of training a run" if minutes else f"{steps:,} steps a run",
-        "planned_steps": {name: plan["max_steps"] for name, plan in plans.items()},
-        "seconds_a_step": {name: plan["step_seconds"] for name, plan in plans.items() if plan["step_seconds"]},
+        "planned_steps": {name: plan.max_steps for name, plan in plans.items()},
+        "seconds_a_step": {name: plan.step_seconds for name, plan in plans.items() if plan.step_seconds},
         "seeds": request.seeds,
         "error": "±: standard error of the mean over seeds, of one model that of the measurement; test error: "
         "standard error over test examples, which all rows have in common",
@@ -188,6 +191,9 @@ def _in_common(protocols: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _write(report: Reproduction, stem: Path) -> None:
     with replacing(stem.with_suffix(".json")) as target:
         target.write_text(report.to_json(), encoding="utf-8")
+    picture = stem.with_suffix(".png")
     if report.points or any(report.curves.values()):
-        with replacing(stem.with_suffix(".png")) as target:
+        with replacing(picture) as target:
             report.figure().savefig(target, dpi=150, format="png")
+    else:
+        picture.unlink(missing_ok=True)  # that of other rows

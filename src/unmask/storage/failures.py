@@ -88,6 +88,8 @@ def in_short(message: str, kinds: Mapping[str, str] | None = None) -> str:
         return f"{where}expected the name of a class derived from {found[1]}, got {found[2]!r}"
     if found := re.search(r"Expected a typing.Literal\[(.+?)\]\. Got value: (\S+)", message):
         return f"{where}expected one of {found[1]}, got {found[2]!r}"
+    if found := re.search(r"(?i)class 'float'>.* value: ([+-]?(?:nan|inf|infinity))$", message):
+        return f"{where}must be a finite number, got {found[1]!r}"
     if found := re.search(r"Expected an? (.+?)\. Got value: (\S+)", message):
         return f"{where}expected {found[1].removeprefix('<class ').rstrip('>')}, got {found[2]!r}"
     plain = r"<class '\w+'>"

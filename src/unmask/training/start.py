@@ -281,7 +281,7 @@ def _advice(record: dict[str, Any]) -> str:
     used = {"matrix_lr": optimizer.get("kind") == "Muon", "embedding_lr": optimizer.get("embedding_lr")}
     used |= {"schedule_lr": optimizer.get("schedule_lr")}
     rates = ["lr", *(name for name, here in used.items() if here)]
-    clipping = f" or --trainer.gradient_clip_val {1 if clipped is None or clipped > 1 else clipped / 10:g}"
+    clipping = f" or --trainer.gradient_clip_val {clipped / 10 if clipped and clipped <= 1 else 1:g}"
     return "a lower " + ", ".join(f"--optimizer.{name}" for name in rates) + clipping
 
 
