@@ -210,7 +210,8 @@ def test_a_folder_that_was_moved_has_its_curves_and_other_rows_have_no_old_pictu
     assert [len(runs) for runs in report.curves.values()] == [2, 2] and (out / "text8.png").is_file()
     assert {Path(one["run"]) for one in report.results[ROWS[0]]} == {out / ROWS[0] / f"seed-{i}" for i in (0, 1)}
     given = {ROWS[0]: made / ROWS[0] / "seed-0"}
-    assert not any(reproduce("text8", data=data, rows=ROWS[:1], models=given, out=out, **FEW).curves.values())
+    report = reproduce("text8", data=data, rows=ROWS[:1], models=given, out=out, **FEW)
+    assert not any(report.curves.values()) and not {"budget", "seeds"} & report.protocol.keys()
     assert not (out / "text8.png").exists()
 
 

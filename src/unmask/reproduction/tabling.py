@@ -173,7 +173,8 @@ def _report(request: Request, results: dict[str, list[dict[str, Any]]], folder: 
         "given": {name: found[0]["given"] for name, found in results.items() if "given" in found[0]},
         **_in_common([result["protocol"] for found in results.values() for result in found]),
     }
-    protocol = {name: value for name, value in protocol.items() if value != {}}
+    unused = set() if trained else {"budget", "seeds"}
+    protocol = {name: value for name, value in protocol.items() if value != {} and name not in unused}
     ours = [(chosen[name], found) for name, found in results.items()]
     rows = sample_rows(table, ours) if table.judged else table_rows(table, ours)
     of_seeds = {name: [*found] for name, found in results.items()}
