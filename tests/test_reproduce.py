@@ -192,6 +192,9 @@ def test_another_protocol_and_other_models_are_refused(made: Path, data: Text8, 
         reproduce("text8", data=replace(data, length=8), rows=ROWS, out=made, **FEW)
     with pytest.raises(ValueError, match="kind 'left-to-right', the row genmd4 is of 'learned schedule': give an"):
         reproduce("text8", data=data, models={"genmd4": made / ROWS[0] / "seed-0"}, out=tmp_path, **FEW)
+    (tmp_path / "reproduce.json").write_text("{}")
+    with pytest.raises(ValueError, match="reproduce.json: is damaged; delete it, and it is made again"):
+        reproduce("text8", data=data, rows=ROWS, out=tmp_path, **FEW)
     with pytest.raises(FileExistsError, match="seed-0: holds a run of `unmask train`: give another"):
         reproduce("text8", data=data, rows=ROWS, out=made / ROWS[0] / "seed-0", **FEW)
     model = unmask.load(made / ROWS[0] / "seed-0")

@@ -139,7 +139,7 @@ def _check_same(folder: Path, request: Request, data: DataSet, judge: Any) -> No
     if judge is not None:
         now["judge"] = judge.name
     if (folder / ASKED).is_file():
-        before = read(folder / ASKED)
+        before = read(folder / ASKED, {"table": str, "scale": str, "draws": int, "data": dict})
         changed = [name for name in now if before.get(name) != json.loads(json.dumps(now[name]))]
         if changed:
             said = ", ".join(f"{name} was {before.get(name)}, is {now[name]}" for name in changed)
