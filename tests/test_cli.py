@@ -348,7 +348,7 @@ def test_frechet_distances(runs: Path, tmp_path: Path, capsys: pytest.CaptureFix
     for arguments, message in (
         (["frechet", digits, "-n", "1"], "--samples must be at least 2, got 1"),
         (["frechet", digits, "--steps", "x"], "--steps must be whole numbers"),
-        (["frechet", digits, "--features", str(runs / "text")], "is of images (24,) with"),
+        (["frechet", digits, "--features", str(runs / "text")], "is no model of images: its tokens are"),
         (["frechet", digits, "--features", "nowhere"], "nowhere: no such folder"),
         (["frechet", str(runs / "text")], "Fréchet distances are for models of images"),
         (["frechet", digits, "-n", "20"], "the Inception network needs torch-fidelity: pip install"),

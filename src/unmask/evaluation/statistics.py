@@ -145,6 +145,8 @@ class ModelFeatures:
     def __init__(self, model: MaskedDiffusion, name: str, codec: Pixels, shape: tuple[int, ...]) -> None:
         if not isinstance(model.network, HeadedNetwork):
             raise ValueError(f"{name}: its network, {type(model.network).__name__}, has no features before a head")
+        if not isinstance(model.codec, Pixels):
+            raise ValueError(f"{name} is no model of images: its tokens are {model.codec}")
         if model.codec != codec or model.shape != shape:
             raise ValueError(
                 f"{name} is of images {model.shape} with {model.codec.vocab_size} levels, not {shape} with "
