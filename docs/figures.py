@@ -57,6 +57,16 @@ def frontier() -> tuple[list[dict[str, Any]], dict[str, Any]]:
     return temperatures, rows[-1]
 
 
+def draws() -> list[dict[str, Any]]:
+    """Return the rows of samples under SmolLM2 in reproduce.md, exact and in float32, without that of test data."""
+    rows = []
+    for name, drawn, steps, perplexity, entropy in table("reproduce.md", "| | draws | T |"):
+        line, point = f"{name.partition(', 32')[0]}, {drawn}", f"T = {steps}" if steps else ""
+        rows.append({"name": name, "line": line, "point": point, "perplexity_micro": figures(perplexity)})
+        rows[-1] |= {"entropy": figures(entropy)}
+    return rows[1:]  # test data are far from all of them
+
+
 def stored(name: str) -> list[list[str]]:
     """Return the rows of a file beside the figures, without its first line, which says where they are from."""
     with open(DOCS / "images" / f"{name}.csv", newline="", encoding="utf-8") as file:
@@ -100,6 +110,7 @@ def main() -> None:
     steps_figure(256, 1024).savefig(images / "steps.png", dpi=150)
     study_figure(*samplers(), "character").savefig(images / "samplers.png", dpi=150)
     frontier_figure(*frontier(), "the judge").savefig(images / "frontier.png", dpi=150)
+    frontier_figure(draws(), None, "SmolLM2-135M").savefig(images / "draws.png", dpi=150)
 
 
 if __name__ == "__main__":

@@ -92,6 +92,12 @@ def test_committed_figures_are_drawn_from_tables_of_the_pages() -> None:
     }
     assert real["judge"] == [1.635, 0.005]
     assert [row["temperature"] for row in module.frontier()[0]] == [0.6, 0.8, 1.0, 1.2]
+    judged = module.draws()
+    assert [(row["line"], row["point"]) for row in judged[2:4]] == [
+        ("masked, ancestral, exact", "T = 16"),
+        ("masked, ancestral, exact", "T = 64"),
+    ]
+    assert len(judged) == 8 and judged[-1]["line"] == "masked, ancestral, float32"
     schedule, names = module.exponents("exponents")
     assert len(names) == 27 and (names[0], names[-1]) == ("␣", "x")
     assert schedule.powers[[0, -1]].tolist() == pytest.approx([1.335, 0.618], abs=1e-6)
