@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from unmask.reproduction.request import Request
 from unmask.reproduction.table import network_of
 from unmask.training.start import with_schedule
 from unmask.training.stopping import Stopped
+from unmask.training.trainee import Trainee
 
 ROWS = ("left-to-right", "md4-cosine")
 FEW: dict[str, Any] = {"steps": 2, "seeds": 2, "draws": 1, "limit": 4}
@@ -225,12 +227,11 @@ def test_one_example_has_no_error_and_its_result_is_read_again(data: Text8, tmp_
 
 
 def test_an_interruption_says_how_to_go_on(data: Text8, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stopped(*_: Any, **__: Any) -> None:
-        raise Stopped("stopped by SIGTERM at step 1, after a checkpoint; go on with --resume")
-
-    monkeypatch.setattr(running, "train", stopped)
-    with pytest.raises(Stopped, match="at step 1, after a checkpoint; go on with the same command"):
-        reproduce("text8", data=data, rows=ROWS[:1], out=tmp_path, **FEW)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainee, "stops_now", lambda _: signal.SIGTERM)
+        with pytest.raises(Stopped, match="at step 1, after a checkpoint; go on with the same command$"):
+            reproduce("text8", data=data, rows=ROWS[:1], out=tmp_path, **FEW)
+    assert reproduce("text8", data=data, rows=ROWS[:1], out=tmp_path, **FEW).results[ROWS[0]][0]["steps"] == 2
 
 
 def test_an_unfinished_run_goes_on(made: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

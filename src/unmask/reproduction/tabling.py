@@ -156,7 +156,7 @@ def _report(request: Request, results: dict[str, list[dict[str, Any]]], folder: 
     plans = {name: read_plan(path) for name, path in paths.items() if path.is_file()}
     for name, found in trained.items():
         tokens = Work(name, chosen[name], request, data, folder).tokens if minutes else None
-        runs = (curve_of(folder / name / f"seed-{seed}", tokens) for seed in range(len(found)))
+        runs = (curve_of(result["run"], tokens) for result in found)
         curves[chosen[name].title] = [curve for curve in runs if curve is not None]
     protocol = {
         "table": table.about,

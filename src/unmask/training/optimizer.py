@@ -41,10 +41,10 @@ def parameter_groups(model: MaskedDiffusion, settings: Optimizer) -> list[dict[s
     trained = [p for p in network.parameters() if p.requires_grad and not any(p is q for q in learned)]
     if settings.schedule_lr and not isinstance(model.schedule, TokenPolynomial) and not network.vectors:
         raise ValueError("optimizer.schedule_lr is for the exponents of TokenELBO; this objective learns no schedule")
-    if settings.embedding_lr and not any(id(p) in embeddings | outside for p in trained):
+    tables = (embeddings | outside) & {id(p) for p in trained} if settings.embedding_lr else set()
+    if settings.embedding_lr and not tables:
         raise ValueError("optimizer.embedding_lr is for embeddings and a head; this network trains neither")
     decay, muon = {"weight_decay": settings.weight_decay}, {"lr": settings.matrix_lr, "momentum": settings.momentum}
-    tables = embeddings | outside if settings.embedding_lr else set()
     groups: list[dict[str, Any]] = [{"params": [p for p in trained if id(p) in inside], **decay, **muon}]
     for in_tables, rate in ((False, settings.lr), (True, settings.embedding_lr)):
         rest = [p for p in trained if id(p) not in inside and (id(p) in tables) == in_tables]
